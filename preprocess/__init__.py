@@ -1,0 +1,1 @@
+"""Exam csv to instruction JSON to MindRecord."""

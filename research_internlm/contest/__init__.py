@@ -1,0 +1,1 @@
+"""Around the run: plan, score, logs, report, hand-in, upload."""

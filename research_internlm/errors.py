@@ -1,0 +1,45 @@
+"""How the toolkit speaks to its user when something is wrong.
+
+An error of the user's (a wrong path, a wrong file, settings that disagree) is a `ToolkitError`: one
+line that says what was asked, what was found, where, and what to do. Entry points turn it into exit
+code 2 without a traceback; anything else is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+USER_ERROR_EXIT_CODE = 2
+
+
+class ToolkitError(Exception):
+    """A mistake the user can mend; its text is the whole message."""
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Runs an entry point and leaves the process with the right exit code.
+
+    Args:
+        main: The entry point; returns an exit code, or None for success.
+    """
+    try:
+        code = main()
+    except ToolkitError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written under a final name", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        fail(f"cannot write {error.filename or 'an output file'}: {error.strerror}; free space or choose "
+             "another output folder, then run the same command again (no partial file was left behind)")
+    sys.exit(code or 0)
+
+
+def fail(message: str) -> None:
+    """Prints one error line and ends the process with exit code 2."""
+    print("error: " + " ".join(message.split("\n")), file=sys.stderr)
+    sys.exit(USER_ERROR_EXIT_CODE)

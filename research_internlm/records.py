@@ -1,0 +1,60 @@
+"""The owner of the record rule: how a sample becomes one row of a MindRecord.
+
+A row has a fixed length L. Training rows have L = seq_length + 1, because MindFormers' Llama drops the
+last input and the first label itself; validation rows have L = seq_length, made by asking for one less
+(the in-training evaluation does not shift). A sample of n tokens, `</s>` included, fits when n <= L.
+
+The converter everyone starts from is wrong at the boundary: at n = L it silences the whole sample, above
+it cuts the answer off (notes: research/internlm/alpaca_data_preprocess.py). Here a sample either goes in
+whole or is refused, so a row always ends in a supervised `</s>` followed by padding only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from research_internlm.tokens import IGNORE_ID, PAD_ID
+
+SCHEMA = {
+    "input_ids": {"type": "int32", "shape": [-1]},
+    "labels": {"type": "int32", "shape": [-1]},
+}
+
+
+def record_length(seq_length: int) -> int:
+    """Row length L for a `--seq_length` argument: one more, for the shift inside the model."""
+    return seq_length + 1
+
+
+def fits(token_count: int, length: int) -> bool:
+    """Whether a sample of `token_count` tokens, `</s>` included, goes into a row of `length`."""
+    return token_count <= length
+
+
+def make_record(ids: Sequence[int], supervised: Sequence[bool], length: int) -> dict[str, np.ndarray]:
+    """Pads one encoded sample to a row.
+
+    Args:
+        ids: Token ids, n of them, `</s>` included.
+        supervised: For each id, whether it is trained on.
+        length: Row length L; n <= L.
+
+    Returns:
+        `input_ids` and `labels`, int32 of shape (L,). Labels stand at the same index as their token
+        (not shifted) and are -100 where nothing is to be learned.
+
+    Raises:
+        ValueError: The sample does not fit or has nothing supervised (callers check both before).
+    """
+    count = len(ids)
+    if not fits(count, length):
+        raise ValueError(f"sample of {count} tokens in a row of {length}")
+    if not any(supervised):
+        raise ValueError("sample with no supervised token")
+    input_ids = np.full(length, PAD_ID, dtype=np.int32)
+    labels = np.full(length, IGNORE_ID, dtype=np.int32)
+    input_ids[:count] = ids
+    labels[:count] = np.where(supervised, input_ids[:count], IGNORE_ID)
+    return {"input_ids": input_ids, "labels": labels}

@@ -1,0 +1,98 @@
+"""The owner of special tokens: their pieces, their ids, and the check of a loaded tokenizer.model.
+
+InternLM's vocabulary has no `<eoh>` or `<eoa>` text: the two end markers are the last two pieces of the
+SentencePiece model, `<TOKENS_UNUSED_140>` (103167) and `<TOKENS_UNUSED_139>` (103166), and are used by
+id (source: research/internlm/alpaca_data_preprocess.py and internlm-7b's tokenizer.model). Everything
+else asks this module for ids and never writes a number down.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import sentencepiece
+
+from research_internlm.errors import ToolkitError
+from research_internlm.files import require_file
+
+IGNORE_ID = -100  # a label of this value is not trained on (torch, MindFormers' ignore_token_id)
+PAD_ID = 0  # upstream's records are padded with 0 (= <unk>), not with the model's eos
+
+# role -> piece, and where that piece must lie. A negative position counts from the vocabulary's end.
+_INTERNLM_LAYOUT = MappingProxyType({
+    "unk": ("<unk>", 0),
+    "bos": ("<s>", 1),
+    "eos": ("</s>", 2),
+    "newline": ("<0x0A>", 13),
+    "eoa": ("<TOKENS_UNUSED_139>", -2),
+    "eoh": ("<TOKENS_UNUSED_140>", -1),
+})
+INTERNLM_VOCAB_SIZE = 103168
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the special tokens of one loaded vocabulary.
+
+    Attributes:
+        vocab_size: Number of pieces.
+        ids: Role (`bos`, `eos`, `newline`, `eoh`, `eoa`, `unk`) to token id.
+    """
+
+    vocab_size: int
+    ids: MappingProxyType[str, int]
+
+    def __getitem__(self, role: str) -> int:
+        return self.ids[role]
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids at which generation ends: the end of the answer and the end of the text."""
+        return (self["eoa"], self["eos"])
+
+
+def load_tokenizer(model_file: str | os.PathLike) -> sentencepiece.SentencePieceProcessor:
+    """Loads a SentencePiece model and checks that it is InternLM's layout.
+
+    Args:
+        model_file: `tokenizer.model`; the real one has 103,168 pieces, a rehearsal's may have fewer.
+
+    Returns:
+        The processor; `special_tokens` gives its ids.
+
+    Raises:
+        ToolkitError: Missing, not a SentencePiece model, or special pieces elsewhere than InternLM's.
+    """
+    path = require_file(model_file, "the tokenizer", "it is tokenizer.model of the InternLM release")
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError) as error:
+        raise ToolkitError(f"{path} is not a SentencePiece model; use InternLM's tokenizer.model") from error
+    try:
+        special_tokens(processor)
+    except ToolkitError as error:
+        raise ToolkitError(f"{path}: {error}") from None
+    return processor
+
+
+def special_tokens(processor: sentencepiece.SentencePieceProcessor) -> SpecialTokens:
+    """Reads the special ids of a loaded vocabulary and holds them against InternLM's layout.
+
+    Raises:
+        ToolkitError: A special piece has another id; all differences are listed.
+    """
+    size = processor.vocab_size()
+    expected = {role: (piece, place % size) for role, (piece, place) in _INTERNLM_LAYOUT.items()}
+    wrong = [
+        f"id {place} is {processor.id_to_piece(place)!r} where {piece!r} ({role}) is expected"
+        for role, (piece, place) in expected.items()
+        if processor.id_to_piece(place) != piece
+    ]
+    if wrong:
+        raise ToolkitError(
+            f"the special tokens of this {size}-piece vocabulary are not InternLM's: " + "; ".join(wrong)
+            + "; use the tokenizer.model that came with the base weights"
+        )
+    return SpecialTokens(size, MappingProxyType({role: place for role, (_, place) in expected.items()}))
