@@ -1,0 +1,149 @@
+"""The owner of LoRA facts: which cells are wrapped, the scaling, and exact parameter counts.
+
+Counts come from a `model_config` mapping alone, so a recipe's low-parameter ratio is known before any
+model is built (and before any NPU hour is paid). They follow MindFormers' Llama: layer names and shapes
+from mindformers/models/llama, wrapping rule from mindformers/pet/tuners/lora_adapter.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from research_internlm.errors import ToolkitError
+
+CONTEST_TOTAL = 7_321_000_000  # the total every team put into its ratio (contest notes, phase 2)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One linear cell of a decoder layer: its local name and shape."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    has_bias: bool
+
+    @property
+    def parameters(self) -> int:
+        return self.out_channels * (self.in_channels + self.has_bias)
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Exact parameter counts of a recipe.
+
+    Attributes:
+        base: Parameters of the model without adapters.
+        trainable: What the optimizer updates: the LoRA parameters, or all of them without `pet_config`.
+        matched: Number of linear cells wrapped by LoRA.
+    """
+
+    base: int
+    trainable: int
+    matched: int
+
+    @property
+    def ratio(self) -> float:
+        """Trainable share of the base model's exact total."""
+        return self.trainable / self.base
+
+    @property
+    def contest_ratio(self) -> float:
+        """Trainable share of the contest's rounded total of 7,321,000,000."""
+        return self.trainable / CONTEST_TOTAL
+
+    def __str__(self) -> str:
+        return (f"trainable parameters {self.trainable:,} of {self.base:,} (ratio {self.ratio:.8f}; "
+                f"against the contest's total {CONTEST_TOTAL:,}: {self.contest_ratio:.8f}); "
+                f"LoRA cells: {self.matched}")
+
+
+def scaling(pet_config: Mapping[str, Any]) -> float:
+    """The factor on the low-rank product, alpha / rank (Hu et al. 2021, section 4.1)."""
+    return pet_config["lora_alpha"] / pet_config["lora_rank"]
+
+
+def intermediate_size(model_config: Mapping[str, Any]) -> int:
+    """Width of the feed-forward layer, as LlamaFeedForward derives it."""
+    if model_config.get("intermediate_size"):
+        return model_config["intermediate_size"]
+    width = 4 * model_config["hidden_size"]
+    if model_config.get("ffn_dim_multiplier") is not None:
+        width = int((model_config["ffn_dim_multiplier"] + 0.01) * width)
+    multiple = model_config.get("multiple_of", 256)
+    return -(-int(2 * width / 3) // multiple) * multiple
+
+
+def layer_linears(model_config: Mapping[str, Any]) -> list[Linear]:
+    """The linear cells of one decoder layer (separate wq, wk, wv: qkv_concat False)."""
+    hidden = model_config["hidden_size"]
+    heads = model_config["num_heads"]
+    kv_width = hidden // heads * (model_config.get("n_kv_heads") or heads)
+    width = intermediate_size(model_config)
+    qkv_bias = has_bias(model_config, "qkv_has_bias")
+    return [
+        Linear("wq", hidden, hidden, qkv_bias),
+        Linear("wk", hidden, kv_width, qkv_bias),
+        Linear("wv", hidden, kv_width, qkv_bias),
+        Linear("wo", hidden, hidden, has_bias(model_config, "attn_proj_has_bias")),
+        Linear("w1", hidden, width, False),
+        Linear("w2", width, hidden, False),
+        Linear("w3", hidden, width, False),
+    ]
+
+
+def has_bias(model_config: Mapping[str, Any], flag: str) -> bool:
+    """Whether attention projections carry a bias; InternLM's `has_bias` stands for both flags."""
+    default = model_config.get("has_bias", model_config.get("type") == "InternLMConfig")
+    return bool(model_config.get(flag, default))
+
+
+def matched_linears(model_config: Mapping[str, Any], pet_config: Mapping[str, Any]) -> list[Linear]:
+    """Cells of one layer that LoRA wraps: `re.match` on the local name, minus `exclude_layers`.
+
+    Raises:
+        ToolkitError: No cell matches, so nothing would be trained.
+    """
+    target = pet_config["target_modules"]
+    exclude = pet_config.get("exclude_layers") or []
+    exclude = [exclude] if isinstance(exclude, str) else exclude
+    linears = layer_linears(model_config)
+    matched = [linear for linear in linears
+               if re.match(target, linear.name) and not any(re.match(e, linear.name) for e in exclude)]
+    if not matched:
+        raise ToolkitError(
+            f"pet_config.target_modules {target!r} matches no cell, so nothing would be trained; the cells "
+            f"of a layer are {', '.join(linear.name for linear in linears)} (the report uses "
+            "'.*wq|.*wk|.*wv|.*wo')"
+        )
+    return matched
+
+
+def count_parameters(model_config: Mapping[str, Any]) -> ParameterCount:
+    """Counts a recipe's parameters without building the model.
+
+    Args:
+        model_config: The yaml's `model.model_config`, `pet_config` inside it or absent.
+
+    Returns:
+        Exact counts. InternLM-7B with rank 16 on wq, wk, wv, wo: 16,777,216 of 7,321,948,160.
+
+    Raises:
+        ToolkitError: `pet_config` matches no cell.
+    """
+    hidden, layers = model_config["hidden_size"], model_config["num_layers"]
+    embedding = model_config["vocab_size"] * hidden
+    heads = 1 if model_config.get("tie_word_embeddings") else 2
+    norms = 2 * hidden
+    per_layer = sum(linear.parameters for linear in layer_linears(model_config)) + norms
+    base = heads * embedding + layers * per_layer + hidden
+    pet_config = model_config.get("pet_config")
+    if not pet_config:
+        return ParameterCount(base, base, 0)
+    matched = matched_linears(model_config, pet_config)
+    rank = pet_config["lora_rank"]
+    trainable = layers * sum(rank * (cell.in_channels + cell.out_channels) for cell in matched)
+    return ParameterCount(base, trainable, layers * len(matched))
