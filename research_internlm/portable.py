@@ -1,0 +1,95 @@
+"""The few places where a CPU differs from an NPU. Nothing here is active on Ascend.
+
+MindFormers 1.9.0 uses three operators that MindSpore 2.9.0 has no CPU kernel for; `adapt` puts portable
+ones in their place. What a CPU cannot do by settings alone (flash attention, sink mode, the fused norm)
+is in yaml/overlays/cpu_tiny.yaml, and `check_model_config` names the settings that are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from research_internlm.errors import ToolkitError
+
+# model_config values without which MindFormers' Llama does not compile on a CPU.
+CPU_MODEL_CONFIG = {
+    "use_rope_slice": True,
+    "fused_rms_norm": False,
+    "use_flash_attention": False,
+    "use_past": False,
+    "compute_dtype": ("float32", "float16"),
+}
+
+
+def check_model_config(model_config: Mapping[str, Any], device_target: str) -> None:
+    """Refuses a model configuration a CPU cannot run, before anything is built.
+
+    Raises:
+        ToolkitError: `device_target` is CPU and settings differ from what a CPU needs; all are listed.
+    """
+    if device_target != "CPU":
+        return
+    defaults = {"fused_rms_norm": True, "compute_dtype": "float16"}
+    wrong = []
+    for key, needed in CPU_MODEL_CONFIG.items():
+        value = model_config.get(key, defaults.get(key, False))
+        if value not in (needed if isinstance(needed, tuple) else (needed,)):
+            wrong.append(f"{key} is {value}, a CPU needs {needed}")
+    if wrong:
+        raise ToolkitError(f"model_config cannot run on a CPU: {'; '.join(wrong)}; "
+                           "add --overlay yaml/overlays/cpu_tiny.yaml")
+
+
+def adapt(device_target: str) -> None:
+    """Replaces the operators a CPU lacks; call it before any network is built.
+
+    Args:
+        device_target: `CPU` or `Ascend`; on anything but `CPU` nothing happens.
+    """
+    if device_target != "CPU":
+        return
+    _use_finite_check()
+    _use_numpy_argmax()
+    _use_allreduce_barrier()
+
+
+def _use_finite_check() -> None:
+    """Loss-scale overflow by looking at the gradients; the stock check reads an NPU status register."""
+    from mindformers.wrapper import MFTrainOneStepCell
+    from mindspore import nn
+
+    # MindSpore's own GPU path is this check: a reduction over isfinite, then an all-reduce.
+    MFTrainOneStepCell.get_overflow_status = _overflow_of_gradients
+    assert hasattr(nn.TrainOneStepWithLossScaleCell, "_get_gpu_overflow_status")
+
+
+def _overflow_of_gradients(self, status, compute_output):  # noqa: ANN001 (compiled by MindSpore)
+    return self._get_gpu_overflow_status(compute_output)
+
+
+def _use_numpy_argmax() -> None:
+    """Greedy decoding picks the token with numpy; mint.argmax has no CPU kernel."""
+    import numpy as np
+    from mindspore import Tensor, mint
+
+    def argmax(logits: Tensor, dim: int) -> Tensor:
+        values = logits.asnumpy() if isinstance(logits, Tensor) else logits
+        return Tensor(np.argmax(values, axis=dim).astype(np.int64))
+
+    mint.argmax = argmax
+
+
+def _use_allreduce_barrier() -> None:
+    """Workers wait for each other through an all-reduce; the Barrier operator has no CPU kernel."""
+    import mindformers.trainer.utils as trainer_utils
+    from mindspore.communication import comm_func
+
+    def barrier(*_: Any) -> None:
+        import numpy as np
+        from mindspore import Tensor, ops
+
+        ops.AllReduce()(Tensor(np.ones(1, np.float32))).asnumpy()
+
+    comm_func.barrier = barrier
+    trainer_utils.barrier = barrier
