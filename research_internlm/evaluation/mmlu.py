@@ -1,0 +1,193 @@
+"""Multiple-choice accuracy: reading the test file and counting right letters.
+
+Nothing is guessed and nothing is left out: an answer without a letter is wrong and is listed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from research_internlm.errors import ToolkitError
+from research_internlm.files import read_json
+from research_internlm.prompts import LETTERS, choice_input, parse_choice, parse_choice_output
+
+_Z_95 = NormalDist().inv_cdf(0.975)
+_ALPACA_FIELDS = ("instruction", "input", "output")
+_STRUCTURED_FIELDS = ("id", "source", "subject", "question", "options", "answer")
+_UNKNOWN = "unknown"  # source and subject of an item that carries only the alpaca fields
+
+
+@dataclass(frozen=True)
+class ChoiceItem:
+    """One question of a test file.
+
+    Attributes:
+        id: The item's id, or its place in the file ("item 1") where it carries none.
+        instruction: The alpaca `instruction` field, as it goes into the prompt.
+        input: The alpaca `input` field, likewise.
+        options: The four options in the order shown.
+        answer: Letter of the right one.
+        source: `MMLU`, `CMMLU` or whatever the file says.
+        subject: The subject within the source; equal names in two sources are two categories.
+    """
+
+    id: str
+    instruction: str
+    input: str
+    options: tuple[str, ...]
+    answer: str
+    source: str
+    subject: str
+
+
+@dataclass(frozen=True)
+class ChoiceResult:
+    """What the model answered to one item.
+
+    Attributes:
+        item: The question.
+        letter: The letter read from the answer, None where there was none.
+        text: The answer as generated ("" where letters were compared by their logits).
+    """
+
+    item: ChoiceItem
+    letter: str | None
+    text: str = ""
+
+    @property
+    def correct(self) -> bool:
+        """Whether the letter is the right one; no letter is wrong."""
+        return self.letter == self.item.answer
+
+
+def load_test_items(path: str | os.PathLike) -> list[ChoiceItem]:
+    """Reads a test file of preprocess/data_preprocess.py, or a bare alpaca one in the contest's format.
+
+    Args:
+        path: `test_alpaca_format.json`, a JSON list. Items that carry none of the structured fields
+            (`question`, `options`, `answer`, ...) are read back from their text, strictly.
+
+    Returns:
+        The items in the file's order.
+
+    Raises:
+        ToolkitError: Not such a file, or an item is incomplete, ambiguous or contradicts itself; the
+            message names the item.
+    """
+    entries = read_json(path, "the test file", "preprocess/data_preprocess.py makes it")
+    if not isinstance(entries, list) or not entries:
+        raise ToolkitError(f"the test file {path} is not a list of items; preprocess/data_preprocess.py "
+                           "makes it (test_alpaca_format.json)")
+    items = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            items.append(_read_item(entry, f"item {number}"))
+        except ToolkitError as error:
+            raise ToolkitError(f"{path}, item {number}: {error}") from None
+    return items
+
+
+def _read_item(entry: Any, place: str) -> ChoiceItem:
+    if not isinstance(entry, Mapping):
+        raise ToolkitError(f"is {type(entry).__name__}, not an object with {', '.join(_ALPACA_FIELDS)}")
+    structured = any(field in entry for field in _STRUCTURED_FIELDS)
+    wanted = _ALPACA_FIELDS + (_STRUCTURED_FIELDS if structured else ())
+    if missing := [field for field in wanted if field not in entry]:
+        raise ToolkitError(f"lacks {', '.join(missing)}; make the file with preprocess/data_preprocess.py")
+    if odd := [field for field in wanted if field not in ("id", "options")
+               and not isinstance(entry[field], str)]:
+        raise ToolkitError(f"{', '.join(odd)} must be text")
+    if not structured:
+        _, options, answer = parse_choice(entry["input"], entry["output"])
+        return ChoiceItem(place, entry["instruction"], entry["input"], tuple(options), answer,
+                          _UNKNOWN, _UNKNOWN)
+    options, answer = _check_structured(entry)
+    return ChoiceItem(str(entry["id"]), entry["instruction"], entry["input"], options, answer,
+                      entry["source"], entry["subject"])
+
+
+def _check_structured(entry: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """Options and letter of an item, after holding them against the text the model is shown."""
+    options, answer = entry["options"], entry["answer"]
+    if (not isinstance(options, list) or len(options) != len(LETTERS)
+            or not all(isinstance(option, str) for option in options)):
+        raise ToolkitError(f"options are {options!r}, not a list of {len(LETTERS)} texts")
+    if answer not in LETTERS:
+        raise ToolkitError(f"answer is {answer!r}, not one of {'/'.join(LETTERS)}")
+    if choice_input(entry["question"], options) != entry["input"]:
+        raise ToolkitError("its input is not its question and options in their order")
+    if parse_choice_output(entry["output"]) not in ((answer, ""), (answer, options[LETTERS.index(answer)])):
+        raise ToolkitError(f"its output {entry['output']!r} disagrees with its answer {answer}")
+    return tuple(options), answer
+
+
+def score(results: Sequence[ChoiceResult], evaluation_kind: str) -> dict[str, Any]:
+    """Accuracy overall, per source and per category.
+
+    Args:
+        results: One per item asked.
+        evaluation_kind: Which test this is, `reordered_train_questions` or `held_out`; kept with the
+            numbers, because the first measures memory.
+
+    Returns:
+        `evaluation_kind`, `overall`, `per_source` ({source: counts}), `per_category`
+        ({"source/subject": counts}) and `unmatched_answers` (id and text of every answer without a
+        letter). Counts are `total`, `correct`, `unmatched`, `accuracy` (a fraction, 0 to 1) and
+        `interval_95` (Wilson; two fractions).
+
+    Raises:
+        ToolkitError: There is nothing to score.
+    """
+    if not results:
+        raise ToolkitError("no answered questions to score; check --test_file and --limit")
+    return {
+        "evaluation_kind": evaluation_kind,
+        "overall": _counts(results),
+        "per_source": _grouped((result.item.source, result) for result in results),
+        "per_category": _grouped(
+            (f"{result.item.source}/{result.item.subject}", result) for result in results),
+        "unmatched_answers": [{"id": result.item.id, "text": result.text}
+                              for result in results if result.letter is None],
+    }
+
+
+def _grouped(pairs: Iterable[tuple[str, ChoiceResult]]) -> dict[str, dict[str, Any]]:
+    groups = defaultdict(list)
+    for name, result in pairs:
+        groups[name].append(result)
+    return {name: _counts(groups[name]) for name in sorted(groups)}
+
+
+def _counts(results: Sequence[ChoiceResult]) -> dict[str, Any]:
+    correct = sum(result.correct for result in results)
+    return {
+        "total": len(results),
+        "correct": correct,
+        "unmatched": sum(result.letter is None for result in results),
+        "accuracy": correct / len(results),
+        "interval_95": list(wilson_interval(correct, len(results))),
+    }
+
+
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """95 % confidence interval of a proportion (Wilson, 1927).
+
+    Chosen over the normal approximation, which is [1, 1] for 20 of 20 right.
+
+    Args:
+        correct: Successes, 0 to `total`.
+        total: Trials, at least 1.
+
+    Returns:
+        Lower and upper bound, fractions within 0 to 1.
+    """
+    share, spread = correct / total, _Z_95 ** 2 / total
+    middle = share + spread / 2
+    reach = math.sqrt(spread * (share * (1 - share) + spread / 4))
+    return max(0.0, (middle - reach) / (1 + spread)), min(1.0, (middle + reach) / (1 + spread))

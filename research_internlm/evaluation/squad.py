@@ -1,0 +1,185 @@
+"""SQuAD v1.1: reading the file, scoring predictions with both metrics, and the contest's gate.
+
+The two metrics are not comparable: the contest's asks the first question of each paragraph and knows one
+gold answer, the official one asks all and takes the best of several. Both are always reported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from research_internlm.errors import ToolkitError
+from research_internlm.evaluation import contest_metric, official_metric
+from research_internlm.files import read_json
+
+GATE_RATIO = 0.9  # rules, second phase: F1 and EM at or above 90 % of the base model's own
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a SQuAD file.
+
+    Attributes:
+        id: Its id in the file, the key of predictions.
+        passage: The paragraph it is about.
+        text: The question.
+        answers: Gold answers, at least one, in the file's order.
+        first_in_paragraph: Whether the contest asks it.
+    """
+
+    id: str
+    passage: str
+    text: str
+    answers: tuple[str, ...]
+    first_in_paragraph: bool
+
+
+def load_squad(path: str | os.PathLike) -> list[Question]:
+    """Reads a SQuAD v1.1 file.
+
+    Args:
+        path: dev-v1.1.json or a file of its form.
+
+    Returns:
+        All questions in the file's order (10,570 of dev-v1.1).
+
+    Raises:
+        ToolkitError: Not SQuAD v1.1, a question without an answer, SQuAD v2, or an id used twice.
+    """
+    content = read_json(path, "the SQuAD file", "it is dev-v1.1.json of SQuAD v1.1")
+    try:
+        questions = [question for article in content["data"] for paragraph in article["paragraphs"]
+                     for question in _read_paragraph(paragraph)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ToolkitError(f"{path} is not SQuAD v1.1 JSON (data > paragraphs > context, qas > id, question, "
+                           f"answers > text): {type(error).__name__} {error}; use dev-v1.1.json") from error
+    except ToolkitError as error:
+        raise ToolkitError(f"{path}: {error}") from None
+    if not questions:
+        raise ToolkitError(f"{path} holds no questions; use dev-v1.1.json")
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise ToolkitError(f"{path}: question id {question.id} occurs twice, so predictions for it are "
+                               "ambiguous; make the ids unique")
+        seen.add(question.id)
+    return questions
+
+
+def _read_paragraph(paragraph: Mapping[str, Any]) -> list[Question]:
+    questions = []
+    for entry in paragraph["qas"]:
+        if "is_impossible" in entry:
+            raise ToolkitError(f"question {entry['id']} has is_impossible, so this is SQuAD v2; neither "
+                               "metric knows questions without an answer; use dev-v1.1.json")
+        answers = tuple(answer["text"] for answer in entry["answers"])
+        if not answers:
+            raise ToolkitError(f"question {entry['id']} has no answers, so nothing can be scored against it; "
+                               "use a labelled file such as dev-v1.1.json")
+        texts = (entry["id"], paragraph["context"], entry["question"])
+        if not all(isinstance(text, str) for text in texts + answers):
+            raise ToolkitError(f"id, context, question and answers of question {entry['id']} must be text")
+        questions.append(Question(*texts, answers, first_in_paragraph=not questions))
+    return questions
+
+
+def load_predictions(path: str | os.PathLike) -> dict[str, str]:
+    """Reads a prediction file in the official form, {question id: text}.
+
+    Raises:
+        ToolkitError: Another form.
+    """
+    predictions = read_json(path, "the prediction file")
+    if not isinstance(predictions, dict):
+        raise ToolkitError(f"the prediction file {path} holds a {type(predictions).__name__}; it must be one "
+                           "JSON object {question id: text}")
+    for key, text in predictions.items():
+        if not isinstance(text, str):
+            raise ToolkitError(f"the prediction file {path} has a {type(text).__name__} for question {key}; "
+                               "each prediction must be one text")
+    return predictions
+
+
+def contest_questions(questions: Sequence[Question]) -> list[Question]:
+    """The first question of each paragraph, the only one the contest asks (2,067 of dev-v1.1)."""
+    return [question for question in questions if question.first_in_paragraph]
+
+
+def score_predictions(questions: Sequence[Question], predictions: Mapping[str, str]) -> dict[str, Any]:
+    """Scores predictions with the official and the contest's metric.
+
+    Args:
+        questions: The questions asked: all of a file for numbers that compare with published ones.
+        predictions: {question id: text}. A question without one scores 0 officially and as an empty
+            text in the contest's metric, whose unit would have generated one.
+
+    Returns:
+        `official` over all questions and `contest` over those first in their paragraph, each with `f1`
+        and `em` (0 to 100), `total` and `missing` (questions); `missing_ids`; `unknown_ids`
+        (predictions for no question of the file, not scored); `warnings` (sentences on both).
+
+    Raises:
+        ToolkitError: There is nothing to score.
+    """
+    if not questions:
+        raise ToolkitError("no questions to score; check --squad_file and --limit")
+    known = {question.id for question in questions}
+    missing = [question.id for question in questions if question.id not in predictions]
+    unknown = [key for key in predictions if key not in known]
+    warnings = []
+    if missing:
+        warnings.append(f"{len(missing)} of {len(questions)} questions have no prediction and score 0")
+    if unknown:
+        warnings.append(f"{len(unknown)} of {len(predictions)} predictions belong to no question of the file "
+                        "and are not scored")
+    return {
+        "official": _average(questions, predictions, _official),
+        "contest": _average(contest_questions(questions), predictions, _contest),
+        "missing_ids": missing,
+        "unknown_ids": unknown,
+        "warnings": warnings,
+    }
+
+
+def _official(question: Question, prediction: str | None) -> tuple[float, float]:
+    return (0.0, 0.0) if prediction is None else official_metric.score_answer(prediction, question.answers)
+
+
+def _contest(question: Question, prediction: str | None) -> tuple[float, float]:
+    return contest_metric.score_answer(prediction or "", question.answers[0])
+
+
+def _average(questions: Sequence[Question], predictions: Mapping[str, str],
+             score: Callable[[Question, str | None], tuple[float, float]]) -> dict[str, Any]:
+    """Mean F1 and EM over the questions, in percent."""
+    scores = [score(question, predictions.get(question.id)) for question in questions]
+    f1, em = (100 * sum(column) / len(scores) for column in zip(*scores, strict=True))
+    return {"f1": f1, "em": em, "total": len(scores),
+            "missing": sum(question.id not in predictions for question in questions)}
+
+
+def gate(after: Mapping[str, float], base: Mapping[str, float], ratio: float = GATE_RATIO) -> dict[str, Any]:
+    """Whether a tuned model kept enough of the base model's reading (rules, second phase).
+
+    Args:
+        after: Contest `f1` and `em` of the tuned model, 0 to 100.
+        base: The same of its own base model.
+        ratio: Share of the base's value that must remain.
+
+    Returns:
+        `passed`, `ratio`, and for `f1` and `em` each `base`, `after`, `limit`, `passed` and `vacuous`: true
+        where the base scored 0, so that no model could fail.
+    """
+    report: dict[str, Any] = {"ratio": ratio}
+    for name in ("f1", "em"):
+        limit = ratio * base[name]
+        report[name] = {
+            "base": base[name], "after": after[name], "limit": limit,
+            # Exactly at the limit passes, whatever the last bit of the product says.
+            "passed": after[name] >= limit - 1e-9,
+            "vacuous": base[name] == 0,
+        }
+    return {"passed": report["f1"]["passed"] and report["em"]["passed"], **report}
