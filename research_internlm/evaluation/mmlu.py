@@ -19,7 +19,7 @@ from research_internlm.prompts import LETTERS, choice_input, parse_choice, parse
 
 _Z_95 = NormalDist().inv_cdf(0.975)
 _ALPACA_FIELDS = ("instruction", "input", "output")
-_STRUCTURED_FIELDS = ("id", "source", "subject", "question", "options", "answer")
+_STRUCTURED_FIELDS = ("source", "subject", "question", "options", "answer")
 _UNKNOWN = "unknown"  # source and subject of an item that carries only the alpaca fields
 
 
@@ -100,19 +100,19 @@ def _read_item(entry: Any, place: str) -> ChoiceItem:
     wanted = _ALPACA_FIELDS + (_STRUCTURED_FIELDS if structured else ())
     if missing := [field for field in wanted if field not in entry]:
         raise ToolkitError(f"lacks {', '.join(missing)}; make the file with preprocess/data_preprocess.py")
-    if odd := [field for field in wanted if field not in ("id", "options")
-               and not isinstance(entry[field], str)]:
+    if odd := [field for field in wanted if field != "options" and not isinstance(entry[field], str)]:
         raise ToolkitError(f"{', '.join(odd)} must be text")
     if not structured:
         _, options, answer = parse_choice(entry["input"], entry["output"])
-        return ChoiceItem(place, entry["instruction"], entry["input"], tuple(options), answer,
-                          _UNKNOWN, _UNKNOWN)
-    options, answer = _check_structured(entry)
-    return ChoiceItem(str(entry["id"]), entry["instruction"], entry["input"], options, answer,
-                      entry["source"], entry["subject"])
+        source = subject = _UNKNOWN
+    else:
+        options, answer = _check_structured(entry)
+        source, subject = entry["source"], entry["subject"]
+    return ChoiceItem(str(entry.get("id", place)), entry["instruction"], entry["input"], tuple(options),
+                      answer, source, subject)
 
 
-def _check_structured(entry: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+def _check_structured(entry: Mapping[str, Any]) -> tuple[list[str], str]:
     """Options and letter of an item, after holding them against the text the model is shown."""
     options, answer = entry["options"], entry["answer"]
     if (not isinstance(options, list) or len(options) != len(LETTERS)
@@ -124,7 +124,7 @@ def _check_structured(entry: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
         raise ToolkitError("its input is not its question and options in their order")
     if parse_choice_output(entry["output"]) not in ((answer, ""), (answer, options[LETTERS.index(answer)])):
         raise ToolkitError(f"its output {entry['output']!r} disagrees with its answer {answer}")
-    return tuple(options), answer
+    return options, answer
 
 
 def score(results: Sequence[ChoiceResult], evaluation_kind: str) -> dict[str, Any]:
