@@ -1,0 +1,226 @@
+"""Entry point: what a run will do, cost and keep, before it is started.
+
+    python research_internlm/contest/plan.py --config yaml/lora_finetune.yaml --items 138020 --cards 4
+    python research_internlm/contest/plan.py --config yaml/lora_finetune.yaml \\
+        --train_dataset train.mindrecord --step_time_ms 3700 --seq_length 512 1024 2048
+    python research_internlm/contest/plan.py --config yaml/lora_finetune.yaml --items 138020 \\
+        --write yaml/my_run.yaml
+
+Any key of the recipe can follow as key.path=value, as for run_internlm.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from research_internlm import recipe as recipes
+from research_internlm.contest import estimate, score
+from research_internlm.contest.schedule import Saving, Steps, plan_saving, saving_of, steps_of, warnings
+from research_internlm.errors import ToolkitError, run_main
+from research_internlm.files import manifest_path, read_manifest, require_absent, require_file, write_text
+from research_internlm.lora import ParameterCount, count_parameters
+
+ALL_LINEARS = ".*wq|.*wk|.*wv|.*wo|.*w1|.*w2|.*w3"
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; see --help."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config", required=True, help="training recipe, e.g. yaml/lora_finetune.yaml")
+    add("--overlay", action="append", default=[], metavar="YAML",
+        help="yaml laid over the recipe (repeatable)")
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--items", type=int, metavar="N", help="rows of the training file")
+    data.add_argument("--train_dataset", metavar="F", help="training MindRecord; its manifest tells rows and "
+                      "tokens")
+    add("--cards", type=int, default=4, help="data-parallel workers (default: %(default)s)")
+    add("--saves", type=int, default=10, metavar="N", help="checkpoints to write over the run, a multiple of "
+        "the five to hand in (default: %(default)s)")
+    add("--rank", type=int, nargs="+", default=[4, 8, 16, 32], metavar="R",
+        help="LoRA ranks of the score table (default: %(default)s)")
+    add("--targets", nargs="+", metavar="REGEX", help="target_modules of the score table (default: the "
+        "recipe's, and all seven cells of a layer)")
+    add("--accuracy", type=score.share, default=0.9685, metavar="A",
+        help="accuracy assumed in the score table, as 0.9685 or 96.85%% (default: %(default)s, the report's)")
+    add("--step_time_ms", type=float, metavar="MS", help="a measured step of this recipe; predicts hours")
+    add("--seq_length", type=int, nargs="+", default=[], metavar="L",
+        help="row lengths to predict hours for, beside the recipe's")
+    add("--write", metavar="Y", help="write a copy of the recipe with the derived numbers, comments kept")
+    add("--overwrite", action="store_true", help="let --write replace a file, the recipe itself included")
+    return recipes.parse_command_line(parser, argv)
+
+
+def read_data(arguments: argparse.Namespace) -> tuple[int, Mapping[str, int]]:
+    """Rows of the training file, and its token counts where a manifest tells them.
+
+    Raises:
+        ToolkitError: The file or its manifest is missing, or a number is not positive.
+    """
+    for flag in ("items", "cards", "saves", "step_time_ms"):
+        value = getattr(arguments, flag)
+        if value is not None and value <= 0:
+            raise ToolkitError(f"--{flag} {value} is not above 0")
+    if arguments.items is not None:
+        return arguments.items, {}
+    path = require_file(arguments.train_dataset, "the training MindRecord")
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise ToolkitError(f"{path} has no {manifest_path(path).name} beside it, so its rows are unknown; "
+                           "convert it again, or give --items")
+    return manifest["counts"]["out"], manifest.get("tokens") or {}
+
+
+def describe_steps(steps: Steps) -> Iterator[str]:
+    """Lines on steps and dropped rows."""
+    yield (f"data: {steps.rows:,} rows on {steps.cards} cards x batch {steps.batch_size} = "
+           f"{steps.per_epoch:,} steps an epoch ({steps.dropped:,} rows dropped each epoch); "
+           f"{steps.epochs} epochs = {steps.total:,} steps")
+    if steps.total != steps.per_epoch * steps.epochs:
+        yield (f"data: the last {steps.per_epoch * steps.epochs - steps.total} steps do not fill a sink of "
+               f"{steps.sink_size} and are not run")
+
+
+def describe_saving(saving: Saving, steps: Steps) -> Iterator[str]:
+    """Lines on what is saved and evaluated when."""
+    yield (f"plan: save_checkpoint_steps {saving.interval:,}, keep_checkpoint_max {saving.keep}, "
+           f"eval_step_interval {saving.eval_interval:,} (sink_size {steps.sink_size})")
+    yield "plan: the five evenly spaced checkpoints: steps " + ", ".join(f"{step:,}" for step in saving.five)
+    last_evaluation = steps.total // saving.eval_interval * saving.eval_interval
+    yield f"plan: evaluations {steps.total // saving.eval_interval}, the last at step {last_evaluation:,}"
+
+
+def describe_cost(recipe: Mapping[str, Any], count: ParameterCount, saving: Saving, cards: int
+                  ) -> Iterator[str]:
+    """Lines on parameters, disk and memory."""
+    yield str(count)
+    full, adapter = estimate.checkpoint_bytes(recipe, count)
+    yield (f"disk: about {len(saving.kept) * cards * (full + adapter) / 1e9:,.1f} GB for {len(saving.kept)} "
+           f"saves x {cards} ranks ({full / 1e9:.2f} GB full, {adapter / 1e9:.3f} GB adapter each)")
+    yield f"device memory: about {estimate.device_memory(recipe, count)} a card; an estimate, not measured"
+
+
+def score_table(recipe: Mapping[str, Any], ranks: Sequence[int], targets: Sequence[str], accuracy: float
+                ) -> Iterator[str]:
+    """Lines of the score table; each row says what accuracy it needs to match the first."""
+    yield (f"score (phase 2) at {accuracy:.2%} accuracy, and the accuracy that matches the first row:")
+    yield f"{'rank':>5} {'trainable':>12} {'ratio':>11} {'score':>8} {'to match':>9}  target_modules"
+    first = None
+    config = recipes.model_config(recipe)
+    for target in targets:
+        for rank in ranks:
+            pet_config = {**(config.get("pet_config") or {}), "lora_rank": rank, "target_modules": target}
+            count = count_parameters({**config, "pet_config": pet_config})
+            ratio = score.low_parameter_ratio(count.trainable, score.PHASES[2].total)
+            value = score.contest_score(accuracy, ratio)
+            first = value if first is None else first
+            needed = score.accuracy_for(first, ratio)
+            yield (f"{rank:>5} {count.trainable:>12,} {ratio:>11.8f} {value:>8.4f} "
+                   f"{f'{needed:.2%}' if needed <= 1 else 'never':>9}  {target}")
+
+
+def hours_table(recipe: Mapping[str, Any], steps: Steps, tokens: Mapping[str, int], step_ms: float,
+                lengths: Sequence[int]) -> Iterator[str]:
+    """Lines on predicted hours, padded and packed, at the recipe's row length and at others."""
+    config = recipes.model_config(recipe)
+    count = count_parameters(config)
+    own = config["seq_length"]
+    measured = estimate.Measured(step_ms, steps.batch_size * steps.cards * own, own)
+    yield (f"hours from one measured step of {step_ms:g} ms at seq_length {own} (without evaluation, saving, "
+           "compilation):")
+    for length in sorted({own, *lengths}):
+        layouts = {"padded": steps.rows}
+        if tokens:
+            layouts["packed"] = estimate.packed_rows(tokens["total"], length)
+        for layout, rows in layouts.items():
+            hours = estimate.hours(rows, length, steps.epochs, measured, config, count)
+            text = f", {tokens['total'] / rows / (length + 1):.1%} of it text" if tokens else ""
+            yield f"  seq_length {length:>5} {layout}: {hours:>7.2f} h, {rows:,} rows{text}"
+    if not tokens:
+        yield "  packed: give --train_dataset, whose manifest tells how many tokens are text"
+
+
+def set_scalars(text: str, values: Mapping[str, Any], path: str | Path) -> str:
+    """Replaces scalar values in yaml text and leaves everything else, comments included, as it is.
+
+    Args:
+        text: The yaml file.
+        values: Dotted key path -> value; `callbacks.CheckpointMonitor.x` finds the component by its type.
+        path: The file's name, for messages.
+
+    Raises:
+        ToolkitError: The yaml has no such key to replace; all missing keys are named.
+    """
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    found = {key: _scalar_at(root, key.split(".")) for key in values}
+    missing = [key for key, node in found.items() if node is None]
+    if missing:
+        raise ToolkitError(f"{path} has no {', '.join(missing)} to write a number into; add the key(s) first")
+    for key, node in sorted(found.items(), key=lambda item: -item[1].start_mark.index):
+        text = text[:node.start_mark.index] + str(values[key]) + text[node.end_mark.index:]
+    return text
+
+
+def _scalar_at(node: yaml.Node, keys: Sequence[str]) -> yaml.ScalarNode | None:
+    for key in keys:
+        if isinstance(node, yaml.SequenceNode):
+            node = next((item for item in node.value if _value_of(item, "type") is not None
+                         and _value_of(item, "type").value == key), None)
+        else:
+            node = _value_of(node, key)
+    return node if isinstance(node, yaml.ScalarNode) else None
+
+
+def _value_of(node: yaml.Node | None, key: str) -> yaml.Node | None:
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    return next((value for name, value in node.value if name.value == key), None)
+
+
+def write_plan(config: str | Path, saving: Saving, cards: int, path: str | Path, overwrite: bool) -> Path:
+    """Writes a copy of the recipe with the derived numbers in place."""
+    path = require_absent(path, overwrite)
+    write_text(path, set_scalars(Path(config).read_text(encoding="utf-8"), {
+        "eval_step_interval": saving.eval_interval,
+        "callbacks.CheckpointMonitor.save_checkpoint_steps": saving.interval,
+        "callbacks.CheckpointMonitor.keep_checkpoint_max": saving.keep,
+        "parallel_config.data_parallel": cards,
+    }, config))
+    return path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the plan, and writes it with --write."""
+    arguments = parse_arguments(argv)
+    rows, tokens = read_data(arguments)
+    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
+    if "train_dataset" not in recipe or "runner_config" not in recipe:
+        raise ToolkitError(f"{arguments.config} is no training recipe (it has no train_dataset and "
+                           "runner_config); give yaml/lora_finetune.yaml or your copy of it")
+    steps = steps_of(recipe, rows, arguments.cards)
+    own = saving_of(recipe, steps)
+    saving = plan_saving(steps, arguments.saves)
+    count = count_parameters(recipes.model_config(recipe))
+    pet_config = recipes.model_config(recipe).get("pet_config")
+    lines = [*describe_steps(steps), *describe_saving(saving, steps),
+             *(f"warning: {arguments.config}: {text}" for text in warnings(own, steps)),
+             *describe_cost(recipe, count, saving, arguments.cards), ""]
+    if pet_config:
+        targets = arguments.targets or list(dict.fromkeys((pet_config["target_modules"], ALL_LINEARS)))
+        lines += [*score_table(recipe, arguments.rank, targets, arguments.accuracy), ""]
+    if arguments.step_time_ms:
+        lines += hours_table(recipe, steps, tokens, arguments.step_time_ms, arguments.seq_length)
+    print("\n".join(lines).rstrip())
+    if arguments.write:
+        written = write_plan(arguments.config, saving, arguments.cards, arguments.write, arguments.overwrite)
+        print(f"written: {written}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

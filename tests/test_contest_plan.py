@@ -1,0 +1,221 @@
+"""Step arithmetic, the five checkpoints, estimates and the written yaml."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import yaml
+from research_internlm import recipe as recipes
+from research_internlm.contest import estimate, plan
+from research_internlm.contest.schedule import (
+    Saving,
+    Steps,
+    evenly_spaced,
+    plan_saving,
+    save_steps,
+    warnings,
+)
+from research_internlm.errors import ToolkitError
+from research_internlm.files import write_manifest
+from research_internlm.lora import count_parameters
+
+
+@pytest.fixture(scope="module")
+def recipe(root):
+    return recipes.load_yaml(root / "yaml/lora_finetune.yaml")
+
+
+def test_the_reports_run():
+    # 27,604 x 5 = 138,020 rows; 34,505 a card = 8,626 x 4 + 1, so one row a card is left over.
+    steps = Steps(27_604 * 5, cards=4, batch_size=4, epochs=4, sink_size=2)
+    assert (steps.per_epoch, steps.total, steps.dropped) == (8_626, 34_504, 4)
+    saving = plan_saving(steps, saves=10)
+    assert (saving.interval, saving.eval_interval, saving.keep) == (3_452, 1_726, 10)
+    assert saving.five == [6_904, 13_808, 20_712, 27_616, 34_504]
+
+
+@given(st.integers(1, 400), st.integers(1, 6), st.integers(1, 6), st.booleans())
+def test_steps_equal_dealing_the_rows_in_turn(rows, cards, batch, drop):
+    slots = -(-rows // cards) * cards
+    dealt = [[index % rows for index in range(card, slots, cards)] for card in range(cards)]
+    batches = [hand[start:start + batch] for hand in dealt for start in range(0, len(hand), batch)]
+    used = [hand for hand in batches if len(hand) == batch or not drop]
+    steps = Steps(rows, cards, batch, epochs=1, drop_remainder=drop)
+    assert steps.per_epoch * cards == len(used)
+    assert steps.dropped == rows - len({row for hand in used for row in hand})
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("rows", [63, 322, 420])
+def test_steps_equal_mind_dataset(rows, tmp_path):
+    import mindspore.dataset as ds
+    from mindspore.mindrecord import FileWriter
+
+    path = str(tmp_path / "rows.mindrecord")
+    writer = FileWriter(path, 1)
+    writer.add_schema({"row": {"type": "int32"}}, "rows")
+    writer.write_raw_data([{"row": row} for row in range(rows)])
+    writer.commit()
+    seen, sizes = set(), set()
+    for card in range(4):
+        data = ds.MindDataset(path, ["row"], num_shards=4, shard_id=card, shuffle=False).batch(4, True)
+        sizes.add(data.get_dataset_size())
+        for (batch,) in data.create_tuple_iterator(num_epochs=1, output_numpy=True):
+            seen.update(batch.ravel().tolist())
+    steps = Steps(rows, cards=4, batch_size=4, epochs=1)
+    assert sizes == {steps.per_epoch}
+    assert rows - len(seen) == steps.dropped
+
+
+@given(st.integers(25, 100_000), st.integers(1, 4), st.sampled_from([5, 10, 20]))
+def test_planned_checkpoints_survive_retention(rows, sink_size, saves):
+    steps = Steps(rows, cards=1, batch_size=1, epochs=1, sink_size=sink_size)
+    saving = plan_saving(steps, saves)
+    assert len(saving.saved) <= max(2 * saves, 25)
+    assert saving.five is not None and set(saving.five) <= set(saving.kept)
+    assert saving.interval % sink_size == 0 and saving.eval_interval % sink_size == 0
+    gaps = [after - before for before, after in zip([0, *saving.five], saving.five, strict=False)]
+    assert max(gaps) - min(gaps) <= max(sink_size, 0.1 * steps.total / 5)
+    assert steps.total - saving.five[-1] < max(gaps)
+
+
+def test_save_every_850_keep_10_loses_the_first_half():
+    # Trap 4 of the contest notes: 17,250 steps.
+    steps = Steps(17_250, cards=1, batch_size=1, epochs=1)
+    saving = Saving.simulate(steps, 850, 10, 0)
+    assert saving.kept[0] == 17_000 - 8 * 850 and saving.kept[-1] == 17_250 and saving.five is None
+    assert "not 5 evenly spaced" in warnings(saving, steps)[0]
+    assert Saving.simulate(steps, 850, 0, 0).five is not None
+
+
+def test_the_run_end_is_saved_once():
+    assert save_steps(10, 5) == [5, 10]
+    assert save_steps(11, 5) == [5, 10, 11]
+    assert save_steps(3, 5) == [3]
+
+
+def test_evenly_spaced_refuses_a_missing_or_doubled_fifth():
+    assert evenly_spaced([20, 40, 60, 80, 100], 100) == [20, 40, 60, 80, 100]
+    assert evenly_spaced([20, 40, 80, 100], 100) is None
+    assert evenly_spaced([20, 40, 54, 80, 100], 100) is None
+    assert evenly_spaced([], 100) is None
+    assert evenly_spaced([1], 1) is None
+
+
+def test_steps_that_never_fire_are_named():
+    steps = Steps(1_000, cards=1, batch_size=1, epochs=1, sink_size=2)
+    found = " ".join(warnings(Saving.simulate(steps, 99, 0, 51), steps))
+    assert "save_checkpoint_steps 99 is no multiple" in found
+    assert "eval_step_interval 51 is no multiple" in found
+
+
+def test_too_short_a_run_is_refused():
+    with pytest.raises(ToolkitError, match="cannot hold 5 evenly spaced"):
+        plan_saving(Steps(4, cards=1, batch_size=1, epochs=1), saves=5)
+    with pytest.raises(ToolkitError, match="--saves 8 is no multiple of the 5"):
+        plan_saving(Steps(4_000, cards=1, batch_size=1, epochs=1), saves=8)
+
+
+def test_memory_of_the_7b_recipe(recipe):
+    # By hand: 7.32e9 fp16 = 13.64 GiB; 16.8 M x 16 bytes = 0.25 GiB; 4,096 x 103,168 x 4 bytes x 5 =
+    # 7.87 GiB; full recompute keeps 2 x 4,096 x 4,096 x 32 = 1.00 GiB and one layer of 0.53 GiB.
+    memory = estimate.device_memory(recipe, count_parameters(recipes.model_config(recipe)))
+    assert [round(part / estimate.GIB, 2) for part in (
+        memory.weights, memory.trainable, memory.logits, memory.activations)] == [13.64, 0.25, 7.87, 1.53]
+
+
+def test_memory_without_recompute_and_without_flash_attention(recipe):
+    # notes: about 17 GiB with flash attention, about 37 without.
+    kept = recipes.merge(recipe, {"recompute_config": {"recompute": False}})
+    plain = recipes.merge(kept, {"model": {"model_config": {"use_flash_attention": False}}})
+    count = count_parameters(recipes.model_config(recipe))
+    assert estimate.device_memory(kept, count).activations / estimate.GIB == pytest.approx(17, abs=0.5)
+    assert estimate.device_memory(plain, count).activations / estimate.GIB == pytest.approx(37, abs=0.5)
+
+
+def test_a_7b_checkpoint_is_about_15_gb(recipe):
+    full, adapter = estimate.checkpoint_bytes(recipe, count_parameters(recipes.model_config(recipe)))
+    assert full == 7_321_948_160 * 2 + 16_777_216 * (4 + 8)
+    assert adapter == 16_777_216 * 4
+
+
+def test_hours_scale_with_computed_tokens(recipe):
+    config = recipes.model_config(recipe)
+    count = count_parameters(config)
+    measured = estimate.Measured(step_ms=3_600, tokens=4 * 4 * 1024, seq_length=1024)
+    # 1,000 steps of 16 rows at 3.6 s are one hour.
+    assert estimate.hours(16_000, 1024, 1, measured, config, count) == pytest.approx(1.0)
+    assert estimate.hours(16_000, 1024, 3, measured, config, count) == pytest.approx(3.0)
+    # Attention grows with the row: 2 x 6.9e9 + 0.54e9 FLOPs a token at 1,024, 0.54e9 more at 2,048.
+    doubled = estimate.hours(16_000, 2048, 1, measured, config, count)
+    assert doubled == pytest.approx(2 * (2 * 6.8994 + 1.0737) / (2 * 6.8994 + 0.5369), rel=1e-4)
+
+
+def test_packing_saves_the_padding():
+    # 146 tokens a sample in 1,025-token rows at 97 % fill: 6.8 samples a row.
+    assert 1000 / estimate.packed_rows(146 * 1000, 1024) == pytest.approx(6.8, abs=0.02)
+
+
+def test_score_table_answers_what_rank_16_must_reach(recipe):
+    lines = list(plan.score_table(recipe, [4, 16], [".*wq|.*wk|.*wv|.*wo"], 0.9692))
+    # Keke team: 4,194,304, .9767. By hand: 10 x 12,582,912 / 7,321e6 x 3/7 = 0.7366 points more.
+    assert "4,194,304" in lines[2] and "0.9767" in lines[2] and "96.92%" in lines[2]
+    assert "16,777,216" in lines[3] and "97.66%" in lines[3]
+
+
+def test_written_yaml_keeps_every_other_line(root, tmp_path, capsys):
+    source, target = root / "yaml/lora_finetune.yaml", tmp_path / "run.yaml"
+    command = ["--config", str(source), "--items", "9600", "--cards", "2", "--saves", "5",
+               "--write", str(target)]
+    assert plan.main(command) == 0
+    before, after = source.read_text().splitlines(), target.read_text().splitlines()
+    changed = [line for line, new in zip(before, after, strict=True) if line != new]
+    assert [line.split(":")[0].strip() for line in changed] == [
+        "eval_step_interval", "data_parallel", "save_checkpoint_steps", "keep_checkpoint_max"]
+    written = recipes.load_yaml(target)
+    # 9,600 rows on 2 x 4 are 1,200 steps an epoch, 4,800 in all, five saves every 960.
+    monitor = recipes.callback(written, "CheckpointMonitor")
+    assert (monitor["save_checkpoint_steps"], monitor["keep_checkpoint_max"]) == (960, 5)
+    assert written["eval_step_interval"] == 480 and written["parallel_config"]["data_parallel"] == 2
+    with pytest.raises(ToolkitError, match="exists already"):
+        plan.main(command)
+    capsys.readouterr()
+
+
+def test_missing_keys_are_named_together():
+    text = "a: 1  # stays\ncallbacks:\n  - type: X\n    b: 2\n"
+    assert yaml.safe_load(plan.set_scalars(text, {"callbacks.X.b": 5, "a": 3}, "f")) == {
+        "a": 3, "callbacks": [{"type": "X", "b": 5}]}
+    assert "# stays" in plan.set_scalars(text, {"a": 300}, "f")
+    with pytest.raises(ToolkitError, match=r"f has no callbacks\.Y\.b, c to write"):
+        plan.set_scalars(text, {"callbacks.Y.b": 5, "c": 3}, "f")
+
+
+def test_manifest_gives_rows_and_packed_hours(root, tmp_path, capsys):
+    data = tmp_path / "train.mindrecord"
+    data.write_bytes(b"rows")
+    write_manifest(data, counts={"in": 1600, "out": 1600}, tokens={"total": 146 * 1600})
+    plan.main(["--config", str(root / "yaml/lora_finetune.yaml"), "--train_dataset", str(data),
+               "--step_time_ms", "1000"])
+    out = capsys.readouterr().out
+    assert "1,600 rows on 4 cards x batch 4 = 100 steps an epoch" in out
+    assert "padded:    0.11 h, 1,600 rows, 14.2% of it text" in out
+    assert "packed:    0.02 h, 236 rows" in out
+
+
+def test_command_line_errors(root, tmp_path):
+    script = root / "research_internlm/contest/plan.py"
+    recipe = root / "yaml/lora_finetune.yaml"
+    for arguments, message in (
+        (["--config", recipe, "--train_dataset", tmp_path / "none"], "does not exist"),
+        (["--config", recipe, "--items", "12"], "do not fill one step"),
+    ):
+        done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+    with pytest.raises(ToolkitError, match="--items 0 is not above 0"):
+        plan.main(["--config", str(recipe), "--items", "0"])
+    with pytest.raises(ToolkitError, match="no training recipe"):
+        plan.main(["--config", str(root / "yaml/predict_mmlu.yaml"), "--items", "9"])
