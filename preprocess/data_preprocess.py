@@ -1,0 +1,196 @@
+"""Alpaca json -> training, validation and test json, each question in several orders of its options.
+
+    python preprocess/data_preprocess.py --input alpaca.json --output_dir data
+
+Writes train_alpaca_format.json, valid_alpaca_format.json and test_alpaca_format.json, each with a manifest
+that says where the evaluation questions come from (`evaluation_kind`). Training is written ordering by
+ordering, unshuffled, as the report's file is; the data loader shuffles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from preprocess import questions as question_reader
+from preprocess import splits
+from preprocess.orderings import ORDERS, choose_orders, depends_on_order
+from preprocess.questions import Question
+from research_internlm import files
+from research_internlm.errors import ToolkitError, run_main
+from research_internlm.prompts import PROMPT_VERSION
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description="Show each question in several orders of its options and split the result into "
+                    "training, validation and test. A manifest is written beside each output.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--input", type=Path, required=True, help="json of mmlu_cmmlu_csv2json.py")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the three json files")
+    parser.add_argument("--orderings", type=_whole(1, len(ORDERS)), default=6,
+                        help="orders per question, the original one included (1 to 24)")
+    parser.add_argument("--split", choices=tuple(splits.EVALUATION_KIND), default="sixth_ordering",
+                        help="sixth_ordering: evaluate on training questions in their last order (the report's; it "
+                             "measures memory); held_out: evaluate on questions that training never shows")
+    parser.add_argument("--valid_per_category", type=_whole(0), default=20, help="validation questions per category")
+    parser.add_argument("--test_per_category", type=_whole(0), default=20, help="test questions per category")
+    parser.add_argument("--seed", type=int, default=42, help="of the orders and the choice of questions")
+    parser.add_argument("--ambiguous", choices=("error", "drop"), default="error",
+                        help="what to do with items whose text can be read in no way or in several: stop, or drop "
+                             "them and list them in the manifests")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    return parser.parse_args(arguments)
+
+
+def read_questions(path: Path, ambiguous: str) -> tuple[list[Question], list[dict[str, Any]]]:
+    """Reads the input file.
+
+    Args:
+        path: The alpaca json.
+        ambiguous: `error` or `drop`.
+
+    Returns:
+        The questions, and the dropped items with index and reason.
+
+    Raises:
+        ToolkitError: An unreadable item with `error`, or nothing readable at all.
+    """
+    hint = "make it with preprocess/mmlu_cmmlu_csv2json.py"
+    items = files.read_json(path, "--input", hint)
+    questions, unreadable = question_reader.read_items(items, str(path))
+    if unreadable and (ambiguous == "error" or not questions):
+        listed = "; ".join(f"item {entry['index']}: {entry['reason']}" for entry in unreadable)
+        raise ToolkitError(f"{path}: {len(unreadable)} of {len(items)} items cannot be read for certain: {listed}; "
+                           "make the file with preprocess/mmlu_cmmlu_csv2json.py (structured fields), or pass "
+                           "--ambiguous drop")
+    return questions, unreadable
+
+
+def assign_orders(
+    questions: list[Question], count: int, generator: random.Random
+) -> tuple[list[list[tuple[int, ...]]], dict[str, Any]]:
+    """Chooses the orders of every question.
+
+    Args:
+        questions: All questions.
+        count: Orders per question.
+        generator: Draws them.
+
+    Returns:
+        For each question its orders; and, for the manifest, the questions that keep their own order
+        because an option points at another, and those with fewer distinct orders than asked for.
+    """
+    orders, fixed, repeated = [], [], []
+    for question in tqdm(questions, desc="orderings", unit="question", disable=None):
+        if depends_on_order(question.text, question.options):
+            fixed.append(question.name)
+            orders.append([ORDERS[0]] * count)
+            continue
+        orders.append(choose_orders(question.options, count, generator))
+        if len(set(orders[-1])) < count:
+            repeated.append(question.name)
+    return orders, {
+        "kept_in_original_order": {"count": len(fixed), "ids": fixed},
+        "fewer_distinct_orders": {"count": len(repeated), "ids": repeated},
+    }
+
+
+def make_split(
+    questions: list[Question], orders: list[list[tuple[int, ...]]], arguments: argparse.Namespace,
+    generator: random.Random,
+) -> splits.Split:
+    """Runs the chosen split.
+
+    Raises:
+        ToolkitError: Nothing would be left to train on.
+    """
+    if arguments.split == "sixth_ordering" and arguments.orderings < 2:
+        raise ToolkitError("--split sixth_ordering keeps the last ordering for validation and test, so --orderings "
+                           "must be 2 or more; pass more, or --split held_out")
+    make = splits.held_out if arguments.split == "held_out" else splits.sixth_ordering
+    split = make(questions, orders, arguments.valid_per_category, arguments.test_per_category, generator)
+    if not split.train:
+        raise ToolkitError(f"{arguments.input} holds {len(questions)} questions and all of them would be set aside; "
+                           "lower --valid_per_category and --test_per_category")
+    return split
+
+
+def count_categories(questions: list[Question], split: splits.Split) -> dict[str, dict[str, int]]:
+    """Questions, and items of each file, per category."""
+    names = {"/".join(question.category): Counter() for question in questions}
+    for question in questions:
+        names["/".join(question.category)]["questions"] += 1
+    for part in ("train", "valid", "test"):
+        for item in getattr(split, part):
+            names[f"{item['source']}/{item['subject']}"][part] += 1
+    return {name: {key: counts[key] for key in ("questions", "train", "valid", "test")}
+            for name, counts in names.items()}
+
+
+def write_outputs(arguments: argparse.Namespace, split: splits.Split, facts: dict[str, Any]) -> None:
+    """Writes the three files, and then their manifests."""
+    outputs = {part: output_path(arguments.output_dir, part) for part in ("train", "valid", "test")}
+    for part, path in tqdm(outputs.items(), desc="writing", unit="file", disable=None):
+        files.write_json(path, getattr(split, part))
+    for part, path in outputs.items():
+        files.write_manifest(path, tool="preprocess/data_preprocess.py", part=part, items=len(getattr(split, part)),
+                             **facts)
+
+
+def output_path(folder: Path, part: str) -> Path:
+    """`train_alpaca_format.json` and so on, the report's names."""
+    return folder / f"{part}_alpaca_format.json"
+
+
+def main(argument_list: list[str] | None = None) -> None:
+    """Entry point."""
+    arguments = parse_arguments(argument_list)
+    for part in ("train", "valid", "test"):
+        files.require_absent(output_path(arguments.output_dir, part), arguments.overwrite)
+    questions, dropped = read_questions(arguments.input, arguments.ambiguous)
+    generator = random.Random(arguments.seed)
+    orders, order_facts = assign_orders(questions, arguments.orderings, generator)
+    split = make_split(questions, orders, arguments, generator)
+    per_category = count_categories(questions, split)
+    wanted = {"valid": arguments.valid_per_category, "test": arguments.test_per_category}
+    short = {name: counts for name, counts in per_category.items()
+             if any(counts[part] < count for part, count in wanted.items())}
+    counts = {
+        "items_in": len(questions) + len(dropped), "dropped": len(dropped), "questions": len(questions),
+        "train": len(split.train), "valid": len(split.valid), "test": len(split.test), "unused": split.unused,
+    }
+    kind = splits.EVALUATION_KIND[arguments.split]
+    write_outputs(arguments, split, {
+        "evaluation_kind": kind, "split": arguments.split, "orderings": arguments.orderings, "seed": arguments.seed,
+        "prompt_version": PROMPT_VERSION, "inputs": {arguments.input.name: files.sha256_of(arguments.input)},
+        "counts": counts, "dropped": dropped, "per_category": per_category, "categories_short_of_questions": short,
+        **order_facts})
+    print(f"{arguments.output_dir}: {counts['train']} train, {counts['valid']} valid, {counts['test']} test items "
+          f"({kind}) from {counts['questions']} questions in {len(per_category)} categories; "
+          f"{counts['unused']} items of the last ordering unused, {counts['dropped']} items dropped")
+    print(f"{order_facts['kept_in_original_order']['count']} questions keep their own order (an option points at "
+          f"others); {order_facts['fewer_distinct_orders']['count']} have fewer distinct orders than asked for")
+    if short:
+        print(f"{len(short)} categories have fewer questions than asked for (listed in the manifests)")
+
+
+def _whole(least: int, most: int | None = None) -> Any:
+    """An argparse type: a whole number within bounds."""
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(f"{number} is not {least} or more"
+                                             + (f" and {most} or less" if most is not None else ""))
+        return number
+    return whole_number
+
+
+if __name__ == "__main__":
+    run_main(main)

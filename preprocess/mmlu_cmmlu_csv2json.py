@@ -1,0 +1,201 @@
+"""MMLU and CMMLU csv -> one json of multiple-choice items in alpaca form.
+
+    python preprocess/mmlu_cmmlu_csv2json.py --mmlu_dir mmlu --cmmlu_dir cmmlu --output alpaca.json
+
+Default: every row becomes one item, every cell unchanged, with the structured fields beside the alpaca ones
+(27,775 items for the full sets). `--official_compat` rebuilds the official converter's items instead, with
+its losses (27,604), and with its three keys only.
+
+Order, as in the report's script: CMMLU's categories by name, then MMLU's; within one dev, test, val, then
+shuffled by one generator. A category is (source, subject): some subjects occur in both sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from preprocess import exam_csv, official_compat
+from preprocess.exam_csv import ExamFile
+from research_internlm import files
+from research_internlm.errors import ToolkitError, run_main
+from research_internlm.prompts import (
+    LETTERS,
+    PROMPT_VERSION,
+    choice_input,
+    choice_instruction,
+    choice_output,
+    domain_of,
+)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description="Convert MMLU and CMMLU csv files to one alpaca json. Either folder may be left out; absent "
+                    "splits are named in the summary. A manifest is written beside the output.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--mmlu_dir", type=Path, help="folder with MMLU's dev/, test/ and val/ (no header rows)")
+    parser.add_argument("--cmmlu_dir", type=Path, help="folder with CMMLU's dev/ and test/ (header rows)")
+    parser.add_argument("--output", type=Path, required=True, help="json file to write")
+    parser.add_argument("--official_compat", action="store_true",
+                        help="reproduce the official converter's losses: first row of each MMLU file, pandas' nan")
+    parser.add_argument("--seed", type=int, default=42, help="of the shuffle within each category")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    return parser.parse_args(arguments)
+
+
+def make_items(exam: ExamFile) -> list[dict[str, Any]]:
+    """The items of one file: the alpaca fields, then what they were rendered from.
+
+    Args:
+        exam: A verified file.
+
+    Returns:
+        One item per row, in order.
+    """
+    instruction = choice_instruction(domain_of(exam.path.name))
+    return [{
+        "instruction": instruction,
+        "input": choice_input(row.question, row.options),
+        "output": choice_output(row.answer),
+        "source": exam.source,
+        "subject": exam.subject,
+        "split": exam.split,
+        "file": exam.name,
+        "row": row.row,
+        "question": row.question,
+        "options": list(row.options),
+        "answer": row.answer,
+    } for row in exam.rows]
+
+
+def find_duplicates(exam_files: list[ExamFile]) -> dict[str, dict[str, Any]]:
+    """Questions that occur more than once, with the same key and with another.
+
+    Args:
+        exam_files: All files, of both sources.
+
+    Returns:
+        `exact`: same question, options (in order) and key. `conflicting`: same question and same four
+        options in any order, but another option is the right one. Each with the number of surplus
+        rows, and the groups of `file:row` names.
+    """
+    exact: dict[tuple, list[str]] = defaultdict(list)
+    keys: dict[tuple, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for exam in exam_files:
+        for row in exam.rows:
+            name = f"{exam.name}:{row.row}"
+            exact[row.question, row.options, row.answer].append(name)
+            right = row.options[LETTERS.index(row.answer)]
+            keys[row.question, tuple(sorted(row.options))][right].append(name)
+    exact_groups = [names for names in exact.values() if len(names) > 1]
+    conflicts = [sum(by_key.values(), []) for by_key in keys.values() if len(by_key) > 1]
+    return {
+        kind: {"count": sum(len(names) - 1 for names in groups), "groups": groups}
+        for kind, groups in (("exact", exact_groups), ("conflicting", conflicts))
+    }
+
+
+def find_incomplete(exam_files: list[ExamFile]) -> dict[str, list[str]]:
+    """Categories that lack a split other categories of their source have: {category: missing splits}."""
+    present: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, set[str]] = defaultdict(set)
+    for exam in exam_files:
+        present[f"{exam.source}/{exam.subject}"].add(exam.split)
+        splits[exam.source].add(exam.split)
+    missing = {category: sorted(splits[category.split("/")[0]] - found) for category, found in present.items()}
+    return {category: lacking for category, lacking in sorted(missing.items()) if lacking}
+
+
+def convert(exam_files: list[ExamFile], compat: bool, seed: int) -> tuple[list[dict], dict[str, Any]]:
+    """Turns all files into shuffled items.
+
+    Args:
+        exam_files: All files, of both sources.
+        compat: Reproduce the official converter.
+        seed: Of the shuffle.
+
+    Returns:
+        The items; and what happened on the way: `dropped` and, in compat mode, the losses per file.
+    """
+    generator = random.Random(seed)
+    categories: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    dropped: list[dict[str, Any]] = []
+    nan_cells: dict[str, int] = {}
+    # the sources sort as the report reads them, cmmlu before mmlu, and so do the splits: dev, test, val
+    ordered = sorted(exam_files, key=lambda exam: (exam.source, exam.subject, exam.split))
+    for exam in tqdm(ordered, desc="files", unit="file", disable=None):
+        if compat:
+            converted = official_compat.convert_file(exam)
+            dropped += converted.dropped
+            if converted.nan_cells:
+                nan_cells[exam.name] = converted.nan_cells
+        items = converted.items if compat else make_items(exam)
+        categories[exam.source, exam.subject] += items
+    result: list[dict] = []
+    for items in categories.values():
+        generator.shuffle(items)
+        result += items
+    facts: dict[str, Any] = {"dropped": dropped}
+    if compat:
+        lost = Counter(row["file"] for row in dropped)
+        facts |= {"rows_lost_per_file": dict(lost), "nan_cells_per_file": nan_cells}
+    return result, facts
+
+
+def read_sources(arguments: argparse.Namespace) -> tuple[list[ExamFile], dict[str, list[str]]]:
+    """Reads the folders that were given; returns the files and the absent splits per source."""
+    folders = {"cmmlu": arguments.cmmlu_dir, "mmlu": arguments.mmlu_dir}
+    if not any(folders.values()):
+        raise ToolkitError("neither --mmlu_dir nor --cmmlu_dir was given; name at least one folder of csv files")
+    exam_files: list[ExamFile] = []
+    absent: dict[str, list[str]] = {}
+    for source, folder in folders.items():
+        if folder is not None:
+            found, absent[source] = exam_csv.read_folder(folder, source)
+            exam_files += found
+    return exam_files, absent
+
+
+def main(argument_list: list[str] | None = None) -> None:
+    """Entry point."""
+    arguments = parse_arguments(argument_list)
+    files.require_absent(arguments.output, arguments.overwrite)
+    exam_files, absent = read_sources(arguments)
+    items, facts = convert(exam_files, arguments.official_compat, arguments.seed)
+    rows_in = sum(len(exam.rows) for exam in exam_files)
+    duplicates = find_duplicates(exam_files)
+    incomplete = find_incomplete(exam_files)
+    rows_per_category: Counter[str] = Counter()
+    for exam in exam_files:
+        rows_per_category[f"{exam.source}/{exam.subject}"] += len(exam.rows)
+    counts = {"in": rows_in, "out": len(items), "dropped": len(facts["dropped"])}
+    files.write_json(arguments.output, items)
+    files.write_manifest(
+        arguments.output, tool="preprocess/mmlu_cmmlu_csv2json.py", official_compat=arguments.official_compat,
+        seed=arguments.seed, prompt_version=PROMPT_VERSION, counts=counts,
+        order="cmmlu then mmlu, categories by name; each: dev, test, val, then shuffled",
+        absent_splits=absent, categories_missing_a_split=incomplete, categories=len(rows_per_category),
+        rows_per_file={exam.name: len(exam.rows) for exam in exam_files}, rows_per_category=rows_per_category,
+        **facts, duplicates=duplicates,
+        inputs={exam.name: exam.sha256 for exam in exam_files})
+    for source, splits in absent.items():
+        if splits:
+            print(f"{source}: no {', '.join(f'{split}/' for split in splits)} folder")
+    if incomplete:
+        print(f"{len(incomplete)} categories lack a split that others have (listed in the manifest)")
+    print(f"{arguments.output}: {counts['in']} rows in = {counts['out']} items + {counts['dropped']} dropped, "
+          f"{len(rows_per_category)} categories; duplicates: {duplicates['exact']['count']} exact, "
+          f"{len(duplicates['conflicting']['groups'])} questions with conflicting keys")
+    if arguments.official_compat:
+        print(f"official_compat: {sum(facts['nan_cells_per_file'].values())} option cells became nan")
+
+
+if __name__ == "__main__":
+    run_main(main)
