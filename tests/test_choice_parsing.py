@@ -63,7 +63,7 @@ def test_what_was_rendered_is_among_the_readings_and_all_render_back(question, o
 
 
 def test_unfinished_readings_cost_nothing():
-    text = "Question: " + " \nA.\nB.\nC." * 2000
+    text = "Question: q\nD." + " \nA.\nB.\nC." * 500
     started = time.perf_counter()
     assert parse_choice_input(text) == []
     assert time.perf_counter() - started < 1
