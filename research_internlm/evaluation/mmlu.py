@@ -33,7 +33,7 @@ class ChoiceItem:
         input: The alpaca `input` field, likewise.
         options: The four options in the order shown.
         answer: Letter of the right one.
-        source: `MMLU`, `CMMLU` or whatever the file says.
+        source: `mmlu`, `cmmlu` or whatever the file says.
         subject: The subject within the source; equal names in two sources are two categories.
     """
 
