@@ -13,7 +13,8 @@ from research_internlm.files import read_json, write_json, write_text
 
 # The contest's own line (2024, MindFormers 1.1), and one a CPU run of MindFormers 1.9.0 wrote.
 LINE_2024 = ("2024-10-11 08:00:00,123 - mindformers[callback.py:314] - INFO - { Epoch:[  5/ 10], "
-             "step:[ 1508/ 1725], loss: 1.215, per_step_time: 3772ms, lr: 2.7e-05, overflow cond: False, loss_scale: 32768.0")
+             "step:[ 1508/ 1725], loss: 1.215, per_step_time: 3772ms, lr: 2.7e-05, overflow cond: False, "
+             "loss_scale: 32768.0")
 LINE_190 = ("2026-11-23 15:41:47,567 - mindformers/log[mindformers/core/callback/callback.py:747] - INFO - "
             "{ Epoch:[  1/  1], step:[    2/    8], loss:[7.068600/7.065298], per_step_time: 201ms, "
             "lr: 4.8096987e-05, overflow cond: False, loss_scale: 16384.0, global_norm: [0.9897672], "
