@@ -37,14 +37,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--orderings", type=_whole(1, len(ORDERS)), default=6,
                         help="orders per question, the original one included (1 to 24)")
     parser.add_argument("--split", choices=tuple(splits.EVALUATION_KIND), default="sixth_ordering",
-                        help="sixth_ordering: evaluate on training questions in their last order (the report's; it "
-                             "measures memory); held_out: evaluate on questions that training never shows")
-    parser.add_argument("--valid_per_category", type=_whole(0), default=20, help="validation questions per category")
-    parser.add_argument("--test_per_category", type=_whole(0), default=20, help="test questions per category")
+                        help="sixth_ordering: evaluate on training questions in their last order (the "
+                             "report's; it measures memory); held_out: on questions training never shows")
+    parser.add_argument("--valid_per_category", type=_whole(0), default=20,
+                        help="validation questions per category")
+    parser.add_argument("--test_per_category", type=_whole(0), default=20,
+                        help="test questions per category")
     parser.add_argument("--seed", type=int, default=42, help="of the orders and the choice of questions")
     parser.add_argument("--ambiguous", choices=("error", "drop"), default="error",
-                        help="what to do with items whose text can be read in no way or in several: stop, or drop "
-                             "them and list them in the manifests")
+                        help="what to do with items whose text can be read in no way or in several: stop, "
+                             "or drop them and list them in the manifests")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     return parser.parse_args(arguments)
 
@@ -67,9 +69,9 @@ def read_questions(path: Path, ambiguous: str) -> tuple[list[Question], list[dic
     questions, unreadable = question_reader.read_items(items, str(path))
     if unreadable and (ambiguous == "error" or not questions):
         listed = "; ".join(f"item {entry['index']}: {entry['reason']}" for entry in unreadable)
-        raise ToolkitError(f"{path}: {len(unreadable)} of {len(items)} items cannot be read for certain: {listed}; "
-                           "make the file with preprocess/mmlu_cmmlu_csv2json.py (structured fields), or pass "
-                           "--ambiguous drop")
+        raise ToolkitError(
+            f"{path}: {len(unreadable)} of {len(items)} items cannot be read for certain: {listed}; make the "
+            "file with preprocess/mmlu_cmmlu_csv2json.py (structured fields), or pass --ambiguous drop")
     return questions, unreadable
 
 
@@ -112,13 +114,13 @@ def make_split(
         ToolkitError: Nothing would be left to train on.
     """
     if arguments.split == "sixth_ordering" and arguments.orderings < 2:
-        raise ToolkitError("--split sixth_ordering keeps the last ordering for validation and test, so --orderings "
-                           "must be 2 or more; pass more, or --split held_out")
+        raise ToolkitError("--split sixth_ordering keeps the last ordering for validation and test, so "
+                           "--orderings must be 2 or more; pass more, or --split held_out")
     make = splits.held_out if arguments.split == "held_out" else splits.sixth_ordering
     split = make(questions, orders, arguments.valid_per_category, arguments.test_per_category, generator)
     if not split.train:
-        raise ToolkitError(f"{arguments.input} holds {len(questions)} questions and all of them would be set aside; "
-                           "lower --valid_per_category and --test_per_category")
+        raise ToolkitError(f"{arguments.input} holds {len(questions)} questions and all of them would be set "
+                           "aside; lower --valid_per_category and --test_per_category")
     return split
 
 
@@ -140,8 +142,8 @@ def write_outputs(arguments: argparse.Namespace, split: splits.Split, facts: dic
     for part, path in tqdm(outputs.items(), desc="writing", unit="file", disable=None):
         files.write_json(path, getattr(split, part))
     for part, path in outputs.items():
-        files.write_manifest(path, tool="preprocess/data_preprocess.py", part=part, items=len(getattr(split, part)),
-                             **facts)
+        files.write_manifest(path, tool="preprocess/data_preprocess.py", part=part,
+                             items=len(getattr(split, part)), **facts)
 
 
 def output_path(folder: Path, part: str) -> Path:
@@ -168,15 +170,17 @@ def main(argument_list: list[str] | None = None) -> None:
     }
     kind = splits.EVALUATION_KIND[arguments.split]
     write_outputs(arguments, split, {
-        "evaluation_kind": kind, "split": arguments.split, "orderings": arguments.orderings, "seed": arguments.seed,
-        "prompt_version": PROMPT_VERSION, "inputs": {arguments.input.name: files.sha256_of(arguments.input)},
-        "counts": counts, "dropped": dropped, "per_category": per_category, "categories_short_of_questions": short,
+        "evaluation_kind": kind, "split": arguments.split, "orderings": arguments.orderings,
+        "seed": arguments.seed, "prompt_version": PROMPT_VERSION,
+        "inputs": {arguments.input.name: files.sha256_of(arguments.input)}, "counts": counts,
+        "dropped": dropped, "per_category": per_category, "categories_short_of_questions": short,
         **order_facts})
-    print(f"{arguments.output_dir}: {counts['train']} train, {counts['valid']} valid, {counts['test']} test items "
-          f"({kind}) from {counts['questions']} questions in {len(per_category)} categories; "
+    print(f"{arguments.output_dir}: {counts['train']} train, {counts['valid']} valid, {counts['test']} test "
+          f"items ({kind}) from {counts['questions']} questions in {len(per_category)} categories; "
           f"{counts['unused']} items of the last ordering unused, {counts['dropped']} items dropped")
-    print(f"{order_facts['kept_in_original_order']['count']} questions keep their own order (an option points at "
-          f"others); {order_facts['fewer_distinct_orders']['count']} have fewer distinct orders than asked for")
+    kept, few = (order_facts[key]["count"] for key in ("kept_in_original_order", "fewer_distinct_orders"))
+    print(f"{kept} questions keep their own order (an option points at others); {few} have fewer distinct "
+          "orders than asked for")
     if short:
         print(f"{len(short)} categories have fewer questions than asked for (listed in the manifests)")
 

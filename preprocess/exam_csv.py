@@ -96,21 +96,22 @@ def read_folder(folder: Path, source: str) -> tuple[list[ExamFile], list[str]]:
                            f"{_slashed(SPLITS[source])}")
     absent = [split for split in SPLITS[source] if not (folder / split).is_dir()]
     if len(absent) == len(SPLITS[source]):
-        raise ToolkitError(f"--{source}_dir {folder} holds none of {_slashed(SPLITS[source])}; give the folder "
-                           "that does")
+        raise ToolkitError(f"--{source}_dir {folder} holds none of {_slashed(SPLITS[source])}; give the "
+                           "folder that does")
     exam_files: list[ExamFile] = []
     faults: list[str] = []
     for split in (split for split in SPLITS[source] if split not in absent):
         paths = sorted(path for path in (folder / split).glob("*.csv") if not path.name.startswith("."))
         if not paths:
-            raise ToolkitError(f"{folder / split} holds no csv file; put the {source.upper()} files there, or "
-                               "remove the empty folder")
+            raise ToolkitError(f"{folder / split} holds no csv file; put the {source.upper()} files there, "
+                               "or remove the empty folder")
         exam_files += [read_file(path, source, split, faults) for path in paths]
     _require_one_file_per_category(exam_files)
     if faults:
         listed = "; ".join(faults[:_LISTED_FAULTS])
         more = f"; and {len(faults) - _LISTED_FAULTS} more" if len(faults) > _LISTED_FAULTS else ""
-        raise ToolkitError(f"{len(faults)} faulty {source.upper()} rows: {listed}{more}; correct or remove them")
+        raise ToolkitError(f"{len(faults)} faulty {source.upper()} rows: {listed}{more}; correct or remove "
+                           "them")
     return exam_files, absent
 
 
@@ -149,7 +150,7 @@ def _parse(raw: bytes, path: Path) -> list[tuple[int, list[str]]]:
         text = raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ToolkitError(f"{path} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start} bytes "
+        raise ToolkitError(f"{path} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start} "
                            f"(line {line}); save the file as UTF-8") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     table, line = [], 1
@@ -170,16 +171,16 @@ def _verify_layout(
     first = table[0][1]
     if source == "mmlu":
         if first == CMMLU_HEADER:
-            raise ToolkitError(f"{path} is a CMMLU file ({_CMMLU_LAYOUT}), but was given with --mmlu_dir; pass "
-                               "its folder with --cmmlu_dir")
+            raise ToolkitError(f"{path} is a CMMLU file ({_CMMLU_LAYOUT}), but was given with --mmlu_dir; "
+                               "pass its folder with --cmmlu_dir")
         if [cell.strip().upper() for cell in first[1:5]] == list(LETTERS) and _fault(first):
-            raise ToolkitError(f"{path} line 1 is a header row ({','.join(first)}); MMLU files have {_MMLU_LAYOUT}: "
-                               "delete that line")
+            raise ToolkitError(f"{path} line 1 is a header row ({','.join(first)}); MMLU files have "
+                               f"{_MMLU_LAYOUT}: delete that line")
         return table
     if first != CMMLU_HEADER:
         if len(first) == len(COLUMNS) and first[-1] in LETTERS:
-            raise ToolkitError(f"{path} looks like an MMLU file ({_MMLU_LAYOUT}), but was given with --cmmlu_dir; "
-                               "pass its folder with --mmlu_dir")
+            raise ToolkitError(f"{path} looks like an MMLU file ({_MMLU_LAYOUT}), but was given with "
+                               "--cmmlu_dir; pass its folder with --mmlu_dir")
         raise ToolkitError(f"{path} line 1 is {','.join(first)!r}, but CMMLU files have {_CMMLU_LAYOUT}")
     return [(line, cells[1:]) for line, cells in table[1:]]
 
@@ -202,8 +203,8 @@ def _require_one_file_per_category(exam_files: list[ExamFile]) -> None:
     for exam in exam_files:
         other = seen.setdefault((exam.split, exam.subject), exam.path)
         if other != exam.path:
-            raise ToolkitError(f"{other} and {exam.path} are both {exam.source}/{exam.subject}, {exam.split}; "
-                               "keep one of them")
+            raise ToolkitError(f"{other} and {exam.path} are both {exam.source}/{exam.subject} "
+                               f"{exam.split}; keep one of them")
 
 
 def _layout(source: str) -> str:

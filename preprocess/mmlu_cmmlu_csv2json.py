@@ -37,14 +37,15 @@ from research_internlm.prompts import (
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
-        description="Convert MMLU and CMMLU csv files to one alpaca json. Either folder may be left out; absent "
-                    "splits are named in the summary. A manifest is written beside the output.",
+        description="Convert MMLU and CMMLU csv files to one alpaca json. Either folder may be left out; "
+                    "absent splits are named in the summary. A manifest is written beside the output.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--mmlu_dir", type=Path, help="folder with MMLU's dev/, test/ and val/ (no header rows)")
-    parser.add_argument("--cmmlu_dir", type=Path, help="folder with CMMLU's dev/ and test/ (header rows)")
+    parser.add_argument("--mmlu_dir", type=Path, help="folder with MMLU's dev/, test/ and val/")
+    parser.add_argument("--cmmlu_dir", type=Path, help="folder with CMMLU's dev/ and test/")
     parser.add_argument("--output", type=Path, required=True, help="json file to write")
     parser.add_argument("--official_compat", action="store_true",
-                        help="reproduce the official converter's losses: first row of each MMLU file, pandas' nan")
+                        help="reproduce the official converter's losses: the first row of each MMLU file, "
+                             "pandas' nan")
     parser.add_argument("--seed", type=int, default=42, help="of the shuffle within each category")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     return parser.parse_args(arguments)
@@ -95,7 +96,8 @@ def find_duplicates(exam_files: list[ExamFile]) -> dict[str, dict[str, Any]]:
             right = row.options[LETTERS.index(row.answer)]
             keys[row.question, tuple(sorted(row.options))][right].append(name)
     exact_groups = [names for names in exact.values() if len(names) > 1]
-    conflicts = [sum(by_key.values(), []) for by_key in keys.values() if len(by_key) > 1]
+    conflicts = [[name for names in by_key.values() for name in names]
+                 for by_key in keys.values() if len(by_key) > 1]
     return {
         kind: {"count": sum(len(names) - 1 for names in groups), "groups": groups}
         for kind, groups in (("exact", exact_groups), ("conflicting", conflicts))
@@ -109,7 +111,8 @@ def find_incomplete(exam_files: list[ExamFile]) -> dict[str, list[str]]:
     for exam in exam_files:
         present[f"{exam.source}/{exam.subject}"].add(exam.split)
         splits[exam.source].add(exam.split)
-    missing = {category: sorted(splits[category.split("/")[0]] - found) for category, found in present.items()}
+    missing = {category: sorted(splits[category.split("/")[0]] - found)
+               for category, found in present.items()}
     return {category: lacking for category, lacking in sorted(missing.items()) if lacking}
 
 
@@ -153,7 +156,7 @@ def read_sources(arguments: argparse.Namespace) -> tuple[list[ExamFile], dict[st
     """Reads the folders that were given; returns the files and the absent splits per source."""
     folders = {"cmmlu": arguments.cmmlu_dir, "mmlu": arguments.mmlu_dir}
     if not any(folders.values()):
-        raise ToolkitError("neither --mmlu_dir nor --cmmlu_dir was given; name at least one folder of csv files")
+        raise ToolkitError("neither --mmlu_dir nor --cmmlu_dir was given; name at least one folder")
     exam_files: list[ExamFile] = []
     absent: dict[str, list[str]] = {}
     for source, folder in folders.items():
@@ -182,7 +185,8 @@ def main(argument_list: list[str] | None = None) -> None:
         seed=arguments.seed, prompt_version=PROMPT_VERSION, counts=counts,
         order="cmmlu then mmlu, categories by name; each: dev, test, val, then shuffled",
         absent_splits=absent, categories_missing_a_split=incomplete, categories=len(rows_per_category),
-        rows_per_file={exam.name: len(exam.rows) for exam in exam_files}, rows_per_category=rows_per_category,
+        rows_per_file={exam.name: len(exam.rows) for exam in exam_files},
+        rows_per_category=rows_per_category,
         **facts, duplicates=duplicates,
         inputs={exam.name: exam.sha256 for exam in exam_files})
     for source, splits in absent.items():
@@ -190,8 +194,9 @@ def main(argument_list: list[str] | None = None) -> None:
             print(f"{source}: no {', '.join(f'{split}/' for split in splits)} folder")
     if incomplete:
         print(f"{len(incomplete)} categories lack a split that others have (listed in the manifest)")
-    print(f"{arguments.output}: {counts['in']} rows in = {counts['out']} items + {counts['dropped']} dropped, "
-          f"{len(rows_per_category)} categories; duplicates: {duplicates['exact']['count']} exact, "
+    print(f"{arguments.output}: {counts['in']} rows in = {counts['out']} items + "
+          f"{counts['dropped']} dropped, {len(rows_per_category)} categories; duplicates: "
+          f"{duplicates['exact']['count']} exact, "
           f"{len(duplicates['conflicting']['groups'])} questions with conflicting keys")
     if arguments.official_compat:
         print(f"official_compat: {sum(facts['nan_cells_per_file'].values())} option cells became nan")

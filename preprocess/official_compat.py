@@ -47,13 +47,14 @@ def convert_file(exam: ExamFile) -> CompatFile:
         frame.columns = list(COLUMNS)
     records = frame.to_dict(orient="records")
     if len(records) != len(kept):
-        raise ToolkitError(f"{exam.path}: pandas reads {len(records)} rows where the csv holds {len(kept)}; use the "
-                           "default mode")
+        raise ToolkitError(f"{exam.path}: pandas reads {len(records)} rows where the csv holds {len(kept)}; "
+                           "use the default mode")
     for row, record in zip(kept, records, strict=True):
         for column in ("Question", "Answer"):
             if not isinstance(record[column], str):
-                raise ToolkitError(f"{exam.path} line {row.line}: pandas reads the {column.lower()} as "
-                                   f"{record[column]!r}, where the official converter crashes; use the default mode")
+                raise ToolkitError(
+                    f"{exam.path} line {row.line} (row {row.row}): pandas reads the {column.lower()} as "
+                    f"{record[column]!r}, where the official converter crashes; use the default mode")
     instruction = choice_instruction(domain_of(exam.path.name))
     items = [{
         "instruction": instruction,

@@ -114,8 +114,8 @@ def read_items(items: Any, where: str) -> tuple[list[Question], list[dict[str, A
     for index, item in enumerate(items):
         if not (isinstance(item, dict)
                 and all(isinstance(item.get(key), str) for key in ("instruction", "input", "output"))):
-            raise ToolkitError(f"{where} item {index} lacks instruction, input and output as texts; make the file with "
-                               "preprocess/mmlu_cmmlu_csv2json.py")
+            raise ToolkitError(f"{where} item {index} lacks instruction, input and output as texts; make the "
+                               "file with preprocess/mmlu_cmmlu_csv2json.py")
         try:
             questions.append(_from_fields(item) if "options" in item else _from_text(item, index))
         except Unreadable as error:
@@ -189,7 +189,7 @@ def parse_input(text: str) -> Iterator[tuple[str, ...]]:
 def _check_output(output: str, options: list[str], answer: int) -> None:
     letter = LETTERS[answer]
     if output not in (choice_output(letter), choice_output(letter, options[answer])):
-        raise Unreadable(f"the output is neither {choice_output(letter)!r} nor that followed by option {letter}'s text")
+        raise Unreadable(f"the output is neither {choice_output(letter)!r} nor that plus option {letter}")
 
 
 def _name_sources(questions: list[Question]) -> list[Question]:
@@ -204,6 +204,7 @@ def _name_sources(questions: list[Question]) -> list[Question]:
         if not source:
             chinese = sum(bool(_CJK.search(member.text + "".join(member.options))) for member in members)
             source = "cmmlu" if 2 * chinese > len(members) else "mmlu"
-            members = [replace(member, source=source, name=f"{source}/{subject}/{member.name}") for member in members]
+            members = [replace(member, source=source, name=f"{source}/{subject}/{member.name}")
+                       for member in members]
         named += members
     return named

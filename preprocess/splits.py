@@ -82,10 +82,9 @@ def held_out(
     """
     sides = _assign_sides(questions, {"valid": valid_places, "test": test_places}, generator)
     kept = [index for index in range(len(questions)) if index not in sides]
-    return Split(
-        train=_render([questions[index] for index in kept], [orders[index] for index in kept]),
-        **{side: [questions[index].item(orders[index][0], 1) for index in sorted(sides) if sides[index] == side]
-           for side in ("valid", "test")})
+    aside = {side: [questions[index].item(orders[index][0], 1)
+                    for index in sorted(sides) if sides[index] == side] for side in ("valid", "test")}
+    return Split(_render([questions[index] for index in kept], [orders[index] for index in kept]), **aside)
 
 
 def _assign_sides(
@@ -110,7 +109,7 @@ def _assign_sides(
             members = groups[identity]
             need = Counter(questions[index].category for index in members)
             if members[0] not in sides and all(left[category] >= n for category, n in need.items()):
-                left -= need  # Counter subtraction drops categories that reach zero, which then read as zero
+                left -= need  # a category that reaches zero leaves the Counter, and then reads as zero
                 sides |= dict.fromkeys(members, side)
     return sides
 
