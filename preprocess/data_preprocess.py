@@ -30,23 +30,24 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description="Show each question in several orders of its options and split the result into "
-                    "training, validation and test. A manifest is written beside each output.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                    "training, validation and test. A manifest is written beside each output.")
     parser.add_argument("--input", type=Path, required=True, help="json of mmlu_cmmlu_csv2json.py")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the three json files")
     parser.add_argument("--orderings", type=_whole(1, len(ORDERS)), default=6,
-                        help="orders per question, the original one included (1 to 24)")
+                        help="orders per question, the original one included, 1 to 24 (default: %(default)s)")
     parser.add_argument("--split", choices=tuple(splits.EVALUATION_KIND), default="sixth_ordering",
                         help="sixth_ordering: evaluate on training questions in their last order (the "
-                             "report's; it measures memory); held_out: on questions training never shows")
+                             "report's; it measures memory); held_out: on questions training never shows "
+                             "(default: %(default)s)")
     parser.add_argument("--valid_per_category", type=_whole(0), default=20,
-                        help="validation questions per category")
+                        help="validation questions per category (default: %(default)s)")
     parser.add_argument("--test_per_category", type=_whole(0), default=20,
-                        help="test questions per category")
-    parser.add_argument("--seed", type=int, default=42, help="of the orders and the choice of questions")
+                        help="test questions per category (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=42,
+                        help="of the orders and the choice of questions (default: %(default)s)")
     parser.add_argument("--ambiguous", choices=("error", "drop"), default="error",
                         help="what to do with items whose text can be read in no way or in several: stop, "
-                             "or drop them and list them in the manifests")
+                             "or drop them and list them in the manifests (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     return parser.parse_args(arguments)
 

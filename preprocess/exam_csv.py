@@ -5,8 +5,8 @@ MMLU (Hendrycks et al.): six columns, no header row, folders dev/, test/ and val
 dev/ and test/, files `{subject}.csv`. Both are verified row by row: a header read as data, or data read as a
 header, costs questions without a word.
 
-Every cell stays the text it is: no number, no missing value, no stripping. Blank lines hold no cell and are
-no rows.
+Every cell stays the text it is: no number, no missing value, no stripping. So the answer must be exactly
+one of the four letters, and " A" is an error (none of the files at hand has one). Blank lines are no rows.
 """
 
 from __future__ import annotations

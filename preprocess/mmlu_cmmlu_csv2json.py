@@ -38,15 +38,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description="Convert MMLU and CMMLU csv files to one alpaca json. Either folder may be left out; "
-                    "absent splits are named in the summary. A manifest is written beside the output.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                    "absent splits are named in the summary. A manifest is written beside the output.")
     parser.add_argument("--mmlu_dir", type=Path, help="folder with MMLU's dev/, test/ and val/")
     parser.add_argument("--cmmlu_dir", type=Path, help="folder with CMMLU's dev/ and test/")
     parser.add_argument("--output", type=Path, required=True, help="json file to write")
     parser.add_argument("--official_compat", action="store_true",
                         help="reproduce the official converter's losses: the first row of each MMLU file, "
                              "pandas' nan")
-    parser.add_argument("--seed", type=int, default=42, help="of the shuffle within each category")
+    parser.add_argument("--seed", type=int, default=42,
+                        help="of the shuffle within each category (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     return parser.parse_args(arguments)
 

@@ -95,12 +95,13 @@ def test_categories_are_ordered_and_shuffled_by_seed(tmp_path):
 
 def test_duplicates_are_told_apart(tmp_path):
     put(tmp_path / "mmlu/dev/a_dev.csv", "q,1,2,3,4,A\nq,1,2,3,4,A\nq,4,3,2,1,A\nother,1,2,3,4,A\n")
-    put(tmp_path / "mmlu/test/a_test.csv", "q,5,6,7,8,A\nother,2,1,3,4,B\n")
+    put(tmp_path / "mmlu/test/a_test.csv", "q,5,6,7,8,A\nother,2,1,3,4,B\nother,1,2,3,4,C\n")
     _, manifest = convert(tmp_path)
     assert manifest["duplicates"] == {
         "exact": {"count": 1, "groups": [["mmlu/dev/a_dev.csv:1", "mmlu/dev/a_dev.csv:2"]]},
-        "conflicting": {"count": 2, "groups": [
-            ["mmlu/dev/a_dev.csv:1", "mmlu/dev/a_dev.csv:2", "mmlu/dev/a_dev.csv:3"]]},
+        "conflicting": {"count": 4, "groups": [
+            ["mmlu/dev/a_dev.csv:1", "mmlu/dev/a_dev.csv:2", "mmlu/dev/a_dev.csv:3"],
+            ["mmlu/dev/a_dev.csv:4", "mmlu/test/a_test.csv:2", "mmlu/test/a_test.csv:3"]]},
     }
 
 
