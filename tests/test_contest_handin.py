@@ -1,0 +1,335 @@
+"""Report and hand-in on a made-up run folder: what is written, what is refused, and that bytes repeat."""
+
+import hashlib
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+import yaml
+from research_internlm import recipe as recipes
+from research_internlm.contest import report, run_folder, secrets_scan, submission
+from research_internlm.contest.checkpoint_header import adapter_facts, read_header, step_of
+from research_internlm.errors import ToolkitError
+from research_internlm.files import sha256_of, write_json, write_text
+
+RANKS, ROWS, BATCH, EPOCHS = 2, 40, 4, 2  # 40 rows on 2 x 4: 5 steps an epoch, 10 in all
+TOTAL = 10
+HIDDEN, LAYERS, RANK = 64, 2, 8
+TRAINABLE = LAYERS * 2 * RANK * (HIDDEN + HIDDEN)  # wq and wo
+
+
+def field(number, payload):
+    """A length-delimited protocol-buffer field."""
+    size, length = len(payload), b""
+    while True:
+        size, low = size >> 7, size & 0x7F
+        length += bytes([low | (0x80 if size else 0)])
+        if not size:
+            return bytes([number << 3 | 2]) + length + payload
+
+
+def value(name, dims, dtype, content):
+    shape = b"".join(bytes([8, dim]) for dim in dims)
+    tensor = field(2, shape + field(2, dtype.encode()) + field(3, content))
+    return field(1, field(1, name.encode()) + tensor)
+
+
+def checkpoint(path, step, rank=RANK, cells=("wq", "wo"), batch=BATCH * RANKS):
+    content = b""
+    for layer in range(LAYERS):
+        for cell in cells:
+            stem = f"model.layers.{layer}.attention.{cell}.mindpet_delta_lora_"
+            content += value(stem + "a", (rank, HIDDEN), "Float32", bytes(4 * rank * HIDDEN))
+            content += value(stem + "b", (HIDDEN, rank), "Float32", bytes(4 * rank * HIDDEN))
+            content += value("adam_m." + stem + "a", (rank, HIDDEN), "Float32", bytes(4 * rank * HIDDEN))
+    content += value("step_num", (), "Int64", struct.pack("<q", step))
+    content += value("global_batch_size", (), "Int64", struct.pack("<q", batch))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def log_text(steps, total_epoch=5, epochs=EPOCHS):
+    return "".join(
+        f"2026-11-23 15:41:{step:02},567 - INFO - {{ Epoch:[{(step - 1) // total_epoch + 1:3}/{epochs:3}], "
+        f"step:[{(step - 1) % total_epoch + 1:5}/{total_epoch:5}], loss:[{4 / step:f}/{4 / step:f}], "
+        "per_step_time: 200ms, lr: 5e-05, overflow cond: False, loss_scale: 16384.0, global_norm: [1.0]\n"
+        for step in steps)
+
+
+def mmlu_result(sha, accuracy=0.75):
+    return {"task": "mmlu", "mode": "generate", "evaluation_kind": "held_out", "checkpoint": "merged.ckpt",
+            "checkpoint_sha256": sha, "prompt_version": "internlm-chat-1", "limit": None,
+            "overall": {"total": 4, "correct": int(4 * accuracy), "unmatched": 1, "accuracy": accuracy}}
+
+
+def squad_result(sha, f1, em, limit=None):
+    scores = {"f1": f1, "em": em, "total": 2067, "missing": 0}
+    return {"task": "squad", "contest": scores, "official": {**scores, "total": 10570},
+            "checkpoint": "merged.ckpt", "checkpoint_sha256": sha, "prompt_version": "internlm-chat-1",
+            "limit": limit}
+
+
+@pytest.fixture
+def run(root, tmp_path):
+    """A run folder in which everything is there and agrees, report included."""
+    folder = tmp_path / "run1"
+    recipe = recipes.merge(recipes.load_yaml(root / "yaml/lora_finetune.yaml"), {
+        "runner_config": {"epochs": EPOCHS, "batch_size": BATCH, "sink_mode": False, "sink_size": 1},
+        "model": {"model_config": {"hidden_size": HIDDEN, "num_layers": LAYERS, "num_heads": 2,
+                                   "vocab_size": 500,
+                                   "pet_config": {"lora_rank": RANK, "target_modules": ".*wq|.*wo"}}}})
+    recipes.write_resolved(recipe, folder / "resolved_config.yaml")
+    write_json(folder / "run.json", {
+        "command": ["run_internlm.py", "--config", "yaml/lora_finetune.yaml"],
+        "started": "2026-11-23T15:41:35+0000",
+        "workers": RANKS, "device_target": "CPU", "seed": 0, "versions": {"mindspore": "2.9.0"},
+        "load_checkpoint_sha256": "base", "parameters": {"trainable": TRAINABLE},
+        "data": {"train_dataset": {"file": "train.mindrecord",
+                                   "counts": {"in": 41, "out": ROWS, "too_long": 1},
+                                   "tokens": {"total": 146 * ROWS}, "seq_length": 1024, "sha256": "1"}}})
+    for rank in range(RANKS):
+        write_text(folder / f"msrun_log/worker_{rank}.log", log_text(range(1, TOTAL + 1)))
+    for number, step in enumerate((2, 4, 6, 8, 10)):
+        # Names as they come out after a resume in the middle of an epoch: wrong on purpose.
+        checkpoint(folder / f"checkpoint/rank_0/lora_rank_0-9_{9 - number}.ckpt", step)
+    write_json(folder / "results_mmlu.json", mmlu_result("tuned"))
+    write_json(folder / "results_squad.json", squad_result("tuned", 49.54, 31.40))
+    write_json(folder / "results_squad.predictions.json", {"q": "a"})
+    write_json(folder / "results_squad_base.json", squad_result("base", 50.0, 32.0))
+    write_text(folder / "squad.log", "SQuAD contest: F1 49.54, EM 31.40 over 2067 questions\n")
+    write_json(folder / run_folder.LINKS, [{
+        "file": "merged.ckpt", "bytes": 10, "sha256": "2", "public_read": True,
+        "url": "https://bucket.example/merged.ckpt"}])
+    report.write_report(folder, "zh", overwrite=False)
+    return folder
+
+
+def found(run):
+    return " | ".join(submission.problems(run_folder.RunFolder(run)))
+
+
+def rewrite_report(run):
+    report.write_report(run, "zh", overwrite=True)
+
+
+def test_report_numbers_come_from_the_files(run):
+    text = (run / "report.md").read_text(encoding="utf-8")
+    assert report.stated_in(text) == {
+        "lora_rank": "8", "lora_alpha": "32", "target_modules": "wo wq", "trainable": "4096",
+        "seq_length": "1024", "batch_size": "4", "cards": "2", "global_batch_size": "8", "epochs": "2", "scheduled_steps": "10", "train_rows": "40",
+        "learning_rate": "5e-05"}
+    for number in ("75.00%", "49.54 / 31.40", "50.00 / 32.00", "F1 49.54 (at least 45.00)", "4.0000",
+                   "https://bucket.example/merged.ckpt", "too_long | 1"):
+        assert number in text
+    # By hand: 4,096 of 7,321,000,000; (1 - 10 x 5.595e-7) x 0.3 + 0.75 x 0.7.
+    assert "0.000000559" in text and "0.824998" in text
+    assert (run / "analysis/train_loss.png").exists()
+
+
+def test_report_in_english_says_the_same(run):
+    chinese = report.stated_in((run / "report.md").read_text(encoding="utf-8"))
+    report.write_report(run, "en", overwrite=True)
+    text = (run / "report.md").read_text(encoding="utf-8")
+    assert report.stated_in(text) == chinese and "Hyper-parameters" in text
+    assert not any("\u4e00" <= character <= "\u9fff" for character in text)
+    with pytest.raises(ToolkitError, match="exists already"):
+        report.write_report(run, "en", overwrite=False)
+
+
+def test_report_without_results_says_not_measured(run):
+    for path in run.glob("results*"):
+        path.unlink()
+    rewrite_report(run)
+    text = (run / "report.md").read_text(encoding="utf-8")
+    assert text.count("未测") == 2
+
+
+def test_memory_is_called_memory(run):
+    result = mmlu_result("tuned") | {"evaluation_kind": "reordered_train_questions"}
+    write_json(run / "results_mmlu.json", result)
+    rewrite_report(run)
+    assert "衡量的是记忆" in (run / "report.md").read_text(encoding="utf-8")
+
+
+def test_package_of_a_complete_run(run, tmp_path):
+    assert found(run) == ""
+    first = submission.package(run, "team-1", tmp_path / "a")
+    second = submission.package(shutil.copytree(run, tmp_path / "copy" / "run1"), "team-1", tmp_path / "b")
+    assert first.read_bytes() == second.read_bytes()
+    with zipfile.ZipFile(first) as archive:
+        names = archive.namelist()
+        for line in archive.read("sha256.txt").decode().splitlines():
+            digest, name = line.split("  ")
+            assert digest == hashlib.sha256(archive.read(name)).hexdigest()
+    wanted = ["1_report/report.md", "1_report/analysis/train_loss.png", "2_training/resolved_config.yaml",
+              "2_training/msrun_log/worker_1.log", "4_squad/squad.log",
+              "4_squad/results_squad.predictions.json",
+              "3_source/mindformers/research/internlm/research_internlm/run_internlm.py",
+              "3_source/mindformers/research/internlm/yaml/lora_finetune.yaml"]
+    assert set(wanted) <= set(names) and names[-1] == "sha256.txt"
+    assert [name[0] for name in names[:-1]] == sorted(name[0] for name in names[:-1])
+    assert not any("__pycache__" in name or name.endswith(".ckpt") for name in names)
+    with pytest.raises(ToolkitError, match="exists already"):
+        submission.package(run, "team-1", tmp_path / "a")
+
+
+def test_the_packed_source_runs(run, tmp_path):
+    target = submission.package(run, "t", tmp_path)
+    with zipfile.ZipFile(target) as archive:
+        archive.extractall(tmp_path / "out")
+    source = tmp_path / "out" / submission.SOURCE_PREFIX
+    command = [sys.executable, "research_internlm/contest/score.py", "--accuracy", "1", "--ratio", "0"]
+    done = subprocess.run(command, cwd=source, env={"PYTHONPATH": str(source)}, capture_output=True, text=True)
+    assert "score 1.000000000" in done.stdout
+
+
+def test_everything_wrong_is_listed_at_once(run, tmp_path):
+    (run / "report.md").unlink()
+    (run / "results_squad.json").unlink()
+    (run / run_folder.LINKS).unlink()
+    (run / "msrun_log/worker_1.log").unlink()
+    (run / "checkpoint/rank_0/lora_rank_0-9_9.ckpt").unlink()
+    with pytest.raises(ToolkitError, match=r"6 problem\(s\)") as caught:
+        submission.package(run, "team", tmp_path)
+    for part in ("report.md is missing", "SQuAD result after tuning is missing", "no public link",
+                 "log of rank 1 is missing", "(steps 4, 6, 8, 10)",
+                 "cards is 2 in run.json, 1 in training log"):
+        assert part in str(caught.value)
+    assert not (tmp_path / "team.zip").exists()
+
+
+def edit_yaml(run, change):
+    path = run / "resolved_config.yaml"
+    write_text(path, yaml.safe_dump(recipes.merge(recipes.load_yaml(path), change)))
+    rewrite_report(run)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"model": {"model_config": {"pet_config": {"lora_rank": 16}}}},
+     "lora_rank is 16 in resolved_config.yaml, 8 in"),
+    ({"model": {"model_config": {"pet_config": {"target_modules": ".*wk|.*wv"}}}},
+     "target_modules is wk wv in resolved_config.yaml, wo wq in lora_rank_0"),
+    ({"runner_config": {"batch_size": 2}}, "global_batch_size is 4 in resolved_config.yaml, 8 in"),
+    ({"runner_config": {"epochs": 3}}, "scheduled_steps is 15 in resolved_config.yaml, 10 in training log"),
+])
+def test_config_against_log_and_checkpoint(run, change, message):
+    edit_yaml(run, change)
+    assert message in found(run)
+
+
+def test_report_edited_by_hand(run):
+    path = run / "report.md"
+    write_text(path, path.read_text(encoding="utf-8").replace("`lora_rank` | 8 |", "`lora_rank` | 16 |"))
+    assert "lora_rank is 8 in resolved_config.yaml" in found(run) and "16 in report.md" in found(run)
+
+
+def test_report_older_than_the_results(run):
+    write_json(run / "results_mmlu.json", mmlu_result("tuned", 0.5))
+    write_json(run / "results_new.json", mmlu_result("tuned", 0.25))
+    assert "report.md is older than results_mmlu.json, results_new.json" in found(run)
+
+
+def test_incomplete_logs(run):
+    write_text(run / "msrun_log/worker_0.log", log_text(range(1, 9)))
+    write_text(run / "msrun_log/worker_1.log", log_text([1, 2, 3, 7, 8, 9, 10]))
+    assert "log of rank 0 ends at step 8 of 10" in found(run)
+    assert "log of rank 1 lacks lines between steps 3 to 7" in found(run)
+    write_text(run / "msrun_log/worker_1.log", log_text(range(5, 11)))
+    assert "log of rank 1 lacks lines between steps 0 to 5" in found(run)
+
+
+def test_squad_evaluation_must_be_complete_and_logged(run):
+    write_json(run / "results_squad.json", squad_result("tuned", 49.0, 31.0, limit=100))
+    (run / "results_squad.predictions.json").unlink()
+    rewrite_report(run)
+    for part in ("asked only the first 100", "predictions of results_squad.json are missing",
+                 "F1 49.00, EM 31.00"):
+        assert part in found(run)
+
+
+def test_a_failed_gate_stops_the_hand_in(run):
+    write_json(run / "results_squad.json", squad_result("tuned", 44.0, 31.4))
+    assert "would not count: SQuAD gate FAILED" in found(run)
+
+
+def test_truncated_checkpoint_is_listed(run):
+    path = run / "checkpoint/rank_0/lora_rank_0-9_5.ckpt"
+    path.write_bytes(path.read_bytes()[:-7])
+    assert "is truncated or no MindSpore .ckpt" in found(run)
+
+
+SECRETS = ["access_key_id = 'ABCDEFGH12345678IJKL'", "SecretAccessKey: abcdEFGH1234ijkl5678mnop",
+           "password: hunter2", "HF token=abcdefgh12345678", "ghp_" + "a1" * 18, "-----BEGIN RSA PRIVATE KEY-----",
+           "https://user:secret@host/path", "https://host/x?X-Amz-Signature=0123456789abcdef",
+           "AKIA" + "A1" * 8]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_secrets_are_found_and_not_repeated(run, tmp_path, secret):
+    with open(run / "msrun_log/worker_0.log", "a") as log:
+        log.write(f"fine\n{secret}\n")
+    with pytest.raises(ToolkitError, match=r"worker_0\.log line 12 holds") as caught:
+        submission.package(run, "team", tmp_path)
+    assert secret not in str(caught.value)
+
+
+def test_value_of_a_credential_variable_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("SecretAccessKey", "plainwordsonly")
+    path = tmp_path / "f"
+    path.write_text("x\nplainwordsonly\n")
+    assert list(secrets_scan.scan(path)) == [(2, "the value of the variable SecretAccessKey")]
+
+
+def test_code_and_configs_are_no_secrets(tmp_path):
+    path = tmp_path / "f"
+    path.write_text('key = os.environ["SecretAccessKey"]\nbos_token_id: 1\n'
+                    "tokenizer_sha256: ab12ab12ab12ab12ab12\n"
+                    "token: str\npassword = getpass()\ntask: causal_language_modelling_1\n")
+    assert list(secrets_scan.scan(path)) == []
+
+
+def test_team_names_that_leave_the_folder(run, tmp_path):
+    with pytest.raises(ToolkitError, match="it names the zip"):
+        submission.package(run, "../team", tmp_path)
+
+
+def test_command_line(root, run, tmp_path):
+    script = root / "scripts/package_submission.sh"
+    done = subprocess.run(["bash", script, tmp_path / "none", "--team", "t"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "does not exist" in done.stderr
+    done = subprocess.run(["bash", script, run, "--team", "t", "--output", tmp_path], capture_output=True,
+                          text=True)
+    assert done.returncode == 0 and f"sha256 {sha256_of(tmp_path / 't.zip')}" in done.stdout
+
+
+@pytest.mark.model
+def test_header_of_a_file_mindspore_wrote(tmp_path):
+    import mindspore
+    import numpy as np
+
+    path = tmp_path / "real.ckpt"
+    weight = mindspore.Tensor(np.zeros((8, 300), np.float16))
+    mindspore.save_checkpoint(
+        [{"name": "model.layers.0.attention.wq.mindpet_delta_lora_a", "data": weight},
+         {"name": "model.layers.0.attention.wq.mindpet_delta_lora_b", "data": weight.T}], str(path),
+        append_dict={"step_num": 34504, "loss_scale": 16384.0})
+    header = read_header(path)
+    assert step_of(header, path) == 34504 and header["loss_scale"].scalar == 16384.0
+    assert adapter_facts(header) == {"lora_rank": 8, "target_modules": "wq", "trainable": 2 * 8 * 300}
+    for size in (path.stat().st_size - 1, 1000, 3):
+        (tmp_path / "cut.ckpt").write_bytes(path.read_bytes()[:size])
+        with pytest.raises(ToolkitError, match="truncated"):
+            read_header(tmp_path / "cut.ckpt")
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    with pytest.raises(ToolkitError, match="empty"):
+        read_header(tmp_path / "empty.ckpt")
+
+
+def test_adapter_facts_leave_the_optimizer_out(tmp_path):
+    header = read_header(checkpoint(tmp_path / "a.ckpt", 3))
+    assert adapter_facts(header)["trainable"] == TRAINABLE
