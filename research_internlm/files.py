@@ -133,17 +133,15 @@ def write_manifest(path: str | os.PathLike, **facts: Any) -> None:
     """Writes the manifest of a finished output.
 
     Args:
-        path: The output the manifest belongs to; its own sha256 and size are added.
-        **facts: What the step knows: `tool`, `inputs` ({path: sha256}), `counts`, `seed`, ...
+        path: The output the manifest belongs to. Its own sha256 and size are added where it is one file
+            (a partitioned data set is a common name, and lists its parts in the facts).
+        **facts: What the step knows: `tool`, `inputs` ({name: sha256}), `counts`, `seed`, ...
     """
     path = Path(path)
+    if path.is_file():
+        facts |= {"sha256": sha256_of(path), "bytes": path.stat().st_size}
     write_json(manifest_path(path), {
-        **facts,
-        "file": path.name,
-        "sha256": sha256_of(path),
-        "bytes": path.stat().st_size,
-        "toolkit_version": metadata.version("research-internlm"),
-    })
+        **facts, "file": path.name, "toolkit_version": metadata.version("research-internlm")})
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from research_internlm.errors import ToolkitError
 
 CONTEST_TOTAL = 7_321_000_000  # the total every team put into its ratio (contest notes, phase 2)
@@ -147,3 +149,42 @@ def count_parameters(model_config: Mapping[str, Any]) -> ParameterCount:
     rank = pet_config["lora_rank"]
     trainable = layers * sum(rank * (cell.in_channels + cell.out_channels) for cell in matched)
     return ParameterCount(base, trainable, layers * len(matched))
+
+
+def adapter_names(weight_name: str) -> tuple[str, str]:
+    """Names of the two LoRA matrices of a weight (mindpet's LoRADense).
+
+    Args:
+        weight_name: `model.layers.0.attention.wq.weight`.
+
+    Returns:
+        Names of A, shape (rank, in), and of B, shape (out, rank).
+    """
+    cell = weight_name.removesuffix(".weight")
+    return f"{cell}.mindpet_delta_lora_a", f"{cell}.mindpet_delta_lora_b"
+
+
+def merge_weight(weight: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, factor: float) -> np.ndarray:
+    """Folds an adapter into its weight: W + factor * B A, computed in float32.
+
+    Args:
+        weight: Base weight, shape (out, in).
+        lora_a: A, shape (rank, in).
+        lora_b: B, shape (out, rank).
+        factor: `scaling` of the run that trained the adapter.
+
+    Returns:
+        The merged weight in the base weight's dtype.
+
+    Raises:
+        ToolkitError: Shapes do not belong together, or the result is not finite.
+    """
+    if lora_a.shape != (lora_b.shape[1], weight.shape[1]) or lora_b.shape[0] != weight.shape[0]:
+        raise ToolkitError(f"LoRA matrices of shape {lora_a.shape} and {lora_b.shape} do not fit a weight of "
+                           f"shape {weight.shape}; the adapter belongs to another base or rank")
+    delta = lora_b.astype(np.float32) @ lora_a.astype(np.float32)
+    merged = (weight.astype(np.float32) + np.float32(factor) * delta).astype(weight.dtype)
+    if not np.isfinite(merged.astype(np.float32)).all():
+        raise ToolkitError("the merged weight is not finite (NaN, or beyond the range of "
+                           f"{weight.dtype}); the run overflowed, merge an earlier checkpoint")
+    return merged

@@ -57,15 +57,22 @@ def adapt(device_target: str) -> None:
 def _use_finite_check() -> None:
     """Loss-scale overflow by looking at the gradients; the stock check reads an NPU status register."""
     from mindformers.wrapper import MFTrainOneStepCell
-    from mindspore import nn
+    from mindspore import dtype, ops
 
-    # MindSpore's own GPU path is this check: a reduction over isfinite, then an all-reduce.
+    has_non_finite = ops.MultitypeFuncGraph("has_non_finite")
+
+    @has_non_finite.register("Tensor")
+    def _has_non_finite(gradient):  # noqa: ANN001 (compiled by MindSpore)
+        all_finite = ops.ReduceAll()(ops.IsFinite()(gradient))
+        return ops.Reshape()(ops.Cast()(ops.LogicalNot()(all_finite), dtype.float32), (1,))
+
+    # An attribute, because MindSpore's compiler resolves names through the cell.
+    MFTrainOneStepCell.has_non_finite = has_non_finite
     MFTrainOneStepCell.get_overflow_status = _overflow_of_gradients
-    assert hasattr(nn.TrainOneStepWithLossScaleCell, "_get_gpu_overflow_status")
 
 
 def _overflow_of_gradients(self, status, compute_output):  # noqa: ANN001 (compiled by MindSpore)
-    return self._get_gpu_overflow_status(compute_output)
+    return self._get_distributed_overflow_status_on_infnan_mode(self.has_non_finite, compute_output)
 
 
 def _use_numpy_argmax() -> None:

@@ -11,7 +11,7 @@ other ids.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import sentencepiece
@@ -67,15 +67,34 @@ def render_chat(instruction: str, input_text: str, output: str | None = None) ->
             _token("eos", True)]
 
 
-def render_squad(passage: str, question: str) -> list[Segment]:
+def render_squad(passage: str, question: str, answer: str | None = None) -> list[Segment]:
     """The contest's SQuAD prompt: plain text behind `<s>`, no chat tokens.
 
-    Source: mindformers/tools/dataset_preprocess/llama/squad_data_process.py.
+    Args:
+        passage: The paragraph.
+        question: The question on it.
+        answer: The answer to train on, ended by `</s>`, or None for the inference prompt.
+
+    Source: mindformers/tools/dataset_preprocess/llama/squad_data_process.py, which trains on the last
+    token of the prompt as well; here the prompt is never supervised.
     """
-    return [_token("bos"), Segment(
+    prompt = [_token("bos"), Segment(
         "Read the passage and answer the question below.\n\n"
         f"### Instruction:\n{passage}\n\n### Input:\n{question}\n\n### Response:"
     )]
+    if answer is None:
+        return prompt
+    return [*prompt, Segment(answer, supervised=True), _token("eos", True)]
+
+
+def render_item(item: Mapping[str, str]) -> list[Segment]:
+    """Renders a training item: alpaca fields, or `passage`, `question`, `output` in the SQuAD prompt.
+
+    Reading items among the exam items keep up what the SQuAD gate measures.
+    """
+    if "passage" in item:
+        return render_squad(item["passage"], item["question"], item["output"])
+    return render_chat(item["instruction"], item["input"], item["output"])
 
 
 def encode(

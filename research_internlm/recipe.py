@@ -9,6 +9,7 @@ with a warning in a long log, which is how settings get lost.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import os
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,25 @@ class _PlainDumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def parse_command_line(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+                       ) -> argparse.Namespace:
+    """Parses flags and, anywhere among them, `key.path=value` overrides.
+
+    Args:
+        parser: The entry point's flags.
+        argv: Arguments; None reads the command line.
+
+    Returns:
+        The namespace with `overrides`, the list of `key.path=value` arguments.
+    """
+    arguments, rest = parser.parse_known_args(argv)
+    unknown = [text for text in rest if text.startswith("-") or "=" not in text]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments.overrides = rest
+    return arguments
 
 
 def load_yaml(path: str | os.PathLike) -> Recipe:

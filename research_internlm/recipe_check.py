@@ -125,18 +125,19 @@ def _check_component(value: Any, module: str, where: str, extra: Mapping[str, An
 def _parameter_types(cls: type) -> dict[str, Any]:
     """Constructor parameters of a class and, while it passes on **kwargs, of its bases."""
     types: dict[str, Any] = {}
-    for base in cls.__mro__:
-        init = base.__dict__.get("__init__")
+    for base in cls.__mro__[:-1]:
+        # MindFormers' AdamW is a factory: its parameters are those of __new__.
+        init = base.__dict__.get("__init__", base.__dict__.get("__new__"))
         if init is None:
             continue
-        init = inspect.unwrap(init)
+        init = inspect.unwrap(getattr(init, "__func__", init))
         parameters = inspect.signature(init).parameters.values()
         try:
             hints = typing.get_type_hints(init)
         except (NameError, TypeError):
             hints = {}
         for parameter in parameters:
-            if parameter.name != "self" and parameter.kind not in (parameter.VAR_KEYWORD,
+            if parameter.name not in ("self", "cls") and parameter.kind not in (parameter.VAR_KEYWORD,
                                                                    parameter.VAR_POSITIONAL):
                 types.setdefault(parameter.name, _type_of(parameter, hints))
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):

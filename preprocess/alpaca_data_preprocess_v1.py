@@ -1,0 +1,273 @@
+"""Instruction JSON to MindRecord: encodes every item and writes fixed-length rows.
+
+    python preprocess/alpaca_data_preprocess_v1.py --mindrecord_schema internlm_alpaca \\
+        --input_glob train_alpaca_format.json --output_file train.mindrecord \\
+        --model_file tokenizer.model --seq_length 1024
+
+Rows are seq_length + 1 tokens, what training wants; validation rows of seq_length tokens are made with
+--seq_length one less (1023). The record rule is in research_internlm/records.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+from tqdm import tqdm
+
+from preprocess.mindrecord_writer import existing_parts, write_mindrecord
+from research_internlm.errors import ToolkitError, run_main
+from research_internlm.files import manifest_path, read_json, read_manifest, sha256_of, write_manifest
+from research_internlm.prompts import PROMPT_VERSION, Segment, render_item
+from research_internlm.records import fits, make_record, record_length
+from research_internlm.tokens import SpecialTokens, load_tokenizer, special_tokens
+
+_ITEMS_PER_ENCODE = 2048
+_ALPACA_KEYS = ("instruction", "input", "output")
+_READING_KEYS = ("passage", "question", "output")
+
+
+@dataclass
+class Statistics:
+    """What happened to the items: counts and tokens of the rows, and every dropped item."""
+
+    rows: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    longest: int = 0
+    longest_answer: int = 0
+    overlong: list[dict[str, Any]] = field(default_factory=list)
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; see --help."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--mindrecord_schema", default="internlm_alpaca",
+        help="name of the schema inside the file (default: %(default)s)")
+    add("--input_glob", required=True, metavar="F.json", help="alpaca json, or a glob that matches several")
+    add("--output_file", required=True, metavar="F.mindrecord", help="the data set")
+    add("--model_file", required=True, metavar="F.model", help="InternLM's tokenizer.model")
+    add("--file_partition", type=_positive, default=1, metavar="N",
+        help="number of files to spread the rows over (default: %(default)s)")
+    add("--seq_length", type=_positive, default=1024, metavar="N",
+        help="rows are one token longer; validation rows take one less (default: %(default)s)")
+    add("--overlong", choices=("drop", "error"), default="drop", help="an item that does not fit its row is "
+        "dropped and listed, or an error; it is never cut (default: %(default)s)")
+    add("--num_workers", type=_positive, default=2, metavar="N",
+        help="threads that encode (default: %(default)s)")
+    add("--show", type=int, default=0, metavar="N",
+        help="print the first N samples with the supervised part between ⟦ and ⟧ (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace an existing data set")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def read_items(path: Path) -> list[dict[str, str]]:
+    """Reads one JSON file of items and checks every one.
+
+    Raises:
+        ToolkitError: Not a list, or an item lacks its text fields; the item's place is named.
+    """
+    items = read_json(path, "the input", "preprocess/data_preprocess.py makes it")
+    if not isinstance(items, list) or not items:
+        raise ToolkitError(f"{path} is not a list of items with {', '.join(_ALPACA_KEYS)}")
+    for number, item in enumerate(items, 1):
+        wanted = _READING_KEYS if isinstance(item, dict) and "passage" in item else _ALPACA_KEYS
+        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in wanted):
+            raise ToolkitError(f"{path}, item {number}: expected an object with the texts "
+                               f"{', '.join(wanted)}, found {str(item)[:80]}")
+        if not item["output"]:
+            raise ToolkitError(f"{path}, item {number}: its output is empty, so there is nothing to learn; "
+                               "give it an answer or remove it")
+    return items
+
+
+def encode_items(items: Iterable[dict[str, str]], processor: sentencepiece.SentencePieceProcessor,
+                 special: SpecialTokens, threads: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Encodes items in order, many at a time.
+
+    Equal to `prompts.encode` of each item: a text is encoded by itself either way, so each distinct text
+    of a chunk needs encoding once, on all threads.
+
+    Args:
+        items: Training items, streamed.
+        processor: The loaded vocabulary.
+        special: Its special ids.
+        threads: Encoding threads.
+
+    Yields:
+        Token ids (int32) and supervised flags (bool), both of shape (n,).
+    """
+    items = iter(items)
+    while chunk := list(itertools.islice(items, _ITEMS_PER_ENCODE)):
+        rendered = [render_item(item) for item in chunk]
+        texts = list({segment.content for segments in rendered for segment in segments
+                      if not segment.is_token})
+        encoded = dict(zip(texts, processor.encode(texts, num_threads=threads), strict=True))
+        for segments in rendered:
+            pieces = [[special[s.content]] if s.is_token else encoded[s.content] for s in segments]
+            yield (np.array(list(itertools.chain.from_iterable(pieces)), np.int32),
+                   np.repeat([s.supervised for s in segments], [len(piece) for piece in pieces]))
+
+
+def make_rows(names: Iterable[str], samples: Iterable[tuple[np.ndarray, np.ndarray]], length: int,
+              statistics: Statistics) -> Iterator[dict[str, np.ndarray]]:
+    """Pads the samples that fit and notes the others.
+
+    Args:
+        names: How each sample is listed when it is dropped.
+        samples: From `encode_items`.
+        length: Row length.
+        statistics: Filled while the rows are consumed.
+
+    Yields:
+        Rows of `length` tokens.
+    """
+    for name, (ids, supervised) in zip(names, samples, strict=True):
+        if not fits(len(ids), length):
+            statistics.overlong.append({"item": name, "tokens": len(ids)})
+            continue
+        answer = int(supervised.sum())
+        statistics.rows += 1
+        statistics.tokens += len(ids)
+        statistics.supervised += answer
+        statistics.longest = max(statistics.longest, len(ids))
+        statistics.longest_answer = max(statistics.longest_answer, answer)
+        yield make_record(ids, supervised, length)
+
+
+def show(items: list[dict[str, str]], processor: sentencepiece.SentencePieceProcessor) -> None:
+    """Prints samples as the model reads them, the supervised part between ⟦ and ⟧."""
+    for number, item in enumerate(items, 1):
+        print(f"--- sample {number}\n{_marked(render_item(item), processor)}")
+
+
+def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProcessor) -> str:
+    text, inside = "", False
+    for segment in segments:
+        if segment.supervised != inside:
+            text += "⟦" if segment.supervised else "⟧"
+            inside = segment.supervised
+        text += f"<{segment.content}>" if segment.is_token else processor.decode(
+            processor.encode(segment.content))
+    return text + ("⟧" if inside else "")
+
+
+def inputs_of(pattern: str) -> list[Path]:
+    """Files behind --input_glob, sorted; manifests are not input.
+
+    Raises:
+        ToolkitError: Nothing matches.
+    """
+    paths = [Path(pattern)] if Path(pattern).exists() else [
+        Path(name) for name in sorted(glob.glob(pattern)) if not name.endswith(manifest_path("").name)]
+    if not paths:
+        raise ToolkitError(f"--input_glob {pattern} matches no file; preprocess/data_preprocess.py makes "
+                           "train_alpaca_format.json and its companions")
+    return paths
+
+
+def report(statistics: Statistics, length: int, output: Path) -> None:
+    """Prints the counts and how full the rows are."""
+    dropped = len(statistics.overlong)
+    print(f"{statistics.rows + dropped} items in = {statistics.rows} rows out + {dropped} dropped (longer "
+          f"than {length} tokens) -> {output}")
+    for entry in statistics.overlong[:10]:
+        print(f"  dropped {entry['item']}: {entry['tokens']} tokens")
+    if dropped > 10:
+        print(f"  ... and {dropped - 10} more, all in the manifest")
+    print(f"tokens per row: mean {statistics.tokens / statistics.rows:.1f}, longest {statistics.longest} of "
+          f"{length}; rows are {statistics.tokens / statistics.rows / length:.1%} text, "
+          f"{statistics.supervised / statistics.rows:.1f} tokens per row supervised")
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Runs the conversion.
+
+    Raises:
+        ToolkitError: Inputs, tokenizer or output do not allow it.
+    """
+    output = Path(arguments.output_file)
+    old = existing_parts(output, arguments.file_partition)
+    if old and not arguments.overwrite:
+        raise ToolkitError(f"{old[0]} exists already; pass --overwrite to replace it, or name another output")
+    processor = load_tokenizer(arguments.model_file)
+    special = special_tokens(processor)
+    paths = inputs_of(arguments.input_glob)
+    items, names = [], []
+    for path in paths:
+        read = read_items(path)
+        items += read
+        names += [(item.get("id") and f"{item['id']} (ordering {item.get('ordering', 1)})")
+                  or f"{path.name} item {number}" for number, item in enumerate(read, 1)]
+    show(items[:arguments.show], processor)
+    length = record_length(arguments.seq_length)
+    statistics = Statistics()
+    samples = encode_items(items, processor, special, arguments.num_workers)
+    if arguments.overlong == "error":
+        _refuse_overlong(names, encode_items(items, processor, special, arguments.num_workers), length)
+    rows = make_rows(names, samples, length, statistics)
+    first = next(rows, None)
+    if first is None:
+        raise ToolkitError(f"every one of the {len(items)} items is longer than {length} tokens; raise "
+                           f"--seq_length (now {arguments.seq_length})")
+    rows = tqdm(itertools.chain([first], rows), desc="rows", total=len(items), delay=2, unit="row")
+    parts = write_mindrecord(output, rows, arguments.file_partition, arguments.mindrecord_schema)
+    write_manifest(output, parts=parts, **_facts(arguments, paths, special, statistics, len(items)))
+    report(statistics, length, output)
+
+
+def _refuse_overlong(names: list[str], samples: Iterable[tuple[np.ndarray, np.ndarray]], length: int) -> None:
+    long = [f"{name} ({len(ids)} tokens)" for name, (ids, _) in zip(names, samples, strict=True)
+            if not fits(len(ids), length)]
+    if long:
+        raise ToolkitError(f"{len(long)} items are longer than the {length}-token row: "
+                           f"{', '.join(long[:10])}{' ...' if len(long) > 10 else ''}; raise --seq_length or "
+                           "pass --overlong drop")
+
+
+def _facts(arguments: argparse.Namespace, paths: list[Path], special: SpecialTokens, statistics: Statistics,
+           items: int) -> dict[str, Any]:
+    """The manifest of the data set."""
+    length = record_length(arguments.seq_length)
+    kinds = {(read_manifest(path) or {}).get("evaluation_kind", "unknown") for path in paths}
+    return {
+        "tool": Path(__file__).name,
+        "inputs": {path.name: sha256_of(path) for path in paths},
+        "tokenizer_sha256": sha256_of(arguments.model_file),
+        "special_ids": {**special.ids, "vocab_size": special.vocab_size},
+        "prompt_version": PROMPT_VERSION,
+        "evaluation_kind": kinds.pop() if len(kinds) == 1 else "mixed",
+        "seq_length": arguments.seq_length,
+        "record_length": length,
+        "counts": {"in": items, "out": statistics.rows, "dropped": {"overlong": len(statistics.overlong)}},
+        "dropped": statistics.overlong,
+        "tokens": {"total": statistics.tokens, "supervised": statistics.supervised,
+                   "padding": statistics.rows * length - statistics.tokens,
+                   "longest": statistics.longest, "longest_answer": statistics.longest_answer},
+    }
+
+
+def main() -> int:
+    """Runs the entry point."""
+    convert(parse_arguments())
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

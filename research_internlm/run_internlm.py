@@ -1,0 +1,271 @@
+"""Entry point: fine-tune, evaluate the loss, or predict with InternLM through MindFormers' Trainer.
+
+    python research_internlm/run_internlm.py --config yaml/lora_finetune.yaml --run_mode finetune \\
+        --train_dataset train.mindrecord --eval_dataset valid.mindrecord --load_checkpoint base.ckpt \\
+        --output_dir output/run1 [--overlay yaml/overlays/cpu_tiny.yaml] [key.path=value ...]
+
+Under msrun every worker runs this file; rank 0 writes the resolved config and run.json before step 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from research_internlm import lora, portable
+from research_internlm import recipe as recipes
+from research_internlm.dataset_check import check_mindrecord, mindrecord_files
+from research_internlm.errors import ToolkitError, run_main
+from research_internlm.files import sha256_of, write_json
+from research_internlm.records import record_length
+
+RESOLVED_CONFIG = "resolved_config.yaml"
+RUN_FACTS = "run.json"
+
+
+def boolean(text: str) -> bool:
+    """Reads True or False as upstream's flags are written; anything else is an argparse error."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; see --help."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
+                                     epilog="Any key of the recipe can follow as key.path=value, e.g. "
+                                     "runner_config.epochs=2 callbacks.CheckpointMonitor.prefix=run2")
+    add = parser.add_argument
+    add("--config", required=True, help="recipe yaml, e.g. yaml/lora_finetune.yaml")
+    add("--overlay", action="append", default=[], metavar="YAML",
+        help="yaml laid over the recipe (repeatable), e.g. yaml/overlays/cpu_tiny.yaml")
+    add("--run_mode", choices=("finetune", "eval", "predict"), help="default: the recipe's run_mode")
+    add("--train_dataset", metavar="F", help="training MindRecord, rows of seq_length + 1 tokens")
+    add("--eval_dataset", metavar="F", help="evaluation MindRecord, rows of seq_length tokens; for "
+        "finetune it also switches do_eval on")
+    add("--load_checkpoint", metavar="P", help="base weights, or the folder holding rank_0/ when resuming")
+    add("--output_dir", metavar="D", help="folder of this run: checkpoints, logs, resolved_config.yaml")
+    add("--use_parallel", type=boolean, metavar="True|False", help="True under msrun with several workers")
+    add("--resume_training", metavar="True|NAME", help="True, or the name of a rank 0 checkpoint, to "
+        "continue from --load_checkpoint")
+    add("--device_target", choices=("CPU", "Ascend"), help="default: the recipe's context.device_target")
+    add("--predict_data", metavar="TEXT|F", help="for predict: a question, or a file (alpaca .json, or "
+        "one question a line)")
+    add("--model_file", metavar="F", help="for predict: tokenizer.model of the weights")
+    add("--overwrite", action="store_true", help="use an output_dir that already holds a run")
+    return recipes.parse_command_line(parser, argv)
+
+
+def resolve(arguments: argparse.Namespace) -> recipes.Recipe:
+    """Merges recipe, overlays and command line into the configuration of this run.
+
+    Raises:
+        ToolkitError: A file cannot be read, or a flag does not fit the recipe.
+    """
+    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
+    for key in ("run_mode", "load_checkpoint", "output_dir", "use_parallel"):
+        if getattr(arguments, key) is not None:
+            recipe[key] = getattr(arguments, key)
+    if arguments.resume_training is not None:
+        text = arguments.resume_training
+        recipe["resume_training"] = text.lower() == "true" if text.lower() in ("true", "false") else text
+    if arguments.device_target:
+        recipe.setdefault("context", {})["device_target"] = arguments.device_target
+    for flag in ("train_dataset", "eval_dataset"):
+        path = getattr(arguments, flag)
+        if path is None:
+            continue
+        if flag not in recipe:
+            raise ToolkitError(f"--{flag} {path}: {arguments.config} has no {flag} section to put it in")
+        recipe[flag]["data_loader"]["dataset_dir"] = str(Path(path).absolute())
+        if flag == "eval_dataset" and recipe.get("run_mode") == "finetune":
+            recipe["do_eval"] = True
+    for key in ("output_dir", "load_checkpoint"):
+        if recipe.get(key):
+            recipe[key] = str(Path(recipe[key]).absolute())
+    _limit_data_threads(recipe)
+    return recipe
+
+
+def _limit_data_threads(recipe: recipes.Recipe) -> None:
+    """MindData refuses more threads than the machine has cores, whatever the device."""
+    for section in ("train_dataset", "eval_dataset"):
+        threads = recipe.get(section, {}).get("num_parallel_workers", 1)
+        if threads > (os.cpu_count() or 1):
+            recipe[section]["num_parallel_workers"] = os.cpu_count()
+
+
+def rank() -> int:
+    """This worker's rank as msrun sets it; 0 without msrun."""
+    return int(os.environ.get("RANK_ID", "0"))
+
+
+def is_scheduler() -> bool:
+    """Whether msrun started this process to introduce the workers to each other; it trains nothing."""
+    return os.environ.get("MS_ROLE") == "MS_SCHED"
+
+
+def worker_count() -> int:
+    """Number of workers msrun started; 1 without msrun."""
+    return int(os.environ.get("MS_WORKER_NUM", "1"))
+
+
+def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Checks everything that can be checked before a model is built.
+
+    Returns:
+        Facts for run.json: parameter counts and the manifests' data facts.
+
+    Raises:
+        ToolkitError: Keys, types, LoRA targets, device or data do not fit together.
+    """
+    from research_internlm.recipe_check import check
+
+    check(recipe)
+    model_config = recipes.model_config(recipe)
+    device = recipe["context"]["device_target"]
+    portable.check_model_config(model_config, device)
+    if device == "CPU" and recipe.get("runner_config", {}).get("sink_mode"):
+        raise ToolkitError("runner_config.sink_mode is True on a CPU, where it multiplies the epochs; "
+                           "add --overlay yaml/overlays/cpu_tiny.yaml")
+    count = lora.count_parameters(model_config)
+    if rank() == 0:
+        print(count, flush=True)
+    facts: dict[str, Any] = {"parameters": {
+        "base": count.base, "trainable": count.trainable, "ratio": count.ratio,
+        "contest_ratio": count.contest_ratio, "lora_cells": count.matched}}
+    if recipe["run_mode"] != "predict":
+        facts["data"] = check_data(recipe, arguments)
+    if recipe.get("load_checkpoint") and not Path(recipe["load_checkpoint"]).exists():
+        raise ToolkitError(f"--load_checkpoint {recipe['load_checkpoint']} does not exist")
+    return facts
+
+
+def check_data(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Holds the MindRecord manifests against the resolved config.
+
+    Raises:
+        ToolkitError: A file is missing, or was made for another seq_length or vocabulary.
+    """
+    model_config = recipes.model_config(recipe)
+    seq_length = model_config["seq_length"]
+    wanted = {"train_dataset": record_length(seq_length)} if recipe["run_mode"] == "finetune" else {}
+    if recipe["run_mode"] == "eval" or recipe.get("do_eval"):
+        wanted["eval_dataset"] = seq_length
+    facts = {}
+    for section, row_length in wanted.items():
+        path = recipe[section]["data_loader"]["dataset_dir"]
+        if not path:
+            raise ToolkitError(f"no --{section} given and {arguments.config} names none"
+                               + ("; pass do_eval=False to train without it" if len(wanted) > 1 else ""))
+        manifest = check_mindrecord(path, row_length, f"--{section}", arguments.config)
+        vocab_size = manifest["special_ids"]["vocab_size"]
+        if vocab_size != model_config["vocab_size"]:
+            raise ToolkitError(
+                f"{path} was made with a vocabulary of {vocab_size} pieces, but the model has "
+                f"vocab_size {model_config['vocab_size']}: convert again with the model's tokenizer, or "
+                f"set model.model_config.vocab_size={vocab_size}")
+        facts[section] = {"file": path, **{key: manifest.get(key) for key in (
+            "sha256", "counts", "tokens", "seq_length", "tokenizer_sha256", "prompt_version",
+            "evaluation_kind")}}
+    tokenizers = {fact["tokenizer_sha256"] for fact in facts.values()}
+    if len(tokenizers) > 1:
+        raise ToolkitError("--train_dataset and --eval_dataset were made with different tokenizers; "
+                           "convert one of them again")
+    return facts
+
+
+def prepare_output(recipe: recipes.Recipe, facts: Mapping[str, Any], arguments: argparse.Namespace) -> None:
+    """Writes resolved_config.yaml and run.json into the output folder, on rank 0 only.
+
+    Raises:
+        ToolkitError: The folder holds another run and this is neither a resume nor --overwrite.
+    """
+    if rank() != 0:
+        return
+    folder = Path(recipe["output_dir"])
+    resolved = folder / RESOLVED_CONFIG
+    if resolved.exists() and not recipe.get("resume_training") and not arguments.overwrite:
+        raise ToolkitError(f"{folder} already holds a run ({RESOLVED_CONFIG}); choose another --output_dir, "
+                           "continue it with --resume_training True, or pass --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    recipes.write_resolved(recipe, resolved)
+    write_json(folder / RUN_FACTS, {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "workers": worker_count(),
+        "device_target": recipe["context"]["device_target"],
+        "seed": recipe.get("seed"),
+        "versions": {name: metadata.version(name)
+                     for name in ("research-internlm", "mindspore", "mindformers", "numpy")},
+        "load_checkpoint_sha256": _checkpoint_sha256(recipe.get("load_checkpoint")),
+        **facts,
+    })
+
+
+def _checkpoint_sha256(path: str | None) -> str | None:
+    return sha256_of(path) if path and Path(path).is_file() else None
+
+
+def fill_from_data(recipe: recipes.Recipe, facts: Mapping[str, Any]) -> None:
+    """Puts into the recipe what only the data knows: its files and its mean row."""
+    data = facts.get("data", {})
+    for section, fact in data.items():
+        # MindData finds the other partitions of a data set by itself when given the first.
+        recipe[section]["data_loader"]["dataset_dir"] = mindrecord_files(fact["file"])[0]
+    monitor = recipes.callback(recipe, "UsefulTokensMonitor")
+    if monitor is None or "train_dataset" not in data:
+        return
+    runner, train_data = recipe["runner_config"], data["train_dataset"]
+    monitor["tokens_per_row"] = train_data["tokens"]["total"] / train_data["counts"]["out"]
+    monitor["rows_per_step"] = runner["batch_size"] * (worker_count() if recipe["use_parallel"] else 1)
+    monitor["steps_per_sink"] = runner["sink_size"] if runner["sink_mode"] else 1
+
+
+def train(recipe: recipes.Recipe) -> None:
+    """Runs MindFormers' Trainer on the resolved recipe (finetune, or eval of the loss)."""
+    os.environ.setdefault("LOG_MF_PATH", str(Path(recipe["output_dir"]) / "log"))
+    from mindformers import MindFormerConfig, Trainer, build_context
+
+    portable.adapt(recipe["context"]["device_target"])
+    # MindFormers fills in its template only for a file, and each process needs one of its own: rank 0's
+    # resolved_config.yaml may not be there yet.
+    with tempfile.TemporaryDirectory() as folder:
+        config = MindFormerConfig(str(recipes.write_resolved(recipe, Path(folder) / RESOLVED_CONFIG)))
+    build_context(config)
+    trainer = Trainer(config)
+    if recipe["run_mode"] == "finetune":
+        trainer.train()
+    else:
+        trainer.evaluate(eval_checkpoint=recipe["load_checkpoint"] or None)
+
+
+def main() -> int:
+    """Runs the entry point."""
+    arguments = parse_arguments()
+    recipe = resolve(arguments)
+    if not recipe.get("output_dir"):
+        raise ToolkitError("no --output_dir given and the recipe names none")
+    os.environ.setdefault("LOG_MF_PATH", str(Path(recipe["output_dir"]) / "log"))
+    if not is_scheduler():
+        facts = preflight(recipe, arguments)
+        fill_from_data(recipe, facts)
+        prepare_output(recipe, facts, arguments)
+    if recipe["run_mode"] == "predict":
+        from research_internlm.generation import predict
+
+        predict(recipe, arguments.predict_data, arguments.model_file)
+    else:
+        train(recipe)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

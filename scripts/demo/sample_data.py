@@ -1,0 +1,164 @@
+"""Writes the demo's data: exam csv in MMLU and CMMLU format, SQuAD v1.1 JSON, and the base corpus.
+
+    python scripts/demo/sample_data.py --output_dir DIR
+
+DIR/mmlu and DIR/cmmlu hold 198 multiple-choice questions; DIR/squad.json short passages with questions;
+DIR/base_corpus.json what the tiny base model is pre-trained on: every fact as a plain question, passages
+to read, and 40 multiple-choice questions that are in none of the csv files. So the base knows the facts
+and has seen the format; choosing the letter of a question is left for LoRA to learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facts import CATEGORIES, Category
+
+from research_internlm.errors import run_main
+from research_internlm.files import write_json, write_text
+from research_internlm.prompts import LETTERS, choice_input, choice_instruction, choice_output
+
+BASE_QUESTIONS_PER_CATEGORY = 5  # 8 categories: 40 multiple-choice questions teach the base the format
+VARIANTS_PER_BASE_QUESTION = 16
+LOOKUPS_PER_CATEGORY = 120
+PASSAGE_FACTS = 3
+BASE_PASSAGES_PER_CATEGORY = 60
+SQUAD_PASSAGES_PER_CATEGORY = 8
+
+
+@dataclass(frozen=True)
+class Question:
+    """One multiple-choice question: the right option's text is `options[answer]`."""
+
+    category: Category
+    text: str
+    options: list[str]
+    answer: int
+
+
+def make_question(category: Category, text: str, right: str, rng: random.Random) -> Question:
+    """A question with three wrong options of the same category, in seeded order."""
+    wrong = sorted(set(category.facts.values()) - {right})
+    options = [right, *rng.sample(wrong, 3)]
+    rng.shuffle(options)
+    return Question(category, text, options, options.index(right))
+
+
+def make_questions(category: Category, rng: random.Random) -> list[Question]:
+    """One question per fact, in seeded order."""
+    questions = [make_question(category, category.question.format(subject), right, rng)
+                 for subject, right in category.facts.items()]
+    rng.shuffle(questions)
+    return questions
+
+
+def write_csv(path: Path, questions: list[Question]) -> None:
+    """MMLU: six columns, no header. CMMLU: a header and an index column."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    rows = [[q.text, *q.options, LETTERS[q.answer]] for q in questions]
+    if questions[0].category.source == "cmmlu":
+        writer.writerow(["", "Question", *LETTERS, "Answer"])
+        rows = [[index, *row] for index, row in enumerate(rows)]
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_exam(folder: Path, questions: list[Question]) -> None:
+    """Splits one category's questions over dev, test and, for MMLU, val, named as the real files are."""
+    category = questions[0].category
+    if category.source == "mmlu":
+        splits = {"dev": questions[:3], "val": questions[3:6], "test": questions[6:]}
+    else:
+        splits = {"dev": questions[:3], "test": questions[3:]}
+    for split, part in splits.items():
+        suffix = f"_{split}" if category.source == "mmlu" else ""
+        write_csv(folder / category.source / split / f"{category.name}{suffix}.csv", part)
+
+
+def make_passages(category: Category, count: int, rng: random.Random
+                  ) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Passages of a few statements with a question on each; the answer is a span of the passage."""
+    for _ in range(count):
+        facts = rng.sample(sorted(category.facts.items()), PASSAGE_FACTS)
+        separator = " " if category.source == "mmlu" else ""
+        passage = separator.join(category.statement.format(*fact) for fact in facts)
+        rng.shuffle(facts)
+        yield passage, [(category.question.format(subject), answer) for subject, answer in facts]
+
+
+def squad_json(rng: random.Random) -> dict[str, Any]:
+    """SQuAD v1.1 JSON: one article per category, three questions per paragraph."""
+    articles = []
+    for category in CATEGORIES:
+        paragraphs = []
+        for number, (passage, pairs) in enumerate(make_passages(category, SQUAD_PASSAGES_PER_CATEGORY, rng)):
+            paragraphs.append({"context": passage, "qas": [
+                {"id": f"{category.name}-{number}-{index}", "question": question,
+                 "answers": [{"text": answer, "answer_start": passage.index(answer)}]}
+                for index, (question, answer) in enumerate(pairs)]})
+        articles.append({"title": category.name, "paragraphs": paragraphs})
+    return {"version": "1.1", "data": articles}
+
+
+def choice_item(question: Question) -> dict[str, str]:
+    """A multiple-choice training item in the recipe's wording."""
+    return {"instruction": choice_instruction(question.category.name.replace("_", " ")),
+            "input": choice_input(question.text, question.options),
+            "output": choice_output(LETTERS[question.answer], question.options[question.answer])}
+
+
+def base_corpus(base_questions: list[Question], rng: random.Random) -> list[dict[str, str]]:
+    """Pre-training samples: facts as plain questions, multiple choice, look-ups, passages.
+
+    A look-up asks which option says a given text: it teaches what a letter stands for, and no fact.
+    """
+    items = [{"instruction": category.question.format(subject), "input": "", "output": answer}
+             for category in CATEGORIES for subject, answer in category.facts.items()] * 2
+    for question in base_questions:
+        right = question.options[question.answer]
+        items += [choice_item(make_question(question.category, question.text, right, rng))
+                  for _ in range(VARIANTS_PER_BASE_QUESTION)]
+    for category in CATEGORIES:
+        answers = sorted(set(category.facts.values()))
+        for number in range(LOOKUPS_PER_CATEGORY):
+            answer = answers[number % len(answers)]
+            items.append(choice_item(make_question(category, category.lookup.format(answer), answer, rng)))
+        for passage, pairs in make_passages(category, BASE_PASSAGES_PER_CATEGORY, rng):
+            question, answer = pairs[0]
+            items.append({"passage": passage, "question": question, "output": answer})
+    rng.shuffle(items)
+    return items
+
+
+def main() -> int:
+    """Runs the entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the data")
+    parser.add_argument("--seed", type=int, default=42,
+                        help="seed of all random choices (default: %(default)s)")
+    arguments = parser.parse_args()
+    folder = Path(arguments.output_dir)
+    rng = random.Random(arguments.seed)
+    base_questions = []
+    for category in CATEGORIES:
+        questions = make_questions(category, rng)
+        base_questions += questions[:BASE_QUESTIONS_PER_CATEGORY]
+        write_exam(folder, questions[BASE_QUESTIONS_PER_CATEGORY:])
+    write_json(folder / "base_corpus.json", base_corpus(base_questions, rng))
+    write_json(folder / "squad.json", squad_json(rng))
+    total = sum(len(category.facts) for category in CATEGORIES)
+    print(f"{total} facts in {len(CATEGORIES)} categories: {total - len(base_questions)} exam questions, "
+          f"{len(base_questions)} for the base, seed {arguments.seed} -> {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,106 @@
+"""Trains the demo's SentencePiece model: InternLM's layout with a small vocabulary.
+
+    python scripts/demo/tiny_tokenizer.py --corpus base_corpus.json --output tokenizer.model
+
+Ids are where InternLM has them (bytes from 3, so `<0x0A>` is 13; the end markers last), so the toolkit
+treats the file like the real tokenizer.model. A model of a million parameters has no capacity to spell:
+the words of the facts and of the prompts are pieces of their own wherever they stand, as are newline and
+full stop, which keeps the option letters apart from the options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+from pathlib import Path
+
+import sentencepiece
+from facts import CATEGORIES
+from sentencepiece import sentencepiece_model_pb2
+
+from research_internlm.errors import run_main
+from research_internlm.files import publish, read_json, require_absent, staging
+from research_internlm.tokens import load_tokenizer
+
+_USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
+_NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
+TRAINED_PIECES = 700
+END_MARKERS = ("<TOKENS_UNUSED_139>", "<TOKENS_UNUSED_140>")
+OWN_PIECES = ("\n", ".")
+
+
+def corpus_lines(paths: list[str]) -> list[str]:
+    """All texts of the corpora, line by line, a full stop ending a line."""
+    lines = []
+    for path in paths:
+        for item in read_json(path, "the corpus"):
+            for key in ("instruction", "input", "output", "passage", "question"):
+                for line in item.get(key, "").splitlines():
+                    lines += [part.strip() for part in line.split(".") if part.strip()]
+    lines += ["Read the passage and answer the question below", "### Instruction:", "### Input:",
+              "### Response:", "<|User|>:", "<|Bot|>:"] * 200
+    return lines
+
+
+def whole_words(lines: list[str]) -> list[str]:
+    """Words that become one piece: Latin words of three letters or more, Han wording of the facts.
+
+    Shorter ones (the chemical symbols) would be cut out of other words, so training decides on them. A
+    word of a fact is the same piece with and without a space before it, because "Paris" must be one thing
+    to the model in a passage and behind "A."; words of the prompts take their space in, to be short.
+    """
+    names = {name for category in CATEGORIES for fact in category.facts.items() for name in fact}
+    words = {word for line in lines for word in re.findall(r"[A-Za-z]{3,}", line)}
+    words |= {f"\u2581{word}" for word in words - names}
+    for category in CATEGORIES:
+        wording = [*names, *category.question.split("{}"), *re.split(r"\{\d\}", category.statement)]
+        words |= {han for text in wording for han in re.findall(r"[\u4e00-\u9fff]{2,}", text)}
+    return sorted(words)
+
+
+def train(lines: list[str]) -> bytes:
+    """Trains a small unigram model and adds the pieces that must stand alone.
+
+    Args:
+        lines: Training text.
+
+    Returns:
+        The serialised model.
+    """
+    writer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=writer, model_type="unigram", byte_fallback=True,
+        vocab_size=TRAINED_PIECES, hard_vocab_limit=False, character_coverage=1.0, num_threads=1,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2)
+    model = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
+    pieces = {piece.piece: piece for piece in model.pieces}
+    for text in [*OWN_PIECES, *whole_words(lines)]:
+        piece = pieces.get(text) or model.pieces.add(piece=text)
+        piece.type, piece.score = _USER_DEFINED, 0.0
+    for text in END_MARKERS:
+        model.pieces.add(piece=text, type=_NORMAL, score=0.0)
+    model.trainer_spec.vocab_size = len(model.pieces)
+    return model.SerializeToString()
+
+
+def main() -> int:
+    """Runs the entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--corpus", action="append", required=True, metavar="F.json",
+                        help="alpaca or reading items to train on (repeatable)")
+    parser.add_argument("--output", required=True, metavar="F.model", help="the tokenizer")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    arguments = parser.parse_args()
+    output = require_absent(arguments.output, arguments.overwrite)
+    with staging(output.parent) as folder:
+        staged = Path(folder) / output.name
+        staged.write_bytes(train(corpus_lines(arguments.corpus)))
+        processor = load_tokenizer(staged)
+        publish(staged, output)
+    print(f"{processor.vocab_size()} pieces -> {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
