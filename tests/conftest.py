@@ -1,6 +1,8 @@
-"""Shared fixtures: the project root, and the real data where this machine has it."""
+"""Shared fixtures: the project root, the demo's tokenizer, and the real data where it is."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,31 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real data at {path}; set TOOLKIT_REAL_DATA")
     return path
+
+
+def run_script(script: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess:
+    """Runs one of the project's entry points as a user does, from the root."""
+    done = subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, capture_output=True,
+                          text=True, stdin=subprocess.DEVNULL, check=False)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def assert_user_error(done: subprocess.CompletedProcess, *words: str) -> None:
+    """Checks exit code 2 and one clear line, without a traceback."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory) -> Path:
+    """The demo's sample data, and its tokenizer as tokenizer.model."""
+    folder = tmp_path_factory.mktemp("demo")
+    run_script("scripts/demo/sample_data.py", "--output_dir", folder)
+    run_script("scripts/demo/tiny_tokenizer.py", "--corpus", folder / "base_corpus.json",
+               "--output", folder / "tokenizer.model")
+    return folder

@@ -50,7 +50,7 @@ def test_an_override_that_leads_nowhere_says_what_is_there(override, message):
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, content):
     path = tmp_path / "bad.yaml"
     path.write_text(content)
-    with pytest.raises(ToolkitError, match="bad.yaml"):
+    with pytest.raises(ToolkitError, match=r"bad\.yaml"):
         recipes.load_yaml(path)
 
 

@@ -1,0 +1,192 @@
+"""The MindRecord converter: boundaries, ids equal to upstream's, counts, manifests, bad input."""
+
+import csv
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from preprocess import alpaca_data_preprocess_v1 as converter
+from research_internlm.dataset_check import check_mindrecord, mindrecord_files
+from research_internlm.errors import ToolkitError
+from research_internlm.files import read_manifest
+from research_internlm.prompts import choice_input, choice_instruction, choice_output
+from research_internlm.tokens import load_tokenizer, special_tokens
+from tests.conftest import ROOT, assert_user_error, run_script
+
+SCRIPT = "preprocess/alpaca_data_preprocess_v1.py"
+
+
+def upstream_ids(item, processor, eoh, eoa):
+    """The sequence of research/internlm/alpaca_data_preprocess.py, restated from notes/contest.md."""
+    user = processor.encode("<|User|>:" + item["instruction"] + "\n" + item["input"])
+    bot, answer = processor.encode("<|Bot|>:"), processor.encode(item["output"])
+    ids = [1, *user, eoh, 13, *bot, *answer, eoa, 13, 2]
+    return ids, 1 + len(user) + 2 + len(bot)
+
+
+def read_rows(path):
+    from mindspore.mindrecord import FileReader
+
+    return [(row["input_ids"], row["labels"]) for name in [mindrecord_files(path)[0]]
+            for row in FileReader(name).get_next()]
+
+
+def write_items(path, items):
+    path.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def item(question="Which?", options=("one", "two", "three", "four"), letter="B"):
+    return {"instruction": choice_instruction("numbers"), "input": choice_input(question, options),
+            "output": choice_output(letter, options["ABCD".index(letter)])}
+
+
+@pytest.fixture
+def convert(demo_data, tmp_path):
+    def run(items, seq_length, *more, check=True):
+        source = write_items(tmp_path / "items.json", items)
+        return run_script(SCRIPT, "--input_glob", source, "--output_file", tmp_path / "out.mindrecord",
+                          "--model_file", demo_data / "tokenizer.model", "--seq_length", seq_length, *more,
+                          check=check)
+    return run
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("spare", "kept"), [(-2, 0), (-1, 0), (0, 1), (1, 1), (2, 1)])
+def test_every_boundary(demo_data, tmp_path, convert, spare, kept):
+    """spare = row length minus tokens; upstream's n (tokens before </s>) is L - 1 at spare 0."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(demo_data / "tokenizer.model"))
+    special = special_tokens(processor)
+    long = item("Which of all these many words?")
+    ids, answer_start = upstream_ids(long, processor, special["eoh"], special["eoa"])
+    length = len(ids) + spare
+    short = item("A?")
+    convert([long, short], length - 1)
+    rows = read_rows(tmp_path / "out.mindrecord")
+    manifest = read_manifest(tmp_path / "out.mindrecord")
+    assert len(rows) == kept + 1 == manifest["counts"]["out"]
+    assert manifest["counts"]["in"] == 2 == manifest["counts"]["out"] + len(manifest["dropped"])
+    assert all(len(i) == len(labels) == length and (labels != -100).any() for i, labels in rows)
+    if kept:
+        input_ids, labels = next(row for row in rows if row[0][len(ids) - 1] == 2)
+        assert input_ids.tolist() == ids + [0] * spare
+        assert labels.tolist() == [-100] * answer_start + ids[answer_start:] + [-100] * spare
+    else:
+        assert manifest["dropped"] == [{"item": "items.json item 1", "tokens": len(ids)}]
+
+
+@pytest.mark.model
+def test_partitions_hold_every_row_once_and_their_manifest_names_them(tmp_path, convert):
+    convert([item(f"Number {n}?") for n in range(10)], 119, "--file_partition", 3)
+    manifest = check_mindrecord(tmp_path / "out.mindrecord", 120, "--train_dataset", "x.yaml")
+    assert [part["file"] for part in manifest["parts"]] == [
+        f"out.mindrecord{n}{end}" for n in range(3) for end in ("", ".db")]
+    import mindspore.dataset as ds
+
+    data = ds.MindDataset(mindrecord_files(tmp_path / "out.mindrecord")[0], shuffle=False)
+    rows = {tuple(row["input_ids"]) for row in data.create_dict_iterator(num_epochs=1, output_numpy=True)}
+    assert len(rows) == 10
+    convert([item()], 99, "--overwrite")
+    left = sorted(path.name for path in tmp_path.glob("out.mindrecord*"))
+    assert left == ["out.mindrecord", "out.mindrecord.db", "out.mindrecord.manifest.json"]
+
+
+def test_ids_equal_upstream_s_on_all_real_questions(real_data):
+    """Chunked, threaded encoding gives what encoding each text by itself gives."""
+
+
+    processor = load_tokenizer(real_data / "tokenizers" / "internlm.model")
+    items = []
+    for path in sorted(real_data.glob("*mlu/*/*.csv")):
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = [row[-6:] for row in csv.reader(file)]
+        items += [item(row[0], row[1:5], row[5]) for row in rows if row[5] in list("ABCD")]
+    assert len(items) > 10_000
+    encoded = converter.encode_items(items, processor, special_tokens(processor), 2)
+    for source, (ids, supervised) in zip(items, encoded, strict=True):
+        expected, answer_start = upstream_ids(source, processor, 103167, 103166)
+        assert ids.tolist() == expected
+        assert np.flatnonzero(supervised).tolist() == list(range(answer_start, len(expected)))
+
+
+@pytest.mark.model
+def test_show_marks_the_supervised_part(convert):
+    done = convert([item()], 120, "--show", 1)
+    assert "<bos><|User|>:Here is a question about numbers" in done.stdout
+    assert "<|Bot|>:⟦The right option is B.two<eoa><newline><eos>⟧" in done.stdout
+
+
+@pytest.mark.model
+def test_outputs_are_kept_and_wrong_requests_end_in_one_line(tmp_path, demo_data, convert):
+    convert([item()], 99)
+    before = (tmp_path / "out.mindrecord").read_bytes()
+    assert_user_error(convert([item()], 99, check=False), "exists already", "--overwrite")
+    assert (tmp_path / "out.mindrecord").read_bytes() == before
+    assert_user_error(convert([item()], 9, "--overwrite", check=False), "every one of the 1 items is longer")
+    assert_user_error(convert([item(), item("long " * 90)], 99, "--overwrite", "--overlong", "error",
+                              check=False), "items.json item 2", "--overlong drop")
+    assert (tmp_path / "out.mindrecord").read_bytes() == before
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("[]", "not a list of items"), ("{}", "not a list of items"), ("[1]", "item 1: expected an object"),
+    ('[{"instruction": "a", "input": 1, "output": "b"}]', "item 1: expected an object with the texts"),
+    ('[{"instruction": "a", "input": "", "output": ""}]', "nothing to learn"), ("[", "not JSON"),
+    ("\udcff", "not UTF-8"), ("", "is empty")])
+def test_items_are_checked(tmp_path, content, message):
+    path = tmp_path / "items.json"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ToolkitError, match=message):
+        converter.read_items(path)
+
+
+def test_no_match_and_wrong_tokenizer(tmp_path, real_data):
+    with pytest.raises(ToolkitError, match="matches no file"):
+        converter.inputs_of(str(tmp_path / "*.json"))
+    with pytest.raises(ToolkitError, match="special tokens"):
+        load_tokenizer(real_data / "tokenizers" / "internlm2.model")
+
+
+@pytest.mark.model
+def test_a_full_disk_leaves_nothing_behind(tmp_path, demo_data):
+    source = write_items(tmp_path / "items.json", [item(f"Number {n}?") for n in range(50)])
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--input_glob", source, "--output_file", tmp_path / "out.mindrecord",
+         "--model_file", demo_data / "tokenizer.model", "--seq_length", "120"],
+        cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, check=False)
+    assert_user_error(done, "could not write", "out.mindrecord", "free space")
+    assert not [path for path in tmp_path.iterdir() if path != source]
+
+
+@pytest.mark.model
+def test_the_trainer_s_check_names_both_numbers(tmp_path, convert):
+    convert([item()], 99)
+    path = tmp_path / "out.mindrecord"
+    assert check_mindrecord(path, 100, "--train_dataset", "x.yaml")["seq_length"] == 99
+    with pytest.raises(ToolkitError, match=r"100-token rows .*--seq_length 99.*x.yaml needs 200-token rows"):
+        check_mindrecord(path, 200, "--train_dataset", "x.yaml")
+    database = tmp_path / "out.mindrecord.db"
+    kept = database.read_bytes()
+    database.write_bytes(kept[:100])
+    with pytest.raises(ToolkitError, match="its manifest says"):
+        check_mindrecord(path, 100, "--train_dataset", "x.yaml")
+    database.unlink()
+    with pytest.raises(ToolkitError, match=r"out.mindrecord.db does not exist"):
+        check_mindrecord(path, 100, "--train_dataset", "x.yaml")
+    database.write_bytes(kept)
+    manifest = tmp_path / "out.mindrecord.manifest.json"
+    manifest.write_text(manifest.read_text().replace("internlm-chat-1", "internlm-chat-0"))
+    with pytest.raises(ToolkitError, match="prompt version internlm-chat-0"):
+        check_mindrecord(path, 100, "--train_dataset", "x.yaml")
+    manifest.unlink()
+    with pytest.raises(ToolkitError, match="has no manifest"):
+        check_mindrecord(path, 100, "--train_dataset", "x.yaml")
