@@ -121,8 +121,9 @@ def test_report_numbers_come_from_the_files(run):
     text = (run / "report.md").read_text(encoding="utf-8")
     assert report.stated_in(text) == {
         "lora_rank": "8", "lora_alpha": "32", "target_modules": "wo wq", "trainable": "4096",
-        "seq_length": "1024", "batch_size": "4", "cards": "2", "global_batch_size": "8", "epochs": "2", "scheduled_steps": "10", "train_rows": "40",
-        "learning_rate": "5e-05"}
+        "seq_length": "1024", "batch_size": "4", "cards": "2",
+        "global_batch_size": "8", "epochs": "2", "scheduled_steps": "10",
+        "train_rows": "40", "learning_rate": "5e-05"}
     for number in ("75.00%", "49.54 / 31.40", "50.00 / 32.00", "F1 49.54 (at least 45.00)", "4.0000",
                    "https://bucket.example/merged.ckpt", "too_long | 1"):
         assert number in text
@@ -184,7 +185,8 @@ def test_the_packed_source_runs(run, tmp_path):
         archive.extractall(tmp_path / "out")
     source = tmp_path / "out" / submission.SOURCE_PREFIX
     command = [sys.executable, "research_internlm/contest/score.py", "--accuracy", "1", "--ratio", "0"]
-    done = subprocess.run(command, cwd=source, env={"PYTHONPATH": str(source)}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=source, env={"PYTHONPATH": str(source)}, capture_output=True,
+                          text=True)
     assert "score 1.000000000" in done.stdout
 
 
@@ -264,7 +266,8 @@ def test_truncated_checkpoint_is_listed(run):
 
 
 SECRETS = ["access_key_id = 'ABCDEFGH12345678IJKL'", "SecretAccessKey: abcdEFGH1234ijkl5678mnop",
-           "password: hunter2", "HF token=abcdefgh12345678", "ghp_" + "a1" * 18, "-----BEGIN RSA PRIVATE KEY-----",
+           "password: hunter2", "HF token=abcdefgh12345678", "ghp_" + "a1" * 18,
+           "-----BEGIN RSA PRIVATE KEY-----",
            "https://user:secret@host/path", "https://host/x?X-Amz-Signature=0123456789abcdef",
            "AKIA" + "A1" * 8]
 

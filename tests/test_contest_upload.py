@@ -1,0 +1,302 @@
+"""Upload against a local S3 server (moto) behind a proxy that misbehaves on request; 127.0.0.1 only."""
+
+import base64
+import hashlib
+import http.client
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from research_internlm.contest import object_store, upload
+from research_internlm.errors import ToolkitError
+
+pytest.importorskip("obs", reason="no esdk-obs-python: pip install -e .[obs]")
+moto_server = pytest.importorskip("moto.server", reason="no moto: pip install -e .[dev]")
+s3_models = pytest.importorskip("moto.s3.models")
+boto3 = pytest.importorskip("boto3")
+
+ACCOUNT = "123456789012"  # moto's own
+ACCESS, SECRET = "AKFORTESTSONLY1", "SKFORTESTSONLYSKFORTESTSONLY1"
+PART = 5 * upload.MIB  # S3's smallest part
+SIZE = 4 * PART + 12_345
+
+
+class FaultyProxy(BaseHTTPRequestHandler):
+    """Forwards to moto; `server.faults` (drop or a status) meet the next part uploads first."""
+
+    def handle_any(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        state = self.server
+        # Three rules of a real server that moto does not keep.
+        if not self.allowed():
+            return self.refuse(403, "AccessDenied")
+        if "partNumber" in self.path and state.damage:
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
+        if state.checks_md5 and self.headers.get("Content-MD5", md5) != md5:
+            return self.refuse(400, "BadDigest")
+        if "partNumber" in self.path:
+            time.sleep(state.delay)
+            with state.lock:
+                fault = state.faults.pop(0) if state.faults else None
+                state.parts += fault is None
+            if fault == "drop":
+                self.connection.close()
+                return None
+            if fault:
+                return self.refuse(fault, "Injected")
+        backend = http.client.HTTPConnection(*state.backend)
+        backend.request(self.command, self.path, body, dict(self.headers))
+        answer = backend.getresponse()
+        self.answer(answer.status, answer.read(), answer.getheaders())
+        return None
+
+    def allowed(self):
+        authorization = self.headers.get("Authorization")
+        if authorization is not None:
+            return ACCESS in authorization
+        if "apiversion" in self.path:  # the SDK asks without credentials what the server speaks
+            return True
+        bucket, _, key = urllib.parse.unquote(self.path).lstrip("/").partition("/")
+        acl = s3_models.s3_backends[ACCOUNT]["aws"].get_object(bucket, key).acl
+        return acl is not None and acl.public_read
+
+    def refuse(self, status, code):
+        self.answer(status, f"<Error><Code>{code}</Code></Error>".encode())
+
+    def answer(self, status, body, headers=()):
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in ("transfer-encoding", "content-length", "connection", "server", "date"):
+                self.send_header(name, value)
+        length = dict(headers).get("Content-Length") if self.command == "HEAD" else None
+        self.send_header("Content-Length", length or str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+
+
+@pytest.fixture(scope="module")
+def proxy():
+    moto = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FaultyProxy)
+    server.backend, server.lock = moto.get_host_and_port(), threading.Lock()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    moto.stop()
+
+
+@pytest.fixture
+def bucket(proxy, monkeypatch, request):
+    """A new bucket, the environment of a user, and a proxy without faults."""
+    proxy.faults, proxy.parts, proxy.delay, proxy.damage, proxy.checks_md5 = [], 0, 0.0, False, True
+    name = "b" + hashlib.md5(request.node.name.encode()).hexdigest()
+    host, port = proxy.backend
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1",
+                          aws_access_key_id="a", aws_secret_access_key="b")
+    client.create_bucket(Bucket=name)
+    monkeypatch.setenv("OBS_ACCESS_KEY_ID", ACCESS)
+    monkeypatch.setenv("OBS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("OBS_SERVER", f"http://127.0.0.1:{proxy.server_port}")
+    client.name = name
+    return client
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "merged.ckpt"
+    path.write_bytes(hashlib.shake_256(b"weights").digest(SIZE))
+    return path
+
+
+def run(bucket, source, *options):
+    return upload.main([str(source), f"obs://{bucket.name}/run", "--part_size", "5", *options])
+
+
+def stored(bucket, key="run/merged.ckpt"):
+    return bucket.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+
+
+def test_parts_and_checksum(bucket, weights, proxy, capsys):
+    run(bucket, weights)
+    assert stored(bucket) == weights.read_bytes() and proxy.parts == 5
+    assert f"{SIZE:,} bytes, {SIZE:,} sent, verified" in capsys.readouterr().out
+    run(bucket, weights)
+    assert proxy.parts == 5 and f"{SIZE:,} bytes, 0 sent, verified" in capsys.readouterr().out
+
+
+def test_a_folder_with_odd_names_and_an_empty_file(bucket, tmp_path):
+    folder = tmp_path / "out"
+    for name, content in (("日志 1.txt", b"x"), ("deep/er/a+b.txt", b"y"), ("empty", b"")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    run(bucket, folder, "--public_read")
+    listed = {entry["Key"]: entry["Size"] for entry in bucket.list_objects_v2(Bucket=bucket.name)["Contents"]}
+    assert listed == {"run/日志 1.txt": 1, "run/deep/er/a+b.txt": 1, "run/empty": 0}
+
+
+def test_dropped_connections_and_5xx_are_retried(bucket, weights, proxy):
+    proxy.faults = ["drop", 503, "drop", 500]
+    run(bucket, weights)
+    assert stored(bucket) == weights.read_bytes() and proxy.faults == []
+
+
+def test_giving_up_leaves_the_parts_for_the_next_try(bucket, weights, proxy, monkeypatch):
+    monkeypatch.setattr(object_store, "RETRIES", 1)
+    proxy.faults = [None, None, 503, 503]
+    with pytest.raises(ToolkitError, match="answered 503 Injected; run the same command again"):
+        run(bucket, weights, "--parallel", "1")
+    assert proxy.parts in (2, 3)  # the next part may be on its way already
+    run(bucket, weights)
+    assert stored(bucket) == weights.read_bytes() and proxy.parts == 5
+
+
+def test_kill_in_the_middle_goes_on(root, bucket, weights, proxy, capsys):
+    proxy.delay = 0.3
+    command = [sys.executable, str(root / "research_internlm/contest/upload.py"), str(weights),
+               f"obs://{bucket.name}/run", "--part_size", "5", "--parallel", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 60
+    while proxy.parts < 2 and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)  # what the proxy had in hand arrives
+    before, proxy.delay = proxy.parts, 0.0
+    assert 2 <= before < 5
+    run(bucket, weights)
+    assert stored(bucket) == weights.read_bytes() and proxy.parts == 5
+    assert f"{SIZE - before * PART:,} sent" in capsys.readouterr().out
+
+
+def test_another_file_does_not_go_on_with_the_parts_of_the_old(bucket, weights, proxy, monkeypatch):
+    monkeypatch.setattr(object_store, "RETRIES", 0)
+    proxy.faults = [None, None, 503]
+    with pytest.raises(ToolkitError):
+        run(bucket, weights, "--parallel", "1")
+    weights.write_bytes(hashlib.shake_256(b"other").digest(SIZE))
+    run(bucket, weights)
+    assert stored(bucket) == weights.read_bytes()
+    assert "Uploads" not in bucket.list_multipart_uploads(Bucket=bucket.name)
+
+
+def test_an_object_of_other_content_is_not_replaced(bucket, weights):
+    bucket.put_object(Bucket=bucket.name, Key="run/merged.ckpt", Body=b"older")
+    with pytest.raises(ToolkitError, match="exists already with other content"):
+        run(bucket, weights)
+    assert stored(bucket) == b"older"
+    run(bucket, weights, "--overwrite")
+    assert stored(bucket) == weights.read_bytes()
+
+
+def test_wrong_key_and_no_key(root, bucket, weights, monkeypatch):
+    monkeypatch.setenv("OBS_ACCESS_KEY_ID", "WRONG")
+    script = root / "scripts/upload_obs.sh"
+    command = ["bash", script, weights, f"obs://{bucket.name}/run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert done.returncode == 2 and len(errors) == 1 and "answered 403" in errors[0]
+    assert "OBS_ACCESS_KEY_ID" in errors[0] and "Traceback" not in done.stderr
+    assert SECRET not in done.stderr + done.stdout and "WRONG" not in done.stderr + done.stdout
+    monkeypatch.delenv("OBS_SECRET_ACCESS_KEY")
+    with pytest.raises(ToolkitError, match="OBS_SECRET_ACCESS_KEY not set"):
+        run(bucket, weights)
+
+
+def test_missing_bucket_and_server(bucket, weights, monkeypatch):
+    with pytest.raises(ToolkitError, match=r"bucket nosuchbucket: .* answered 404"):
+        upload.main([str(weights), "obs://nosuchbucket/run"])
+    monkeypatch.delenv("OBS_SERVER")
+    with pytest.raises(ToolkitError, match="no endpoint"):
+        run(bucket, weights)
+    with pytest.raises(ToolkitError, match="is no address"):
+        run(bucket, weights, "--server", "ftp://x")
+    monkeypatch.setattr(object_store, "RETRIES", 0)
+    with pytest.raises(ToolkitError, match=r"no answer from 127\.0\.0\.1:1 after 0 retries"):
+        run(bucket, weights, "--server", "http://127.0.0.1:1")
+
+
+def test_public_read_is_checked_and_recorded(bucket, weights, tmp_path):
+    record = tmp_path / "obs_links.json"
+    run(bucket, weights, "--record", str(record))
+    [entry] = json.loads(record.read_text())
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(entry["url"])
+    run(bucket, weights, "--public_read", "--record", str(record))
+    [entry] = json.loads(record.read_text())
+    assert entry["public_read"] and entry["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert urllib.request.urlopen(entry["url"]).read() == weights.read_bytes()
+    assert SECRET not in record.read_text() and ACCESS not in record.read_text()
+
+
+def test_public_read_that_the_server_ignores(bucket, weights, monkeypatch):
+    monkeypatch.setattr(object_store.ObjectStore, "make_public", lambda store, key: None)
+    with pytest.raises(ToolkitError, match=r"cannot be read without credentials \(403\)"):
+        run(bucket, weights, "--public_read")
+
+
+@pytest.mark.parametrize(("checks_md5", "message"), [
+    (True, "answered 400 BadDigest"), (False, "the server received other content")])
+def test_damage_on_the_way_is_noticed(bucket, weights, proxy, checks_md5, message):
+    proxy.damage, proxy.checks_md5 = True, checks_md5
+    with pytest.raises(ToolkitError, match=message):
+        run(bucket, weights)
+    assert "Contents" not in bucket.list_objects_v2(Bucket=bucket.name)
+
+
+def test_a_file_that_grows_meanwhile(bucket, weights, monkeypatch):
+    send = object_store.ObjectStore.put_part
+
+    def put_part(store, *arguments):
+        os.utime(weights)
+        return send(store, *arguments)
+
+    monkeypatch.setattr(object_store.ObjectStore, "put_part", put_part)
+    with pytest.raises(ToolkitError, match="changed while it was uploaded"):
+        run(bucket, weights)
+
+
+def test_dry_run_connects_to_nothing(weights, monkeypatch, capsys):
+    monkeypatch.delenv("OBS_ACCESS_KEY_ID", raising=False)
+    upload.main([str(weights), "obs://bucket/a/b/", "--part_size", "5", "--dry_run"])
+    out = capsys.readouterr().out
+    assert f"merged.ckpt -> obs://bucket/a/b/merged.ckpt ({SIZE:,} bytes, 5 part(s))" in out
+
+
+@given(st.integers(1, 6 * 2**40), st.integers(5, 100))
+def test_parts_cover_the_file_and_are_never_too_many(size, mib):
+    ranges = upload.part_ranges(size, mib * upload.MIB)
+    assert len(ranges) <= upload.MOST_PARTS and ranges[0][0] == 0 and sum(ranges[-1]) == size
+    assert all(before + length == after for (before, length), (after, _) in itertools.pairwise(ranges))
+
+
+@pytest.mark.parametrize("url", ["bucket/x", "s3://bucket/x", "obs://UPPER/x", "obs://", "obs:///x"])
+def test_targets_that_are_none(url):
+    with pytest.raises(ToolkitError, match="is not of the form"):
+        object_store.parse_url(url)
+
+
+def test_target_and_source():
+    assert object_store.parse_url("obs://bucket") == ("bucket", "")
+    assert object_store.parse_url("obs://bucket/a/b/") == ("bucket", "a/b")
+    with pytest.raises(ToolkitError, match="does not exist"):
+        upload.items_of("/nowhere/file", "a")
