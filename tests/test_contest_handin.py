@@ -1,6 +1,7 @@
 """Report and hand-in on a made-up run folder: what is written, what is refused, and that bytes repeat."""
 
 import hashlib
+import os
 import shutil
 import struct
 import subprocess
@@ -160,10 +161,13 @@ def test_memory_is_called_memory(run):
 def test_package_of_a_complete_run(run, tmp_path):
     assert found(run) == ""
     first = submission.package(run, "team-1", tmp_path / "a")
-    second = submission.package(shutil.copytree(run, tmp_path / "copy" / "run1"), "team-1", tmp_path / "b")
-    assert first.read_bytes() == second.read_bytes()
+    copy = shutil.copytree(run, tmp_path / "copy" / "run1")
+    for path in copy.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    assert first.read_bytes() == submission.package(copy, "team-1", tmp_path / "b").read_bytes()
     with zipfile.ZipFile(first) as archive:
         names = archive.namelist()
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         for line in archive.read("sha256.txt").decode().splitlines():
             digest, name = line.split("  ")
             assert digest == hashlib.sha256(archive.read(name)).hexdigest()

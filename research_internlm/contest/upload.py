@@ -83,7 +83,9 @@ def upload_item(store: ObjectStore, item: Item, part_size: int, parallel: int, o
         ToolkitError: Another object has that key, the file changes meanwhile, or the server disagrees.
     """
     modified = item.path.stat().st_mtime_ns
+    bar.set_description(f"checksum of {item.path.name}")
     sha256 = sha256_of(item.path)
+    bar.set_description(f"upload of {item.path.name}")
     there = store.head(item.key)
     sent = 0
     if there is not None and (there.size, there.sha256) == (item.size, sha256):
@@ -242,8 +244,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ToolkitError(f"no endpoint: set {SERVER_VARIABLE} or pass --server, e.g. "
                            "https://obs.cn-north-4.myhuaweicloud.com")
     store = ObjectStore(bucket, server)
-    with tqdm(total=sum(item.size for item in items), unit="B", unit_scale=True, desc="upload", disable=None
-              ) as bar:
+    with tqdm(total=sum(item.size for item in items), unit="B", unit_scale=True, disable=None) as bar:
         for item in items:
             entry, sent = upload_item(store, item, part_size, arguments.parallel, arguments.overwrite, bar)
             if arguments.public_read:
