@@ -74,7 +74,7 @@ def test_steps_equal_mind_dataset(rows, tmp_path):
 def test_planned_checkpoints_survive_retention(rows, sink_size, saves):
     steps = Steps(rows, cards=1, batch_size=1, epochs=1, sink_size=sink_size)
     saving = plan_saving(steps, saves)
-    assert len(saving.saved) <= max(2 * saves, 25)
+    assert len(saving.saved) <= 2 * saves or steps.total < 50 * sink_size
     assert saving.five is not None and set(saving.five) <= set(saving.kept)
     assert saving.interval % sink_size == 0 and saving.eval_interval % sink_size == 0
     gaps = [after - before for before, after in zip([0, *saving.five], saving.five, strict=False)]
