@@ -113,7 +113,8 @@ def test_mmlu_evaluation_counts_every_question(run, work, demo_data, settings, m
     checkpoint = sorted((output / "checkpoint" / "rank_0").glob("*.ckpt"))[-1]
     result_file = work / f"mmlu_{mode}.json"
     run_script(EVALUATE, "mmlu", "--config", "yaml/predict_mmlu.yaml", *OVERLAY, "--load_checkpoint",
-               checkpoint, "--model_file", demo_data / "tokenizer.model", "--test_file", work / "items.json", "--mode",
+               checkpoint, "--model_file", demo_data / "tokenizer.model", "--test_file", work / "items.json",
+               "--mode",
                mode, "--output", result_file, *settings, "model.model_config.seq_length=128",
                "model.model_config.max_new_tokens=4", "--limit", "10")
     result = json.loads(result_file.read_text())

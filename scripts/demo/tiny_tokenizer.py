@@ -4,8 +4,8 @@
 
 Ids are where InternLM has them (bytes from 3, so `<0x0A>` is 13; the end markers last), so the toolkit
 treats the file like the real tokenizer.model. A model of a million parameters has no capacity to spell:
-the words of the facts and of the prompts are pieces of their own wherever they stand, as are newline and
-full stop, which keeps the option letters apart from the options.
+the words of the facts are pieces of their own wherever they stand, the fixed wording of the prompts is a
+piece a phrase, and so are the option letters with their full stop.
 """
 
 from __future__ import annotations
@@ -21,13 +21,21 @@ from sentencepiece import sentencepiece_model_pb2
 
 from research_internlm.errors import run_main
 from research_internlm.files import publish, read_json, require_absent, staging
+from research_internlm.prompts import (
+    LETTERS,
+    choice_instruction,
+    choice_output,
+    render_chat,
+    render_squad,
+)
 from research_internlm.tokens import load_tokenizer
 
 _USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
 _NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
 TRAINED_PIECES = 700
 END_MARKERS = ("<TOKENS_UNUSED_139>", "<TOKENS_UNUSED_140>")
-OWN_PIECES = ("\n", ".")
+# Newline and full stop stand alone, but an option's letter is one piece with what surrounds it.
+OWN_PIECES = ("\n", ".", *(f"\n{letter}." for letter in LETTERS), *(f" {letter}." for letter in LETTERS))
 
 
 def corpus_lines(paths: list[str]) -> list[str]:
@@ -38,8 +46,6 @@ def corpus_lines(paths: list[str]) -> list[str]:
             for key in ("instruction", "input", "output", "passage", "question"):
                 for line in item.get(key, "").splitlines():
                     lines += [part.strip() for part in line.split(".") if part.strip()]
-    lines += ["Read the passage and answer the question below", "### Instruction:", "### Input:",
-              "### Response:", "<|User|>:", "<|Bot|>:"] * 200
     return lines
 
 
@@ -52,11 +58,22 @@ def whole_words(lines: list[str]) -> list[str]:
     """
     names = {name for category in CATEGORIES for fact in category.facts.items() for name in fact}
     words = {word for line in lines for word in re.findall(r"[A-Za-z]{3,}", line)}
-    words |= {f"\u2581{word}" for word in words - names}
+    words |= {f" {word}" for word in words - names}
+    return sorted(words | {name for name in names if re.fullmatch(r"[\u4e00-\u9fff]{2,}", name)})
+
+
+def phrases() -> list[str]:
+    """The fixed wording of prompts, questions and statements, cut where the content goes in."""
+    gap = "\0"
+    wording = [choice_instruction(gap), choice_output(gap), render_squad(gap, gap)[1].content,
+               *(segment.content + gap for segment in render_chat("", "") if not segment.is_token)]
     for category in CATEGORIES:
-        wording = [*names, *category.question.split("{}"), *re.split(r"\{\d\}", category.statement)]
-        words |= {han for text in wording for han in re.findall(r"[\u4e00-\u9fff]{2,}", text)}
-    return sorted(words)
+        wording += [category.question.format(gap), category.lookup.format(gap),
+                    category.statement.format(gap, gap)]
+    cuts = {cut.rstrip(" ") for text in wording for cut in text.split(gap)}
+    # SentencePiece puts a space before a text, so a phrase that begins one has it too.
+    cuts |= {f" {cut}" for cut in cuts if not cut.startswith(" ")}
+    return sorted(cut for cut in cuts if len(cut) >= 4)
 
 
 def train(lines: list[str]) -> bytes:
@@ -75,7 +92,8 @@ def train(lines: list[str]) -> bytes:
         normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2)
     model = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
     pieces = {piece.piece: piece for piece in model.pieces}
-    for text in [*OWN_PIECES, *whole_words(lines)]:
+    for text in dict.fromkeys([*OWN_PIECES, *whole_words(lines), *phrases()]):
+        text = text.replace(" ", "\u2581")
         piece = pieces.get(text) or model.pieces.add(piece=text)
         piece.type, piece.score = _USER_DEFINED, 0.0
     for text in END_MARKERS:

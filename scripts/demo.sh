@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# The whole main job on a CPU with a tiny InternLM, through the same commands and yaml as on 4 NPUs:
+# sample data, tokenizer, csv to MindRecord, a base model pre-trained for real, LoRA by msrun with two
+# workers, MMLU accuracy and SQuAD F1/EM before and after, loss curves and a report.
+#
+#   bash scripts/demo.sh [--out DIR] [--quick]
+#
+# --quick trains a few steps only, to see that every command works; it then claims nothing about learning.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+out=demo_output
+base_epochs=14
+lora_epochs=24
+quick=()
+while [[ $# -gt 0 ]]; do
+    case $1 in
+        --out) out=$2; shift 2 ;;
+        --quick) base_epochs=1; lora_epochs=1; quick=(--quick); shift ;;
+        *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
+    esac
+done
+if [[ -e $out ]]; then
+    echo "error: $out exists already; remove it or name another folder: bash scripts/demo.sh --out DIR" >&2
+    exit 2
+fi
+
+bash scripts/setup.sh
+export PATH="$PWD/.venv/bin:$PATH"
+export GLOG_v=3
+started=$SECONDS
+step() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$*"; }
+# Long logs go to a file; on failure its end is what the user needs.
+logged() {
+    local log=$1
+    shift
+    mkdir -p "$(dirname "$log")"
+    "$@" > "$log" 2>&1 || { local status=$?; tail -n 20 "$log" >&2; echo "failed: $* (whole log: $log)" >&2; exit "$status"; }
+}
+
+step "Sample data in MMLU, CMMLU and SQuAD format, and a tokenizer of InternLM's layout"
+python scripts/demo/sample_data.py --output_dir "$out/data"
+python scripts/demo/tiny_tokenizer.py --corpus "$out/data/base_corpus.json" --output "$out/tokenizer.model"
+vocab=$(python -c "import sentencepiece, sys; print(sentencepiece.SentencePieceProcessor(model_file=sys.argv[1]).vocab_size())" "$out/tokenizer.model")
+
+step "csv -> json -> held-out questions set aside -> six orderings of the rest"
+python preprocess/mmlu_cmmlu_csv2json.py --mmlu_dir "$out/data/mmlu" --cmmlu_dir "$out/data/cmmlu" --output "$out/alpaca.json"
+python preprocess/data_preprocess.py --input "$out/alpaca.json" --output_dir "$out/held_out" --orderings 1 \
+    --split held_out --valid_per_category 1 --test_per_category 8
+python preprocess/data_preprocess.py --input "$out/held_out/train_alpaca_format.json" --output_dir "$out/reordered" \
+    --split sixth_ordering --valid_per_category 4 --test_per_category 12
+
+step "json -> MindRecord"
+convert() {
+    python preprocess/alpaca_data_preprocess_v1.py --mindrecord_schema internlm_alpaca --input_glob "$1" \
+        --output_file "$2" --model_file "$out/tokenizer.model" --seq_length "$3" "${@:4}"
+}
+convert "$out/data/base_corpus.json" "$out/base.mindrecord" 96
+convert "$out/reordered/train_alpaca_format.json" "$out/train.mindrecord" 96 --show 1
+convert "$out/reordered/valid_alpaca_format.json" "$out/valid.mindrecord" 95
+
+recipe=(--config yaml/lora_finetune.yaml --overlay yaml/overlays/cpu_tiny.yaml)
+size=("model.model_config.seq_length=96" "model.model_config.vocab_size=$vocab")
+
+step "Base model: all parameters trained on facts, passages and the format ($base_epochs epochs)"
+logged "$out/base/run.log" python research_internlm/run_internlm.py "${recipe[@]}" --train_dataset "$out/base.mindrecord" \
+    --output_dir "$out/base" --use_parallel False "${size[@]}" do_eval=False model.model_config.pet_config=null \
+    model.model_config.init_method_std=0.05 runner_config.epochs="$base_epochs" runner_config.batch_size=16 \
+    lr_schedule.learning_rate=3.0e-3 callbacks.CheckpointMonitor.prefix=base \
+    callbacks.CheckpointMonitor.save_checkpoint_steps=1000000 callbacks.CheckpointMonitor.save_trainable_params=False
+base=$(ls "$out"/base/checkpoint/rank_0/*.ckpt)
+
+step "LoRA rank 16 on wq, wk, wv, wo by msrun with 2 workers ($lora_epochs epochs)"
+bash scripts/train_msrun.sh yaml/lora_finetune.yaml 2 -- "${recipe[@]:2}" --train_dataset "$out/train.mindrecord" \
+    --eval_dataset "$out/valid.mindrecord" --load_checkpoint "$base" --output_dir "$out/lora" "${size[@]}" \
+    runner_config.epochs="$lora_epochs" runner_config.batch_size=8 lr_schedule.learning_rate=3.0e-3 \
+    eval_step_interval=117 callbacks.CheckpointMonitor.save_checkpoint_steps=117 > /dev/null
+tuned=$(ls -t "$out"/lora/checkpoint/rank_0/*.ckpt | head -n 1)
+
+step "MMLU accuracy and SQuAD F1/EM, before and after"
+evaluate() { # name checkpoint
+    local common=(--overlay yaml/overlays/cpu_tiny.yaml --load_checkpoint "$2" --model_file "$out/tokenizer.model"
+        "model.model_config.vocab_size=$vocab" runner_config.batch_size=32 model.model_config.max_new_tokens=12)
+    for test in reordered held_out; do
+        logged "$out/log/$1_$test.log" python research_internlm/evaluate.py mmlu --config yaml/predict_mmlu.yaml \
+            --test_file "$out/$test/test_alpaca_format.json" --output "$out/$1_$test.json" "${common[@]}"
+        grep '^MMLU' "$out/log/$1_$test.log" | sed "s/^/$1: /"
+    done
+    logged "$out/log/$1_squad.log" python research_internlm/evaluate.py squad --config yaml/predict_eval_squad.yaml \
+        --squad_file "$out/data/squad.json" --output "$out/$1_squad.json" "${common[@]}"
+    grep '^SQuAD' "$out/log/$1_squad.log" | sed "s/^/$1: /"
+}
+evaluate base "$base"
+evaluate tuned "$tuned"
+
+step "Report"
+python scripts/demo/report.py --out "$out" --seconds $((SECONDS - started)) "${quick[@]}"
