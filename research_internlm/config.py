@@ -1,4 +1,4 @@
-"""InternLM's configuration class, registered with MindFormers."""
+"""Configuration classes of InternLM and InternLM2, registered with MindFormers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 from mindformers.models.llama import LlamaConfig
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
-from research_internlm.tokens import INTERNLM_VOCAB_SIZE
+from research_internlm.hf_config import DEFAULTS
+from research_internlm.tokens import INTERNLM2_VOCAB_SIZE, INTERNLM_VOCAB_SIZE
 
 
 @MindFormerRegister.register(MindFormerModuleType.CONFIG)
@@ -19,7 +20,6 @@ class InternLMConfig(LlamaConfig):
             Source: research/internlm/internlm_config.py.
         vocab_size: Pieces of the vocabulary.
         multiple_of: The feed-forward width is rounded up to it (11008 for 7B).
-        rms_norm_eps: Epsilon of the norms.
         **kwargs: Everything LlamaConfig takes.
     """
 
@@ -30,10 +30,27 @@ class InternLMConfig(LlamaConfig):
         has_bias: bool = True,
         vocab_size: int = INTERNLM_VOCAB_SIZE,
         multiple_of: int = 256,
-        rms_norm_eps: float = 1e-6,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("qkv_has_bias", has_bias)
         kwargs.setdefault("attn_proj_has_bias", has_bias)
-        super().__init__(vocab_size=vocab_size, multiple_of=multiple_of, rms_norm_eps=rms_norm_eps, **kwargs)
+        super().__init__(vocab_size=vocab_size, multiple_of=multiple_of,
+                         **{**DEFAULTS[type(self).__name__], **kwargs})
         self.has_bias = has_bias
+
+
+@MindFormerRegister.register(MindFormerModuleType.CONFIG)
+class InternLM2Config(InternLMConfig):
+    """InternLM2's shape: grouped-query attention (`n_kv_heads`), no biases, its own vocabulary and angles.
+
+    Args:
+        has_bias: As InternLMConfig's; no InternLM2 release has biases.
+        vocab_size: Pieces of the vocabulary.
+        **kwargs: Everything LlamaConfig takes; yaml/overlays/internlm2_*.yaml have the releases' sizes.
+            Source: research/internlm2 of MindFormers r1.3.0 and the releases' config.json.
+    """
+
+    model_type = "internlm2"
+
+    def __init__(self, has_bias: bool = False, vocab_size: int = INTERNLM2_VOCAB_SIZE, **kwargs: Any) -> None:
+        super().__init__(has_bias=has_bias, vocab_size=vocab_size, **kwargs)

@@ -54,6 +54,8 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
+        if self.dtype is None:
+            raise ToolkitError("a tensor is of a type this toolkit does not read (quantised weights?)")
         return math.prod(self.shape) * self.dtype.itemsize
 
 

@@ -55,7 +55,7 @@ class TensorFile:
         self.path = require_file(path, what)
         size = self.path.stat().st_size
         parse = {"ckpt": ckpt_format.read_entries, "safetensors": _safetensors_entries}[format_of(path)]
-        self._file = open(path, "rb")  # noqa: SIM115 (closed by __exit__)
+        self._file = open(path, "rb")  # noqa: SIM115 (closed by close)
         try:
             self.entries: dict[str, Entry] = parse(self._file, size)
         except (ValueError, KeyError, TypeError, EOFError, UnicodeDecodeError) as error:
@@ -67,6 +67,10 @@ class TensorFile:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:

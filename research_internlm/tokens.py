@@ -30,6 +30,7 @@ _INTERNLM_LAYOUT = MappingProxyType({
     "eoh": ("<TOKENS_UNUSED_140>", -1),
 })
 INTERNLM_VOCAB_SIZE = 103168
+INTERNLM2_VOCAB_SIZE = 92544
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,125 @@
+"""A trained adapter and the run it came from: the run's resolved config says rank, targets and scaling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from research_internlm import lora, weight_names
+from research_internlm import recipe as recipes
+from research_internlm.errors import ToolkitError
+from research_internlm.files import read_json
+from research_internlm.tensor_files import TensorFile
+
+RESOLVED_CONFIG = "resolved_config.yaml"
+RUN_FACTS = "run.json"
+_LEVELS = 4  # OUTPUT_DIR/checkpoint_trainable/rank_0/x.ckpt lies three below OUTPUT_DIR
+
+
+@dataclass
+class Adapter:
+    """An adapter held against its run.
+
+    Attributes:
+        file: The opened checkpoint: an adapter alone, or base and adapter together.
+        config_file: The run's resolved config.
+        model_config: The run's `model.model_config`.
+        weights: Names of the base weights it changes, in the model's order.
+        base_sha256: Of the checkpoint the run started from; None where run.json does not say.
+    """
+
+    file: TensorFile
+    config_file: Path
+    model_config: Mapping[str, Any]
+    weights: list[str]
+    base_sha256: str | None
+
+    @property
+    def pet_config(self) -> Mapping[str, Any]:
+        return self.model_config["pet_config"]
+
+    @property
+    def holds_base(self) -> bool:
+        """Whether the frozen base weights are in the file too."""
+        return self.weights[0] in self.file.entries
+
+
+def run_config_of(path: Path) -> Path:
+    """The resolved config of the run that wrote a checkpoint, beside or above it.
+
+    Raises:
+        ToolkitError: There is none; says where it was looked for.
+    """
+    folders = list(path.absolute().parents)[:_LEVELS]
+    for folder in folders:
+        if (folder / RESOLVED_CONFIG).is_file():
+            return folder / RESOLVED_CONFIG
+    raise ToolkitError(
+        f"the scaling of {path} is in its run's {RESOLVED_CONFIG}, which is in none of "
+        f"{', '.join(map(str, folders))}; copy the run's {RESOLVED_CONFIG} beside the adapter")
+
+
+def open_adapter(path: Path) -> Adapter:
+    """Opens an adapter and checks it against its run's config.
+
+    Args:
+        path: Of checkpoint_trainable/ (the adapter alone) or checkpoint/ (base and adapter).
+
+    Raises:
+        ToolkitError: No config, no adapter in the file, or rank, targets or shapes are not the config's.
+    """
+    config_file = run_config_of(path)
+    model_config = recipes.model_config(recipes.load_yaml(config_file))
+    pet_config = model_config.get("pet_config")
+    if not pet_config:
+        raise ToolkitError(f"{config_file} has no model.model_config.pet_config: the run trained no adapter")
+    file = TensorFile(path, "the adapter")
+    found = {name: entry.shape for name, entry in file.entries.items() if weight_names.is_adapter(name)}
+    if not found:
+        raise ToolkitError(f"{path} holds no LoRA matrices (they end in mindpet_delta_lora_a and _b): it is "
+                           "a base or already merged checkpoint; give the run's "
+                           "checkpoint_trainable/rank_0/*.ckpt")
+    weights, wanted = _expected(model_config)
+    weight_names.require_parameters(found, wanted, str(path), f"{config_file} (lora_rank "
+                                    f"{pet_config['lora_rank']}) is another run's, or the file is incomplete")
+    return Adapter(file, config_file, model_config, weights, _base_sha256(config_file))
+
+
+def _expected(model_config: Mapping[str, Any]) -> tuple[list[str], dict[str, tuple[int, ...]]]:
+    """Names of the adapted weights, and names and shapes of their LoRA matrices."""
+    cells = {linear.name for linear in lora.matched_linears(model_config, model_config["pet_config"])}
+    rank = model_config["pet_config"]["lora_rank"]
+    weights, shapes = [], {}
+    for name, shape in weight_names.parameter_shapes(model_config).items():
+        if name.endswith(".weight") and name.split(".")[-2] in cells:
+            weights.append(name)
+            lora_a, lora_b = lora.adapter_names(name)
+            shapes[lora_a], shapes[lora_b] = (rank, shape[1]), (shape[0], rank)
+    return weights, shapes
+
+
+def _base_sha256(config_file: Path) -> str | None:
+    facts = config_file.with_name(RUN_FACTS)
+    return read_json(facts, "the run's facts").get("load_checkpoint_sha256") if facts.exists() else None
+
+
+def peft_config(adapter: Adapter) -> str:
+    """adapter_config.json as PEFT reads it."""
+    pet = adapter.pet_config
+    cells = {weight_names.to_hf(name).split(".")[-2] for name in adapter.weights}
+    return json.dumps({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": pet["lora_rank"],
+        "lora_alpha": pet["lora_alpha"],
+        "lora_dropout": pet.get("lora_dropout", 0.0),
+        "target_modules": sorted(cells),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "use_rslora": False,
+    }, indent=2)

@@ -1,0 +1,137 @@
+"""MindSpore checkpoints -> what transformers and PEFT load (weights.py to-hf and to-peft)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from research_internlm import dtypes, hf_config, weight_names
+from research_internlm.adapters import open_adapter, peft_config
+from research_internlm.dtypes import Entry
+from research_internlm.errors import ToolkitError
+from research_internlm.files import publish, require_absent, sha256_of, staging, write_manifest
+from research_internlm.tensor_files import TensorFile, row_blocks, write_tensors
+from research_internlm.tokens import load_tokenizer, special_tokens
+
+_WEIGHTS = "model.safetensors"
+_ADAPTER = "adapter_model.safetensors"
+
+
+def export_model(checkpoint: Path, output: Path, model_config: Mapping[str, Any], model_file: Path | None,
+                 overwrite: bool) -> dict[str, Any]:
+    """Writes a folder that transformers loads as a Llama, without remote code.
+
+    Args:
+        checkpoint: Base or merged weights, .ckpt or .safetensors.
+        output: Folder to make.
+        model_config: The recipe's `model.model_config`.
+        model_file: tokenizer.model to put beside the weights; None leaves the tokenizer out.
+        overwrite: Replace files of an existing folder.
+
+    Returns:
+        The facts written into the manifest.
+
+    Raises:
+        ToolkitError: The checkpoint holds an unmerged adapter or does not fit the config.
+    """
+    require_absent(output, overwrite)
+    with TensorFile(checkpoint) as file:
+        adapter = [name for name in file.entries if weight_names.is_adapter(name)]
+        if adapter:
+            raise ToolkitError(f"{checkpoint} holds {len(adapter)} LoRA matrices; fold them in first with "
+                               "weights.py merge")
+        state = [name for name in file.entries if weight_names.is_training_state(name)]
+        weights = {name: entry for name, entry in file.entries.items() if name not in state}
+        weight_names.require_parameters({name: entry.shape for name, entry in weights.items()},
+                                        weight_names.parameter_shapes(model_config), str(checkpoint),
+                                        "give the config these weights were trained with")
+        dtype = next((flag for flag, dtype in dtypes.FLAG_TYPES.items()
+                      if dtype == weights["lm_head.weight"].dtype), "fp32")
+        texts = {"config.json": _json(hf_config.from_model_config(model_config, dtype)),
+                 "generation_config.json": _json({"do_sample": False, **hf_config.token_ids(model_config)})}
+        copies = {}
+        if model_file:
+            texts |= _tokenizer_texts(model_file, model_config)
+            copies["tokenizer.model"] = model_file
+        _write_folder(output, _WEIGHTS, file, {weight_names.to_hf(name): name for name in weights},
+                      texts, copies)
+        facts = {"tool": "weights.py to-hf", "inputs": {checkpoint.name: sha256_of(checkpoint)},
+                 "counts": {"in": len(file.entries), "out": len(weights),
+                            "dropped": {"training state": len(state)}},
+                 "dropped": state}
+    write_manifest(output / _WEIGHTS, **facts)
+    return facts
+
+
+def export_adapter(adapter_path: Path, output: Path, overwrite: bool) -> dict[str, Any]:
+    """Writes adapter_model.safetensors and adapter_config.json for PEFT, to lay over `to-hf`'s base.
+
+    Args:
+        adapter_path: The adapter, in its run's folder.
+        output: Folder to make.
+        overwrite: Replace files of an existing folder.
+
+    Returns:
+        The facts written into the manifest.
+
+    Raises:
+        ToolkitError: Adapter and run do not belong together.
+    """
+    require_absent(output, overwrite)
+    adapter = open_adapter(adapter_path)
+    with adapter.file as file:
+        matrices = [name for name in file.entries if weight_names.is_adapter(name)]
+        _write_folder(output, _ADAPTER, file, {weight_names.to_peft(name): name for name in matrices},
+                      {"adapter_config.json": peft_config(adapter)}, {})
+        others = len(file.entries) - len(matrices)
+    facts = {"tool": "weights.py to-peft", "inputs": {adapter_path.name: sha256_of(adapter_path)},
+             "counts": {"in": others + len(matrices), "out": len(matrices),
+                        "dropped": {"base weights and training state": others}}}
+    write_manifest(output / _ADAPTER, **facts)
+    return facts
+
+
+def _write_folder(output: Path, weights_name: str, file: TensorFile, sources: Mapping[str, str],
+                  texts: Mapping[str, str], copies: Mapping[str, Path]) -> None:
+    """Writes all files beside each other under temporary names, then publishes them."""
+    layout = {name: Entry(file.entries[source].shape, file.entries[source].dtype)
+              for name, source in sources.items()}
+
+    def blocks_of(name: str) -> Iterator[np.ndarray]:
+        for start, stop in row_blocks(layout[name]):
+            yield dtypes.require_finite(file.rows(sources[name], start, stop), sources[name])
+
+    with staging(output.parent) as stage:
+        write_tensors(stage / weights_name, layout, blocks_of, framework="pt")
+        for name, text in texts.items():
+            (stage / name).write_text(text + "\n", encoding="utf-8")
+        for name, source in copies.items():
+            shutil.copyfile(source, stage / name)
+        output.mkdir(exist_ok=True)
+        for name in (*texts, *copies, weights_name):
+            publish(stage / name, output / name)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2)
+
+
+def _tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[str, str]:
+    """tokenizer_config.json for the SentencePiece model, and the ids generation stops at."""
+    special = special_tokens(load_tokenizer(model_file))
+    if special.vocab_size != model_config["vocab_size"]:
+        raise ToolkitError(f"{model_file} has {special.vocab_size} pieces, the config's vocab_size is "
+                           f"{model_config['vocab_size']}; give the tokenizer.model of these weights")
+    return {
+        "tokenizer_config.json": _json({
+            "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
+            "unk_token": "<unk>", "pad_token": "<unk>", "add_bos_token": True, "add_eos_token": False,
+            "clean_up_tokenization_spaces": False, "legacy": True}),
+        "generation_config.json": _json({"do_sample": False, **hf_config.token_ids(model_config),
+                                         "eos_token_id": list(special.stop_ids)}),
+    }

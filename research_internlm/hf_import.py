@@ -1,0 +1,104 @@
+"""Hugging Face weights -> one MindSpore checkpoint (weights.py from-hf)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from research_internlm import dtypes, hf_config, weight_names
+from research_internlm.dtypes import Entry
+from research_internlm.errors import ToolkitError
+from research_internlm.files import publish, read_json, require_absent, sha256_of, staging, write_manifest
+from research_internlm.hf_folder import HfFolder
+from research_internlm.tensor_files import format_of, row_blocks, write_tensors
+from research_internlm.weight_names import Source
+
+
+def import_model(hf_dir: Path, output: Path, dtype: str | None, overwrite: bool) -> dict[str, Any]:
+    """Converts a model folder of InternLM, InternLM2, or a Llama of their structure.
+
+    Memory: one block of rows of one tensor (safetensors), or one mapped shard (.bin).
+
+    Args:
+        hf_dir: Folder with config.json and the weights.
+        output: A .ckpt or .safetensors file.
+        dtype: `fp16`, `bf16` or `fp32`; None keeps each tensor's type.
+        overwrite: Replace an existing output.
+
+    Returns:
+        The facts written into the manifest.
+
+    Raises:
+        ToolkitError: Config, tensors or output do not allow it.
+    """
+    format_of(output)
+    require_absent(output, overwrite)
+    config = read_json(hf_dir / "config.json", "the model's config", "give the folder of the HF release")
+    model_config = hf_config.to_model_config(config)
+    folder = HfFolder(hf_dir)
+    sources = _sources(model_config, hf_config.spelling_of(config), folder, config)
+    buffers = _check_tensors(folder, sources, weight_names.parameter_shapes(model_config), hf_dir)
+    layout = _layout(folder, sources, weight_names.parameter_shapes(model_config), dtype)
+
+    def blocks_of(name: str) -> Iterator[np.ndarray]:
+        source = sources[name]
+        for start, stop in row_blocks(folder.entries[source.name], source.rows):
+            rows = dtypes.cast(folder.rows(source.name, start, stop), layout[name].dtype)
+            yield dtypes.require_finite(rows, source.name)
+
+    # Hashing runs beside the conversion: it leaves Python's lock, as reading and writing do.
+    with ThreadPoolExecutor(1) as pool, staging(output.parent) as stage:
+        digests = pool.map(sha256_of, [hf_dir / "config.json", *folder.shards])
+        write_tensors(stage / output.name, layout, blocks_of)
+        folder.close()
+        inputs = dict(zip(["config.json", *(shard.name for shard in folder.shards)], digests, strict=True))
+        publish(stage / output.name, output)
+    facts = {
+        "tool": "weights.py from-hf", "inputs": inputs, "model_config": model_config,
+        "counts": {"in": len(folder.entries), "out": len(layout), "dropped": {"buffers": len(buffers)}},
+        "dropped": buffers,
+    }
+    write_manifest(output, **facts)
+    return facts
+
+
+def _sources(model_config: Mapping[str, Any], spelling: str, folder: HfFolder, config: Mapping[str, Any]
+             ) -> dict[str, Source]:
+    sources = {name: weight_names.source_of(name, spelling, model_config)
+               for name in weight_names.parameter_shapes(model_config)}
+    if config.get("tie_word_embeddings") and sources["lm_head.weight"].name not in folder.entries:
+        # The head is the embedding; here it gets a copy of its own.
+        sources["lm_head.weight"] = sources["model.tok_embeddings.embedding_weight"]
+    return sources
+
+
+def _check_tensors(folder: HfFolder, sources: Mapping[str, Source], shapes: Mapping[str, tuple[int, ...]],
+                   where: Path) -> list[str]:
+    """Holds all tensors against the model; returns the names of buffers, which are left out."""
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, source in sources.items():
+        rows, *rest = shapes[name]
+        fused = wanted[source.name][0] if source.rows and source.name in wanted else 0
+        wanted[source.name] = (fused + rows, *rest)
+    buffers = sorted(name for name in folder.entries if weight_names.is_buffer(name))
+    found = {name: entry.shape for name, entry in folder.entries.items() if name not in buffers}
+    weight_names.require_parameters(found, wanted, str(where), "check that config.json and the weights "
+                                    "belong together and are complete")
+    odd = [name for name in found if folder.entries[name].dtype not in dtypes.FLAG_TYPES.values()]
+    if odd:
+        raise ToolkitError(f"{where}: {len(odd)} tensors are not fp16, bf16 or fp32 ({', '.join(odd[:5])}); "
+                           "quantised weights cannot be converted")
+    return buffers
+
+
+def _layout(folder: HfFolder, sources: Mapping[str, Source], shapes: Mapping[str, tuple[int, ...]],
+            dtype: str | None) -> dict[str, Entry]:
+    """Output tensors in the order in which the shards hold them."""
+    order = {name: place for place, name in enumerate(folder.entries)}
+    names = sorted(sources, key=lambda name: order[sources[name].name])
+    return {name: Entry(shapes[name], dtypes.FLAG_TYPES[dtype] if dtype
+                        else folder.entries[sources[name].name].dtype) for name in names}

@@ -1,0 +1,121 @@
+"""Entry point: weights in and out. Convert, merge an adapter, export for transformers and PEFT.
+
+    python research_internlm/weights.py from-hf internlm-7b base.ckpt --dtype fp16
+    python research_internlm/weights.py merge --base base.ckpt \\
+        --adapter output/run1/checkpoint_trainable/rank_0/x.ckpt --output merged.ckpt
+    python research_internlm/weights.py to-hf merged.ckpt exported --config yaml/lora_finetune.yaml \\
+        --model_file tokenizer.model
+    python research_internlm/weights.py to-peft output/run1/checkpoint_trainable/rank_0/x.ckpt adapter
+
+Needs no MindSpore and, but for pytorch_model*.bin, no torch. Every output has a manifest beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from research_internlm import recipe as recipes
+from research_internlm.dtypes import FLAG_TYPES
+from research_internlm.errors import ToolkitError, run_main
+from research_internlm.hf_export import export_adapter, export_model
+from research_internlm.hf_import import import_model
+from research_internlm.merging import merge
+from research_internlm.tensor_files import SUFFIXES, format_of
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; see --help."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_from_hf(commands)
+    _add_to_hf(commands)
+    command = _command(commands, "merge", "fold an adapter into its base weights; the scaling is the run's")
+    command.add_argument("--base", type=Path, required=True, metavar="F", help="the weights the run started "
+                         "from (.ckpt or .safetensors)")
+    command.add_argument("--adapter", type=Path, required=True, metavar="F", help="the adapter inside its "
+                         "run's folder, e.g. RUN/checkpoint_trainable/rank_0/x.ckpt, or a full checkpoint")
+    command.add_argument("--output", type=Path, required=True, metavar="F", help="merged weights; the suffix "
+                         "says the format")
+    command = _command(commands, "to-peft", "export an adapter for PEFT, to lay over the base of to-hf")
+    command.add_argument("adapter", type=Path, help="the adapter inside its run's folder")
+    command.add_argument("output", type=Path, help="folder to make")
+    arguments = recipes.parse_command_line(parser, argv)
+    if arguments.overrides and arguments.command != "to-hf":
+        parser.error(f"unrecognized arguments: {' '.join(arguments.overrides)}")
+    return arguments
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    command.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    return command
+
+
+def _add_from_hf(commands: Any) -> None:
+    command = _command(commands, "from-hf", "Hugging Face InternLM or InternLM2 to one MindSpore checkpoint")
+    command.add_argument("hf_dir", type=Path, metavar="HF_DIR", help="folder with config.json and "
+                         "model*.safetensors or pytorch_model*.bin (.bin needs torch)")
+    command.add_argument("output", type=Path, metavar="OUT", help="file to make: .ckpt or .safetensors")
+    command.add_argument("--dtype", choices=FLAG_TYPES, help="type of the result (default: each tensor's "
+                         "own)")
+    command.add_argument("--format", choices=SUFFIXES, help="format of the result (default: by OUT's suffix)")
+
+
+def _add_to_hf(commands: Any) -> None:
+    command = _command(commands, "to-hf", "a MindSpore checkpoint to a folder that transformers loads as a "
+                       "Llama, without remote code")
+    command.add_argument("checkpoint", type=Path, metavar="CKPT", help="base or merged weights")
+    command.add_argument("output", type=Path, metavar="OUT", help="folder to make")
+    command.add_argument("--config", required=True, metavar="YAML", help="the recipe or resolved_config.yaml "
+                         "of these weights; any key can follow as key.path=value")
+    command.add_argument("--overlay", action="append", default=[], metavar="YAML", help="yaml laid over the "
+                         "config (repeatable)")
+    command.add_argument("--model_file", type=Path, metavar="F", help="tokenizer.model to put into OUT with "
+                         "its settings (default: no tokenizer files)")
+
+
+def _import(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    if arguments.format and format_of(arguments.output) != arguments.format:
+        raise ToolkitError(f"--format {arguments.format} asks for a file that ends in "
+                           f"{SUFFIXES[arguments.format]}, found {arguments.output}")
+    facts = import_model(arguments.hf_dir, arguments.output, arguments.dtype, arguments.overwrite)
+    print("model_config of these weights: " + ", ".join(
+        f"{key}: {value}" for key, value in facts["model_config"].items()))
+    return facts
+
+
+def _merge(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    facts = merge(arguments.base, arguments.adapter, arguments.output, arguments.overwrite)
+    print(f"{facts['counts']['changed']} weights changed, scaling {facts['scaling']}")
+    return facts
+
+
+def _export(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
+    return export_model(arguments.checkpoint, arguments.output, recipes.model_config(recipe),
+                        arguments.model_file, arguments.overwrite)
+
+
+def _export_adapter(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    return export_adapter(arguments.adapter, arguments.output, arguments.overwrite)
+
+
+_COMMANDS = {"from-hf": _import, "to-hf": _export, "merge": _merge, "to-peft": _export_adapter}
+
+
+def main() -> int:
+    """Runs the entry point."""
+    arguments = parse_arguments()
+    counts = _COMMANDS[arguments.command](arguments)["counts"]
+    dropped = ", ".join(f"{count} {kind}" for kind, count in counts["dropped"].items() if count)
+    print(f"{counts['in']} tensors in, {counts['out']} out" + (f", left out: {dropped}" if dropped else "")
+          + f" -> {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
