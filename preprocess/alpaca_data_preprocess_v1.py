@@ -115,7 +115,7 @@ def encode_items(items: Iterable[dict[str, str]], processor: sentencepiece.Sente
     """
     items = iter(items)
     while chunk := list(itertools.islice(items, _ITEMS_PER_ENCODE)):
-        rendered = [render_item(item) for item in chunk]
+        rendered = [render_item(item, special.family) for item in chunk]
         texts = list({segment.content for segments in rendered for segment in segments
                       if not segment.is_token})
         encoded = dict(zip(texts, processor.encode(texts, num_threads=threads), strict=True))
@@ -151,10 +151,10 @@ def make_rows(names: Iterable[str], samples: Iterable[tuple[np.ndarray, np.ndarr
         yield make_record(ids, supervised, length)
 
 
-def show(items: list[dict[str, str]], processor: sentencepiece.SentencePieceProcessor) -> None:
+def show(items: list[dict[str, str]], processor: sentencepiece.SentencePieceProcessor, family: str) -> None:
     """Prints samples as the model reads them, the supervised part between ⟦ and ⟧."""
     for number, item in enumerate(items, 1):
-        print(f"--- sample {number}\n{_marked(render_item(item), processor)}")
+        print(f"--- sample {number}\n{_marked(render_item(item, family), processor)}")
 
 
 def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProcessor) -> str:
@@ -215,7 +215,7 @@ def convert(arguments: argparse.Namespace) -> None:
         items += read
         names += [(item.get("id") and f"{item['id']} (ordering {item.get('ordering', 1)})")
                   or f"{path.name} item {number}" for number, item in enumerate(read, 1)]
-    show(items[:arguments.show], processor)
+    show(items[:arguments.show], processor, special.family)
     length = record_length(arguments.seq_length)
     statistics = Statistics()
     samples = encode_items(items, processor, special, arguments.num_workers)

@@ -161,7 +161,8 @@ def evaluate_mmlu(arguments: argparse.Namespace) -> dict[str, Any]:
     items = mmlu.load_test_items(arguments.test_file)[:arguments.limit]
     manifest = read_manifest(arguments.test_file) or {}
     evaluation = Evaluation(arguments)
-    prompts = [evaluation.encode(render_chat(item.instruction, item.input)) for item in items]
+    prompts = [evaluation.encode(render_chat(item.instruction, item.input, family=evaluation.special.family))
+               for item in items]
     if arguments.mode == "generate":
         texts = evaluation.generate(prompts, "mmlu")
         results = [mmlu.ChoiceResult(item, extract_letter(texts.get(index, "")), texts.get(index, ""))

@@ -183,7 +183,7 @@ def predict(recipe: Mapping[str, Any], data: str | None, model_file: str | None)
     processor = load_tokenizer(model_file)
     special = special_tokens(processor)
     questions = _questions(data)
-    prompts = [encode(render_chat(instruction, text), processor, special)[0]
+    prompts = [encode(render_chat(instruction, text, family=special.family), processor, special)[0]
                for instruction, text in questions]
     limit = recipes.model_config(recipe)["seq_length"]
     too_long = [str(i) for i, prompt in enumerate(prompts) if len(prompt) >= limit]

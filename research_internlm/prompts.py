@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import sentencepiece
 
 from research_internlm.errors import ToolkitError
-from research_internlm.tokens import SpecialTokens
+from research_internlm.tokens import INTERNLM, INTERNLM2, SpecialTokens
 
 PROMPT_VERSION = "internlm-chat-1"  # goes into manifests; raise it when any string below changes
 
@@ -48,23 +48,37 @@ def _token(role: str, supervised: bool = False) -> Segment:
     return Segment(role, is_token=True, supervised=supervised)
 
 
-def render_chat(instruction: str, input_text: str, output: str | None = None) -> list[Segment]:
-    """Renders one alpaca item as an InternLM chat turn.
+def render_chat(instruction: str, input_text: str, output: str | None = None, family: str = INTERNLM
+                ) -> list[Segment]:
+    """Renders one alpaca item as a chat turn of its family.
 
     Args:
         instruction: The `instruction` field.
         input_text: The `input` field; an empty one adds no newline.
         output: The `output` field, or None for the inference prompt.
+        family: `SpecialTokens.family` of the tokenizer.
 
     Returns:
         Segments; with an output, those before the first supervised one are the inference prompt.
     """
     user = f"{instruction}\n{input_text}" if input_text else instruction
+    if family == INTERNLM2:
+        return _render_chatml(user, output)
     prompt = [_token("bos"), Segment(_USER + user), _token("eoh"), _token("newline"), Segment(_BOT)]
     if output is None:
         return prompt
     return [*prompt, Segment(output, supervised=True), _token("eoa", True), _token("newline", True),
             _token("eos", True)]
+
+
+def _render_chatml(user: str, output: str | None) -> list[Segment]:
+    """InternLM2's chat turn, ended by <|im_end|> alone as its chat models are.
+
+    Source: chat_template in the tokenizer_config.json of the InternLM2 releases, without a system turn.
+    """
+    prompt = [_token("bos"), _token("turn"), Segment(f"user\n{user}"), _token("eoh"), Segment("\n"),
+              _token("turn"), Segment("assistant\n")]
+    return prompt if output is None else [*prompt, Segment(output, supervised=True), _token("eoa", True)]
 
 
 def render_squad(passage: str, question: str, answer: str | None = None) -> list[Segment]:
@@ -87,14 +101,14 @@ def render_squad(passage: str, question: str, answer: str | None = None) -> list
     return [*prompt, Segment(answer, supervised=True), _token("eos", True)]
 
 
-def render_item(item: Mapping[str, str]) -> list[Segment]:
+def render_item(item: Mapping[str, str], family: str = INTERNLM) -> list[Segment]:
     """Renders a training item: alpaca fields, or `passage`, `question`, `output` in the SQuAD prompt.
 
     Reading items among the exam items keep up what the SQuAD gate measures.
     """
     if "passage" in item:
         return render_squad(item["passage"], item["question"], item["output"])
-    return render_chat(item["instruction"], item["input"], item["output"])
+    return render_chat(item["instruction"], item["input"], item["output"], family)
 
 
 def encode(

@@ -1,7 +1,8 @@
 """Recipes: a yaml, the overlays on it, the command line over both, and the check of every key.
 
-Defaults < yaml < overlays in order < `key.path=value` arguments. A list of components (each with a
-`type`, as `callbacks` has) merges by type, so an overlay or an argument can name
+Defaults < yaml < overlays in order < `key.path=value` arguments. A yaml may begin with `extends`, a list
+of yaml files it is laid over, so that no recipe is a near copy of another. A list of components (each with
+a `type`, as `callbacks` has) merges by type, so an overlay or an argument can name
 `callbacks.CheckpointMonitor.save_checkpoint_steps`. The result is checked against what MindFormers'
 template and the named classes accept before anything is built: MindFormers itself ignores an unknown key
 with a warning in a long log, which is how settings get lost.
@@ -67,6 +68,19 @@ def load_yaml(path: str | os.PathLike) -> Recipe:
     return value
 
 
+def load_layers(path: str | os.PathLike) -> Recipe:
+    """Reads a yaml file and, below it, the files its `extends` names (relative to it), in order.
+
+    Raises:
+        ToolkitError: A file cannot be read.
+    """
+    change = load_yaml(path)
+    below: Recipe = {}
+    for name in change.pop("extends", []):
+        below = merge(below, load_layers(Path(path).parent / name))
+    return merge(below, change) if below else change  # unmerged, an alias stays one setting
+
+
 def resolve(config: str | os.PathLike, overlays: Sequence[str | os.PathLike] = (),
             overrides: Sequence[str] = ()) -> Recipe:
     """Merges a recipe with its overlays and command-line values.
@@ -82,9 +96,9 @@ def resolve(config: str | os.PathLike, overlays: Sequence[str | os.PathLike] = (
     Raises:
         ToolkitError: A file cannot be read, or an override names a key that the recipe does not have.
     """
-    recipe = copy.deepcopy(load_yaml(config))
+    recipe = load_layers(config)
     for overlay in overlays:
-        recipe = merge(recipe, load_yaml(overlay))
+        recipe = merge(recipe, load_layers(overlay))
     for override in overrides:
         _apply_override(recipe, override)
     return yaml.safe_load(yaml.dump(recipe, Dumper=_PlainDumper))

@@ -28,12 +28,13 @@ from research_internlm.prompts import (
     render_chat,
     render_squad,
 )
-from research_internlm.tokens import load_tokenizer
+from research_internlm.tokens import INTERNLM, INTERNLM2, load_tokenizer
 
 _USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
 _NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
 TRAINED_PIECES = 700
-END_MARKERS = ("<TOKENS_UNUSED_139>", "<TOKENS_UNUSED_140>")
+END_MARKERS = {INTERNLM: ("<TOKENS_UNUSED_139>", "<TOKENS_UNUSED_140>"),
+               INTERNLM2: ("[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]")}
 # Newline and full stop stand alone, but an option's letter is one piece with what surrounds it.
 OWN_PIECES = ("\n", ".", *(f"\n{letter}." for letter in LETTERS), *(f" {letter}." for letter in LETTERS))
 
@@ -76,11 +77,12 @@ def phrases() -> list[str]:
     return sorted(cut for cut in cuts if len(cut) >= 4)
 
 
-def train(lines: list[str]) -> bytes:
+def train(lines: list[str], family: str) -> bytes:
     """Trains a small unigram model and adds the pieces that must stand alone.
 
     Args:
         lines: Training text.
+        family: Whose end markers it gets, which decides the chat prompt.
 
     Returns:
         The serialised model.
@@ -96,7 +98,7 @@ def train(lines: list[str]) -> bytes:
         text = text.replace(" ", "\u2581")
         piece = pieces.get(text) or model.pieces.add(piece=text)
         piece.type, piece.score = _USER_DEFINED, 0.0
-    for text in END_MARKERS:
+    for text in END_MARKERS[family]:
         model.pieces.add(piece=text, type=_NORMAL, score=0.0)
     model.trainer_spec.vocab_size = len(model.pieces)
     return model.SerializeToString()
@@ -108,12 +110,14 @@ def main() -> int:
     parser.add_argument("--corpus", action="append", required=True, metavar="F.json",
                         help="alpaca or reading items to train on (repeatable)")
     parser.add_argument("--output", required=True, metavar="F.model", help="the tokenizer")
+    parser.add_argument("--family", choices=END_MARKERS, default=INTERNLM,
+                        help="the model it is for (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     arguments = parser.parse_args()
     output = require_absent(arguments.output, arguments.overwrite)
     with staging(output.parent) as folder:
         staged = Path(folder) / output.name
-        staged.write_bytes(train(corpus_lines(arguments.corpus)))
+        staged.write_bytes(train(corpus_lines(arguments.corpus), arguments.family))
         processor = load_tokenizer(staged)
         publish(staged, output)
     print(f"{processor.vocab_size()} pieces -> {output}")
