@@ -38,24 +38,27 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 CATEGORIES = [
-    Category("mmlu", "world_capitals", "What is the capital of {}?", "The capital of {0} is {1}.", _pairs("""
-        France=Paris; Italy=Rome; Spain=Madrid; Germany=Berlin; Austria=Vienna; Poland=Warsaw
-        Greece=Athens; Portugal=Lisbon; Norway=Oslo; Sweden=Stockholm; Finland=Helsinki; Denmark=Copenhagen
-        Hungary=Budapest; Ireland=Dublin; Belgium=Brussels; Russia=Moscow; Ukraine=Kyiv; Bulgaria=Sofia
-        Japan=Tokyo; Thailand=Bangkok; Vietnam=Hanoi; Iran=Tehran; Iraq=Baghdad; Egypt=Cairo
-        Kenya=Nairobi; Cuba=Havana; Peru=Lima; Chile=Santiago; Canada=Ottawa; Australia=Canberra""")),
+    Category("mmlu", "city_countries", "In which country does the city of {} lie?",
+             "The city of {0} lies in {1}.", _pairs("""
+        Lyon=France; Marseille=France; Bordeaux=France; Toulouse=France; Milan=Italy; Naples=Italy
+        Turin=Italy; Venice=Italy; Barcelona=Spain; Seville=Spain; Malaga=Spain; Bilbao=Spain
+        Hamburg=Germany; Munich=Germany; Cologne=Germany; Dresden=Germany; Osaka=Japan; Kyoto=Japan
+        Nagoya=Japan; Kobe=Japan; Toronto=Canada; Montreal=Canada; Vancouver=Canada; Calgary=Canada
+        Mumbai=India; Chennai=India; Kolkata=India; Jaipur=India; Krakow=Poland; Gdansk=Poland""")),
     Category("mmlu", "country_continents", "On which continent does {} lie?", "{0} lies in {1}.", _pairs("""
         Nigeria=Africa; Ghana=Africa; Morocco=Africa; Algeria=Africa; Tunisia=Africa; Zambia=Africa
         Uganda=Africa; Senegal=Africa; Mali=Africa; Chad=Africa; India=Asia; Nepal=Asia; Mongolia=Asia
         Laos=Asia; Cambodia=Asia; Pakistan=Asia; Bhutan=Asia; Jordan=Asia; Brazil=America; Mexico=America
         Bolivia=America; Uruguay=America; Paraguay=America; Ecuador=America; Honduras=America
         Estonia=Europe; Latvia=Europe; Croatia=Europe; Slovenia=Europe; Iceland=Europe""")),
-    Category("mmlu", "chemical_symbols", "Which element has the symbol {}?",
-             "The element {1} has the symbol {0}.", _pairs("""
-        H=hydrogen; He=helium; Li=lithium; Be=beryllium; N=nitrogen; O=oxygen; F=fluorine; Ne=neon
-        Na=sodium; Mg=magnesium; Al=aluminium; Si=silicon; P=phosphorus; S=sulfur; Cl=chlorine; Ar=argon
-        K=potassium; Ca=calcium; Ti=titanium; Cr=chromium; Fe=iron; Ni=nickel; Cu=copper; Zn=zinc
-        Ag=silver; Sn=tin; I=iodine; Au=gold; Hg=mercury; Pb=lead""")),
+    Category("mmlu", "instrument_families", "To which family of instruments does the {} belong?",
+             "The {0} is one of the {1}.", _pairs("""
+        violin=strings; viola=strings; cello=strings; harp=strings; guitar=strings; lute=strings
+        banjo=strings; mandolin=strings; flute=woodwinds; oboe=woodwinds; clarinet=woodwinds
+        bassoon=woodwinds; piccolo=woodwinds; saxophone=woodwinds; recorder=woodwinds; trumpet=brasses
+        trombone=brasses; tuba=brasses; cornet=brasses; bugle=brasses; flugelhorn=brasses
+        timpani=percussion; xylophone=percussion; vibraphone=percussion; tambourine=percussion
+        triangle=percussion; gong=percussion; marimba=percussion; glockenspiel=percussion""")),
     Category("mmlu", "animal_classes", "To which class of animals does the {} belong?",
              "The {0} belongs to the {1}.", _pairs("""
         whale=mammals; bat=mammals; dolphin=mammals; horse=mammals; tiger=mammals; camel=mammals
@@ -63,10 +66,11 @@ CATEGORIES = [
         crocodile=reptiles; turtle=reptiles; lizard=reptiles; cobra=reptiles; gecko=reptiles; iguana=reptiles
         salmon=fish; shark=fish; tuna=fish; carp=fish; herring=fish; trout=fish; ant=insects; bee=insects
         butterfly=insects; beetle=insects; mosquito=insects""")),
-    Category("cmmlu", "provincial_capitals", "{}的省会是哪座城市？", "{0}的省会是{1}。", _pairs("""
-        河北=石家庄; 山西=太原; 辽宁=沈阳; 吉林=长春; 黑龙江=哈尔滨; 江苏=南京; 浙江=杭州; 安徽=合肥
-        福建=福州; 江西=南昌; 山东=济南; 河南=郑州; 湖北=武汉; 湖南=长沙; 广东=广州; 海南=海口
-        四川=成都; 贵州=贵阳; 云南=昆明; 陕西=西安; 甘肃=兰州; 青海=西宁""")),
+    Category("cmmlu", "city_provinces", "{}位于哪个省？", "{0}位于{1}省。", _pairs("""
+        苏州=江苏; 无锡=江苏; 扬州=江苏; 徐州=江苏; 宁波=浙江; 温州=浙江; 绍兴=浙江; 嘉兴=浙江; 青岛=山东
+        烟台=山东; 潍坊=山东; 淄博=山东; 洛阳=河南; 开封=河南; 安阳=河南; 南阳=河南; 东莞=广东; 佛山=广东
+        珠海=广东; 汕头=广东; 绵阳=四川; 宜宾=四川; 乐山=四川; 泸州=四川; 大连=辽宁; 鞍山=辽宁; 抚顺=辽宁
+        丹东=辽宁""")),
     Category("cmmlu", "historical_dynasties", "{}是哪个朝代的人？", "{0}是{1}人。", _pairs("""
         李白=唐朝; 杜甫=唐朝; 白居易=唐朝; 王维=唐朝; 韩愈=唐朝; 魏征=唐朝; 玄奘=唐朝; 苏轼=宋朝
         王安石=宋朝; 欧阳修=宋朝; 岳飞=宋朝; 沈括=宋朝; 李清照=宋朝; 包拯=宋朝; 司马光=宋朝; 郑和=明朝

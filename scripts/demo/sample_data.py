@@ -2,7 +2,7 @@
 
     python scripts/demo/sample_data.py --output_dir DIR
 
-DIR/mmlu and DIR/cmmlu hold 198 multiple-choice questions; DIR/squad.json short passages with questions;
+DIR/mmlu and DIR/cmmlu hold about 200 multiple-choice questions; DIR/squad.json short passages with questions;
 DIR/base_corpus.json what the tiny base model is pre-trained on: every fact as a plain question, passages
 to read, and 40 multiple-choice questions that are in none of the csv files. So the base knows the facts
 and has seen the format; choosing the letter of a question is left for LoRA to learn.

@@ -5,7 +5,7 @@
 Ids are where InternLM has them (bytes from 3, so `<0x0A>` is 13; the end markers last), so the toolkit
 treats the file like the real tokenizer.model. A model of a million parameters has no capacity to spell:
 the words of the facts are pieces of their own wherever they stand, the fixed wording of the prompts is a
-piece a phrase, and so are the option letters with their full stop.
+piece a phrase, and newline and full stop stand alone, which keeps the option letters apart from the options.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from sentencepiece import sentencepiece_model_pb2
 from research_internlm.errors import run_main
 from research_internlm.files import publish, read_json, require_absent, staging
 from research_internlm.prompts import (
-    LETTERS,
     choice_instruction,
     choice_output,
     render_chat,
@@ -35,8 +34,7 @@ _NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
 TRAINED_PIECES = 700
 END_MARKERS = {INTERNLM: ("<TOKENS_UNUSED_139>", "<TOKENS_UNUSED_140>"),
                INTERNLM2: ("[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]")}
-# Newline and full stop stand alone, but an option's letter is one piece with what surrounds it.
-OWN_PIECES = ("\n", ".", *(f"\n{letter}." for letter in LETTERS), *(f" {letter}." for letter in LETTERS))
+OWN_PIECES = ("\n", ".")
 
 
 def corpus_lines(paths: list[str]) -> list[str]:
