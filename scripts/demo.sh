@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 out=demo_output
-base_epochs=14
+base_epochs=12
 lora_epochs=24
 quick=()
 while [[ $# -gt 0 ]]; do
@@ -55,26 +55,26 @@ convert() {
     python preprocess/alpaca_data_preprocess_v1.py --mindrecord_schema internlm_alpaca --input_glob "$1" \
         --output_file "$2" --model_file "$out/tokenizer.model" --seq_length "$3" "${@:4}"
 }
-convert "$out/data/base_corpus.json" "$out/base.mindrecord" 96
-convert "$out/reordered/train_alpaca_format.json" "$out/train.mindrecord" 96 --show 1
-convert "$out/reordered/valid_alpaca_format.json" "$out/valid.mindrecord" 95
+convert "$out/data/base_corpus.json" "$out/base.mindrecord" 44
+convert "$out/reordered/train_alpaca_format.json" "$out/train.mindrecord" 44 --show 1
+convert "$out/reordered/valid_alpaca_format.json" "$out/valid.mindrecord" 43
 
 recipe=(--config yaml/lora_finetune.yaml --overlay yaml/overlays/cpu_tiny.yaml)
-size=("model.model_config.seq_length=96" "model.model_config.vocab_size=$vocab")
+size=("model.model_config.seq_length=44" "model.model_config.vocab_size=$vocab")
 
 step "Base model: all parameters trained on facts, passages and the format ($base_epochs epochs)"
 logged "$out/base/run.log" python research_internlm/run_internlm.py "${recipe[@]}" --train_dataset "$out/base.mindrecord" \
     --output_dir "$out/base" --use_parallel False "${size[@]}" do_eval=False model.model_config.pet_config=null \
-    model.model_config.init_method_std=0.05 runner_config.epochs="$base_epochs" runner_config.batch_size=16 \
-    lr_schedule.learning_rate=3.0e-3 callbacks.CheckpointMonitor.prefix=base \
+    model.model_config.init_method_std=0.05 runner_config.epochs="$base_epochs" runner_config.batch_size=32 \
+    lr_schedule.learning_rate=2.0e-3 callbacks.CheckpointMonitor.prefix=base \
     callbacks.CheckpointMonitor.save_checkpoint_steps=1000000 callbacks.CheckpointMonitor.save_trainable_params=False
 base=$(ls "$out"/base/checkpoint/rank_0/*.ckpt)
 
 step "LoRA rank 16 on wq, wk, wv, wo by msrun with 2 workers ($lora_epochs epochs)"
 bash scripts/train_msrun.sh yaml/lora_finetune.yaml 2 -- "${recipe[@]:2}" --train_dataset "$out/train.mindrecord" \
     --eval_dataset "$out/valid.mindrecord" --load_checkpoint "$base" --output_dir "$out/lora" "${size[@]}" \
-    runner_config.epochs="$lora_epochs" runner_config.batch_size=8 lr_schedule.learning_rate=3.0e-3 \
-    eval_step_interval=117 callbacks.CheckpointMonitor.save_checkpoint_steps=117 > /dev/null
+    runner_config.epochs="$lora_epochs" runner_config.batch_size=16 lr_schedule.learning_rate=2.0e-3 \
+    eval_step_interval=96 callbacks.CheckpointMonitor.save_checkpoint_steps=96 > /dev/null
 tuned=$(ls -t "$out"/lora/checkpoint/rank_0/*.ckpt | head -n 1)
 
 step "MMLU accuracy and SQuAD F1/EM, before and after"
