@@ -12,8 +12,7 @@ from mindspore import nn
 from research_internlm import lora
 from research_internlm.errors import ToolkitError
 from research_internlm.files import require_file
-
-_OPTIMIZER_PREFIXES = ("adam_m.", "adam_v.", "moments.", "exp_avg")
+from research_internlm.weight_names import is_training_state
 
 
 def read_weights(path: str | Path) -> dict[str, mindspore.Parameter]:
@@ -25,12 +24,11 @@ def read_weights(path: str | Path) -> dict[str, mindspore.Parameter]:
     path = require_file(path, "the checkpoint", "a training run leaves them in OUTPUT_DIR/checkpoint/rank_0")
     form = "safetensors" if path.suffix == ".safetensors" else "ckpt"
     try:
-        parameters = mindspore.load_checkpoint(
-            str(path), format=form, choice_func=lambda name: not name.startswith(_OPTIMIZER_PREFIXES))
+        return mindspore.load_checkpoint(
+            str(path), format=form, choice_func=lambda name: not is_training_state(name))
     except (ValueError, RuntimeError, OSError) as error:
         raise ToolkitError(f"{path} cannot be read as a {form} checkpoint (truncated, or another format): "
                            f"{str(error).splitlines()[0]}") from error
-    return {name: value for name, value in parameters.items() if value.ndim > 0}
 
 
 def merge_adapter(parameters: dict[str, mindspore.Parameter], pet_config: Mapping[str, Any] | None

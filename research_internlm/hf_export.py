@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sentencepiece import SentencePieceProcessor
 
 from research_internlm import dtypes, hf_config, weight_names
 from research_internlm.adapters import open_adapter, peft_config
 from research_internlm.dtypes import Entry
 from research_internlm.errors import ToolkitError
 from research_internlm.files import publish, require_absent, sha256_of, staging, write_manifest
+from research_internlm.prompts import render_chat
 from research_internlm.tensor_files import TensorFile, row_blocks, write_tensors
-from research_internlm.tokens import load_tokenizer, special_tokens
+from research_internlm.tokens import SpecialTokens, load_tokenizer, special_tokens
 
 _WEIGHTS = "model.safetensors"
 _ADAPTER = "adapter_model.safetensors"
+_MESSAGE = "\0"  # stands for the user's text while a prompt is turned into a template
 
 
 def export_model(checkpoint: Path, output: Path, model_config: Mapping[str, Any], model_file: Path | None,
@@ -56,7 +59,7 @@ def export_model(checkpoint: Path, output: Path, model_config: Mapping[str, Any]
                  "generation_config.json": _json({"do_sample": False, **hf_config.token_ids(model_config)})}
         copies = {}
         if model_file:
-            texts |= _tokenizer_texts(model_file, model_config)
+            texts |= tokenizer_texts(model_file, model_config)
             copies["tokenizer.model"] = model_file
         _write_folder(output, _WEIGHTS, file, {weight_names.to_hf(name): name for name in weights},
                       texts, copies)
@@ -121,9 +124,10 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2)
 
 
-def _tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[str, str]:
+def tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[str, str]:
     """tokenizer_config.json for the SentencePiece model, and the ids generation stops at."""
-    special = special_tokens(load_tokenizer(model_file))
+    processor = load_tokenizer(model_file)
+    special = special_tokens(processor)
     if special.vocab_size != model_config["vocab_size"]:
         raise ToolkitError(f"{model_file} has {special.vocab_size} pieces, the config's vocab_size is "
                            f"{model_config['vocab_size']}; give the tokenizer.model of these weights")
@@ -131,7 +135,27 @@ def _tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[
         "tokenizer_config.json": _json({
             "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
             "unk_token": "<unk>", "pad_token": "<unk>", "add_bos_token": True, "add_eos_token": False,
-            "clean_up_tokenization_spaces": False, "legacy": True}),
+            "clean_up_tokenization_spaces": False, "legacy": False,
+            # transformers' fast tokenizer does not take it over from the model, and the releases have none.
+            "add_prefix_space": processor.encode("a", out_type=str)[0].startswith("\u2581"),
+            **_chat_settings(processor, special)}),
         "generation_config.json": _json({"do_sample": False, **hf_config.token_ids(model_config),
                                          "eos_token_id": list(special.stop_ids)}),
+    }
+
+
+def _chat_settings(processor: SentencePieceProcessor, special: SpecialTokens) -> dict[str, Any]:
+    """A chat template that gives the very ids of render_chat, so that serving prompts as training did."""
+    segments = render_chat(_MESSAGE, "", family=special.family)
+    pieces = {segment.content: processor.id_to_piece(special[segment.content])
+              for segment in segments if segment.is_token}
+    # As expressions: in a template's plain text Jinja drops newlines here and there.
+    texts = [pieces[segment.content] if segment.is_token else segment.content for segment in segments]
+    body = "".join("{{ " + " + messages[0]['content'] + ".join(map(repr, text.split(_MESSAGE))) + " }}"
+                   for text in texts)
+    return {
+        "additional_special_tokens": sorted(set(pieces.values()) - {"<s>"}),
+        "chat_template": "{% if messages | length != 1 or messages[0]['role'] != 'user' %}"
+                         "{{ raise_exception('tuned on single questions: give exactly one user message') }}"
+                         "{% endif %}" + body,
     }

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# MindSpore's protocol buffers need it, and the first import of protobuf in a process decides: transformers'
+# tokenizers import it too.
+os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

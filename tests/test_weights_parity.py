@@ -9,6 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from research_internlm.hf_export import tokenizer_texts
+from research_internlm.prompts import encode, render_chat
+from research_internlm.tokens import load_tokenizer, special_tokens
 from tests.conftest import run_script
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[hf]'")
@@ -199,3 +202,25 @@ def test_merged_logits_are_the_adapter_s(case):
     result = mindformers(case.folder, "merged", case.family, merged)
     assert difference(result["logits"], case.result["adapted"], case.ids) < 1e-5
     assert difference(result["logits"], case.result["logits"], case.ids) > 1e-2
+
+
+@pytest.mark.parametrize("family", ["internlm", "internlm2"])
+@pytest.mark.parametrize("use_fast", [False, True])
+def test_the_exported_tokenizer_gives_training_s_ids(real_data, tmp_path, family, use_fast):
+    model_file = real_data / "tokenizers" / f"{family}.model"
+    processor = load_tokenizer(model_file)
+    special = special_tokens(processor)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "tokenizer.model").write_bytes(model_file.read_bytes())
+    for name, text in tokenizer_texts(model_file, {"vocab_size": special.vocab_size}).items():
+        (tmp_path / name).write_text(text)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, use_fast=use_fast)
+    assert tokenizer.is_fast == use_fast and len(tokenizer) == special.vocab_size
+    for text in ("The right option is A.", "  two  spaces\n\n中文，", "<|User|>:x"):
+        assert tokenizer(text)["input_ids"] == [special["bos"], *processor.encode(text)]
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": "Do it.\nQuestion: 中 \nA.x"}])
+    expected = encode(render_chat("Do it.", "Question: 中 \nA.x", family=family), processor, special)[0]
+    assert chat == expected
+    stop = json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"]
+    assert stop == list(special.stop_ids)
