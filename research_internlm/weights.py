@@ -13,10 +13,12 @@ Needs no MindSpore and, but for pytorch_model*.bin, no torch. Every output has a
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from research_internlm import recipe as recipes
 from research_internlm.dtypes import FLAG_TYPES
 from research_internlm.errors import ToolkitError, run_main
@@ -83,8 +85,8 @@ def _import(arguments: argparse.Namespace) -> Mapping[str, Any]:
         raise ToolkitError(f"--format {arguments.format} asks for a file that ends in "
                            f"{SUFFIXES[arguments.format]}, found {arguments.output}")
     facts = import_model(arguments.hf_dir, arguments.output, arguments.dtype, arguments.overwrite)
-    print("model_config of these weights: " + ", ".join(
-        f"{key}: {value}" for key, value in facts["model_config"].items()))
+    print("model_config: " + yaml.safe_dump(facts["model_config"], default_flow_style=True, sort_keys=False,
+                                            width=math.inf).strip())
     return facts
 
 

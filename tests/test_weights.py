@@ -6,11 +6,13 @@ That weights mean the same on both sides is shown in test_weights_parity.py.
 import copy
 import json
 import struct
+import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import yaml
 from research_internlm import dtypes, hf_config, hf_folder, lora, tensor_files, weight_names
 from research_internlm import recipe as recipes
 from research_internlm.dtypes import BF16, Entry
@@ -448,3 +450,17 @@ def test_the_suffix_and_the_format_must_agree(tmp_path):
     assert_user_error(done, "--format safetensors asks for a file that ends in .safetensors")
     with pytest.raises(ToolkitError, match="ends neither in"):
         import_model(tmp_path, tmp_path / "x.bin", None, False)
+
+
+def test_the_printed_model_config_is_yaml_for_a_recipe(tmp_path):
+    done = run_script(WEIGHTS, "from-hf", hf_release(tmp_path / "hf"), tmp_path / "x.ckpt")
+    line = next(line for line in done.stdout.splitlines() if line.startswith("model_config: "))
+    stated = {**SHAPE_KEYS, "theta": 10000.0, "max_position_embedding": 16}
+    assert yaml.safe_load(line) == {"model_config": stated}
+
+
+def test_a_bin_file_without_torch_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
+    with pytest.raises(ToolkitError, match=r"torch is not installed; .*pip install -e '\.\[hf\]'"):
+        hf_folder.HfFolder(tmp_path)

@@ -9,7 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from research_internlm.dtypes import BF16
+from research_internlm.errors import ToolkitError
 from research_internlm.hf_export import tokenizer_texts
+from research_internlm.hf_folder import HfFolder
 from research_internlm.prompts import encode, render_chat
 from research_internlm.tokens import load_tokenizer, special_tokens
 from tests.conftest import run_script
@@ -224,3 +227,25 @@ def test_the_exported_tokenizer_gives_training_s_ids(real_data, tmp_path, family
     assert chat == expected
     stop = json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"]
     assert stop == list(special.stop_ids)
+
+
+class Code:
+    """Unpickles into a call."""
+
+    def __reduce__(self):
+        return print, ("this must not run",)
+
+
+@pytest.mark.parametrize("content", [{"a": Code()}, ["no", "mapping"], {"a": 1}])
+def test_a_bin_file_that_is_no_plain_weights_is_refused(tmp_path, capsys, content):
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ToolkitError, match=r"pytorch_model\.bin (cannot be read|holds no plain mapping)"):
+        HfFolder(tmp_path)
+    assert "must not run" not in capsys.readouterr().out
+
+
+def test_old_bin_files_are_read_too(tmp_path):
+    tensor = torch.randn(6, 4).to(torch.bfloat16)
+    torch.save({"a": tensor}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    rows = HfFolder(tmp_path).rows("a", 2, 5)
+    assert rows.dtype == BF16 and rows.tobytes() == tensor[2:5].view(torch.int16).numpy().tobytes()
