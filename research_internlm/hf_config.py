@@ -26,8 +26,9 @@ _MODEL_TYPES = {
     "internlm2": (INTERNLM2, "bias", False),
 }
 _TORCH_TYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-# Changes the rotary angles only beyond max_position_embeddings (transformers' "dynamic" NTK).
-_HARMLESS_ROPE_TYPES = ("default", "dynamic")
+# "dynamic" NTK changes the rotary angles only beyond max_position_embeddings; "origin" is InternLM's word for
+# none.
+_HARMLESS_ROPE_TYPES = ("default", "origin", "dynamic")
 
 
 def spelling_of(config: Mapping[str, Any]) -> str:
@@ -67,7 +68,7 @@ def to_model_config(config: Mapping[str, Any]) -> dict[str, Any]:
     wrong = _unsupported(config)
     if wrong:
         raise ToolkitError(f"config.json describes no InternLM or InternLM2: {'; '.join(wrong)}")
-    rope = config.get("rope_parameters") or {}  # where transformers 5 keeps it
+    rope = _rope(config)
     return {
         "type": kind,
         "hidden_size": config["hidden_size"],
@@ -77,10 +78,16 @@ def to_model_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "intermediate_size": config["intermediate_size"],
         "vocab_size": config["vocab_size"],
         "rms_norm_eps": config.get("rms_norm_eps", DEFAULTS[kind]["rms_norm_eps"]),
-        "theta": config.get("rope_theta") or rope.get("rope_theta", 10000.0),
+        "theta": config.get("rope_theta") or rope.get("rope_theta") or rope.get("base") or 10000.0,
         "max_position_embedding": config.get("max_position_embeddings", 2048),
         "has_bias": has_bias,
     }
+
+
+def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rotary settings, wherever this config keeps them: Llama's and InternLM2's `rope_scaling`, the
+    `rope_parameters` of transformers 5, or InternLM's `rotary` ({"base": 10000, "type": "dynamic"})."""
+    return next((config[key] for key in ("rope_scaling", "rope_parameters", "rotary") if config.get(key)), {})
 
 
 def _unsupported(config: Mapping[str, Any]) -> list[str]:
@@ -95,10 +102,10 @@ def _unsupported(config: Mapping[str, Any]) -> list[str]:
         wrong.append(f"head_dim {head_size} x {heads} heads is not hidden_size {config['hidden_size']}")
     if heads % (config.get("num_key_value_heads") or heads):
         wrong.append(f"num_key_value_heads {config['num_key_value_heads']} does not divide {heads} heads")
-    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    rope = _rope(config)
     rope_type = rope.get("rope_type") or rope.get("type") or "default"
     if rope_type not in _HARMLESS_ROPE_TYPES:
-        wrong.append(f"rope_scaling {rope_type} (only {' and '.join(_HARMLESS_ROPE_TYPES)} leave the angles "
+        wrong.append(f"rope_scaling {rope_type} (only {', '.join(_HARMLESS_ROPE_TYPES)} leave the angles "
                      "within max_position_embeddings alone)")
     return wrong
 

@@ -399,6 +399,15 @@ def test_config_goes_both_ways():
     assert back == {**SHAPE_KEYS, "theta": 10000.0, "max_position_embedding": 16}
 
 
+@pytest.mark.parametrize(("rotary", "theta"), [
+    ({"base": 10000, "type": "dynamic"}, 10000), ({"base": 50000, "type": "origin"}, 50000)])
+def test_the_rotary_entry_of_internlm_s_own_config_is_read(rotary, theta):
+    config = hf_config.from_model_config(CONFIG, "fp32")
+    own = {key: value for key, value in config.items() if key not in ("rope_theta", "attention_bias")}
+    assert hf_config.to_model_config({**own, "model_type": "internlm", "bias": True,
+                                      "rotary": rotary})["theta"] == theta
+
+
 @pytest.mark.parametrize(("index", "message"), [
     ({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}},
      "the shard .*model-00002-of-00002.safetensors does not exist; model.safetensors.index.json names it"),
