@@ -19,7 +19,6 @@ from research_internlm.contest.schedule import (
     warnings,
 )
 from research_internlm.errors import ToolkitError
-from research_internlm.files import write_manifest
 from research_internlm.lora import count_parameters
 
 
@@ -142,23 +141,6 @@ def test_a_7b_checkpoint_is_about_15_gb(recipe):
     assert adapter == 16_777_216 * 4
 
 
-def test_hours_scale_with_computed_tokens(recipe):
-    config = recipes.model_config(recipe)
-    count = count_parameters(config)
-    measured = estimate.Measured(step_ms=3_600, tokens=4 * 4 * 1024, seq_length=1024)
-    # 1,000 steps of 16 rows at 3.6 s are one hour.
-    assert estimate.hours(16_000, 1024, 1, measured, config, count) == pytest.approx(1.0)
-    assert estimate.hours(16_000, 1024, 3, measured, config, count) == pytest.approx(3.0)
-    # Attention grows with the row: 2 x 6.9e9 + 0.54e9 FLOPs a token at 1,024, 0.54e9 more at 2,048.
-    doubled = estimate.hours(16_000, 2048, 1, measured, config, count)
-    assert doubled == pytest.approx(2 * (2 * 6.8994 + 1.0737) / (2 * 6.8994 + 0.5369), rel=1e-4)
-
-
-def test_packing_saves_the_padding():
-    # 146 tokens a sample in 1,025-token rows at 97 % fill: 6.8 samples a row.
-    assert 1000 / estimate.packed_rows(146 * 1000, 1024) == pytest.approx(6.8, abs=0.02)
-
-
 def test_score_table_answers_what_rank_16_must_reach(recipe):
     lines = list(plan.score_table(recipe, [4, 16], [".*wq|.*wk|.*wv|.*wo"], 0.9692))
     # Keke team: 4,194,304, .9767. By hand: 10 x 12,582,912 / 7,321e6 x 3/7 = 0.7366 points more.
@@ -192,18 +174,6 @@ def test_missing_keys_are_named_together():
     assert "# stays" in plan.set_scalars(text, {"a": 300}, "f")
     with pytest.raises(ToolkitError, match=r"f has no callbacks\.Y\.b, c to write"):
         plan.set_scalars(text, {"callbacks.Y.b": 5, "c": 3}, "f")
-
-
-def test_manifest_gives_rows_and_packed_hours(root, tmp_path, capsys):
-    data = tmp_path / "train.mindrecord"
-    data.write_bytes(b"rows")
-    write_manifest(data, counts={"in": 1600, "out": 1600}, tokens={"total": 146 * 1600})
-    plan.main(["--config", str(root / "yaml/lora_finetune.yaml"), "--train_dataset", str(data),
-               "--step_time_ms", "1000"])
-    out = capsys.readouterr().out
-    assert "1,600 rows on 4 cards x batch 4 = 100 steps an epoch" in out
-    assert "padded:    0.11 h, 1,600 rows, 14.2% of it text" in out
-    assert "packed:    0.02 h, 236 rows" in out
 
 
 def test_command_line_errors(root, tmp_path):

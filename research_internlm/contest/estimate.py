@@ -1,4 +1,4 @@
-"""Estimates before a run is paid for: device memory, disk, hours. None of it was measured on an NPU.
+"""Estimates before a run is paid for: device memory and disk. None of it was measured on an NPU.
 
 Memory follows Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models",
 section 4, for fp16 activations; with it 7B, batch 4, seq_length 1024 comes to about 39 GiB.
@@ -13,7 +13,6 @@ from typing import Any
 from research_internlm.lora import ParameterCount
 
 GIB = 2**30
-PACKED_FILL = 0.97  # least share of a packed row that is text, which the packer is built for
 _LOGITS_COPIES = 5  # logits, log-softmax, one-hot and gradients kept by the cross entropy at once
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -85,49 +84,3 @@ def checkpoint_bytes(recipe: Mapping[str, Any], count: ParameterCount) -> tuple[
     full = count.base * _dtype_bytes(config, "param_init_type", 2) + adapter + 8 * count.trainable
     monitor = next(item for item in recipe["callbacks"] if item["type"] == "CheckpointMonitor")
     return full, adapter if monitor.get("save_trainable_params") else 0
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One measured step: the anchor of every prediction of hours.
-
-    Attributes:
-        step_ms: Time of one step, milliseconds.
-        tokens: Token positions of that step over all cards, padding included.
-        seq_length: Its row length.
-    """
-
-    step_ms: float
-    tokens: int
-    seq_length: int
-
-
-def token_cost(model_config: Mapping[str, Any], count: ParameterCount, seq_length: int) -> float:
-    """Forward FLOPs of one token: 2 a weight, and attention over the row (4 * layers * hidden * length)."""
-    embedding = model_config["vocab_size"] * model_config["hidden_size"]  # looked up, not multiplied
-    return (2 * (count.base - embedding)
-            + 4 * model_config["num_layers"] * model_config["hidden_size"] * seq_length)
-
-
-def hours(rows: int, seq_length: int, epochs: int, measured: Measured, model_config: Mapping[str, Any],
-          count: ParameterCount) -> float:
-    """Predicted training time in hours, evaluation, saving and compilation excluded.
-
-    Time is taken to be proportional to the FLOPs of all computed positions, padding included.
-
-    Args:
-        rows: Rows of the training file at this length.
-        seq_length: Row length to predict for.
-        epochs: Passes over the rows.
-        measured: A measured step of the same model and cards.
-        model_config: The recipe's model.
-        count: Its parameter counts.
-    """
-    per_token = measured.step_ms / measured.tokens * (token_cost(model_config, count, seq_length)
-                                                      / token_cost(model_config, count, measured.seq_length))
-    return rows * seq_length * epochs * per_token / 3.6e6
-
-
-def packed_rows(text_tokens: int, seq_length: int) -> int:
-    """Rows that `text_tokens` need when whole samples are packed to 97 % fill."""
-    return -(-text_tokens // int(PACKED_FILL * (seq_length + 1)))

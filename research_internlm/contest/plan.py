@@ -2,7 +2,7 @@
 
     python research_internlm/contest/plan.py --config yaml/lora_finetune.yaml --items 138020 --cards 4
     python research_internlm/contest/plan.py --config yaml/lora_finetune.yaml \\
-        --train_dataset train.mindrecord --step_time_ms 3700 --seq_length 512 1024 2048
+        --train_dataset train.mindrecord --step_time_ms 3700     (or --measured output/run1)
     python research_internlm/contest/plan.py --config yaml/lora_finetune.yaml --items 138020 \\
         --write yaml/my_run.yaml
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 from research_internlm import recipe as recipes
-from research_internlm.contest import estimate, score
+from research_internlm.contest import cost, estimate, score
 from research_internlm.contest.schedule import Saving, Steps, plan_saving, saving_of, steps_of, warnings
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.files import manifest_path, read_manifest, require_absent, require_file, write_text
@@ -48,9 +48,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "recipe's, and all seven cells of a layer)")
     add("--accuracy", type=score.share, default=0.9685, metavar="A",
         help="accuracy assumed in the score table, as 0.9685 or 96.85%% (default: %(default)s, the report's)")
-    add("--step_time_ms", type=float, metavar="MS", help="a measured step of this recipe; predicts hours")
-    add("--seq_length", type=int, nargs="+", default=[], metavar="L",
-        help="row lengths to predict hours for, beside the recipe's")
+    step = parser.add_mutually_exclusive_group()
+    step.add_argument("--step_time_ms", type=float, metavar="MS", help="a measured step of this recipe at "
+                      "its own batch and seq_length; predicts hours")
+    step.add_argument("--measured", metavar="RUN_DIR", help="take the step out of this run's logs "
+                      "instead; a run of the same model")
+    add("--seq_length", type=int, nargs="+", default=cost.TABLE_LENGTHS, metavar="L",
+        help="row lengths of the cost table, beside the recipe's (default: %(default)s)")
     add("--write", metavar="Y", help="write a copy of the recipe with the derived numbers, comments kept")
     add("--overwrite", action="store_true", help="let --write replace a file, the recipe itself included")
     return recipes.parse_command_line(parser, argv)
@@ -124,25 +128,22 @@ def score_table(recipe: Mapping[str, Any], ranks: Sequence[int], targets: Sequen
                    f"{f'{needed:.2%}' if needed <= 1 else 'never':>9}  {target}")
 
 
-def hours_table(recipe: Mapping[str, Any], steps: Steps, tokens: Mapping[str, int], step_ms: float,
-                lengths: Sequence[int]) -> Iterator[str]:
-    """Lines on predicted hours, padded and packed, at the recipe's row length and at others."""
-    config = recipes.model_config(recipe)
-    count = count_parameters(config)
-    own = config["seq_length"]
-    measured = estimate.Measured(step_ms, steps.batch_size * steps.cards * own, own)
-    yield (f"hours from one measured step of {step_ms:g} ms at seq_length {own} (without evaluation, saving, "
-           "compilation):")
-    for length in sorted({own, *lengths}):
-        layouts = {"padded": steps.rows}
-        if tokens:
-            layouts["packed"] = estimate.packed_rows(tokens["total"], length)
-        for layout, rows in layouts.items():
-            hours = estimate.hours(rows, length, steps.epochs, measured, config, count)
-            text = f", {tokens['total'] / rows / (length + 1):.1%} of it text" if tokens else ""
-            yield f"  seq_length {length:>5} {layout}: {hours:>7.2f} h, {rows:,} rows{text}"
-    if not tokens:
-        yield "  packed: give --train_dataset, whose manifest tells how many tokens are text"
+def cost_table(recipe: Mapping[str, Any], steps: Steps, tokens: Mapping[str, int],
+               arguments: argparse.Namespace) -> Iterator[str]:
+    """Lines on steps, tokens and hours, padded and packed, at the recipe's row length and at others.
+
+    Raises:
+        ToolkitError: The run of --measured has no step to take.
+    """
+    own = recipes.model_config(recipe)["seq_length"]
+    measured = None
+    if arguments.measured:
+        measured = cost.measured_run(arguments.measured)
+    elif arguments.step_time_ms:
+        measured = cost.Measured(arguments.step_time_ms, steps.batch_size * own, own)
+    text = tokens["total"] if tokens else cost.MEAN_TOKENS * steps.rows
+    yield from cost.table(cost.costs(recipe, steps, text, measured, arguments.seq_length), measured,
+                          guessed=not tokens)
 
 
 def set_scalars(text: str, values: Mapping[str, Any], path: str | Path) -> str:
@@ -213,8 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     if pet_config:
         targets = arguments.targets or list(dict.fromkeys((pet_config["target_modules"], ALL_LINEARS)))
         lines += [*score_table(recipe, arguments.rank, targets, arguments.accuracy), ""]
-    if arguments.step_time_ms:
-        lines += hours_table(recipe, steps, tokens, arguments.step_time_ms, arguments.seq_length)
+    lines += cost_table(recipe, steps, tokens, arguments)
     print("\n".join(lines).rstrip())
     if arguments.write:
         written = write_plan(arguments.config, saving, arguments.cards, arguments.write, arguments.overwrite)

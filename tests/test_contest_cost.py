@@ -1,0 +1,90 @@
+"""The cost model: steps, tokens and hours against sums done by hand."""
+
+import pytest
+
+from research_internlm import recipe as recipes
+from research_internlm.contest import cost, plan
+from research_internlm.contest.schedule import Steps
+from research_internlm.errors import ToolkitError
+from research_internlm.files import write_json, write_manifest, write_text
+from research_internlm.lora import count_parameters
+
+
+@pytest.fixture(scope="module")
+def recipe(root):
+    return recipes.load_yaml(root / "yaml/lora_finetune.yaml")
+
+
+def by_layout(found):
+    return {(row.layout, row.seq_length): row for row in found}
+
+
+def test_the_measured_shape_costs_what_was_measured(recipe):
+    # 1,000 steps of 16 rows at 3.6 s are one hour.
+    steps = Steps(16_000, cards=4, batch_size=4, epochs=1)
+    measured = cost.Measured(step_ms=3_600, tokens=4 * 1024, seq_length=1024)
+    row = by_layout(cost.costs(recipe, steps, 146 * 16_000, measured))["padded", 1024]
+    assert (row.steps, row.tokens, row.hours) == (1_000, 16_384_000, pytest.approx(1.0))
+    assert row.useful == pytest.approx(146 / 1025)
+
+
+def test_a_longer_row_pays_for_its_tokens_and_its_attention(recipe):
+    config = recipes.model_config(recipe)
+    measured = cost.Measured(step_ms=1_000, tokens=4 * 1024, seq_length=1024)
+    # 2 x 6.8994e9 + 0.5369e9 FLOPs a token at 1,024; 0.5369e9 more at 2,048; twice the tokens.
+    doubled = cost.step_ms(measured, 4 * 2048, 2048, config, count_parameters(config))
+    assert doubled == pytest.approx(2_000 * (2 * 6.8994 + 1.0737) / (2 * 6.8994 + 0.5369), rel=1e-4)
+
+
+def test_packing_saves_the_padding(recipe):
+    steps = Steps(138_020, cards=4, batch_size=4, epochs=4, sink_size=2)
+    found = by_layout(cost.costs(recipe, steps, 146 * 138_020, cost.Measured(1_000, 4 * 1024, 1024)))
+    # 146 x 138,020 tokens in rows of 994 (97 % of 1,025): 20,273 rows, 6.81 samples a row.
+    packed = found["packed", 1024]
+    assert packed.rows == 20_273
+    assert packed.steps == 4 * (20_273 // 16)  # 5,069 rows a card, 1,267 batches of 4
+    assert found["padded", 1024].hours / packed.hours == pytest.approx(34_504 / packed.steps)
+    assert found["padded", 1024].steps == 34_504
+    assert packed.useful == pytest.approx(0.97, abs=1e-3)
+
+
+def test_without_a_measured_step_there_are_steps_but_no_hours(recipe):
+    found = cost.costs(recipe, Steps(1_600, 4, 4, 1), 146 * 1_600, None, [512])
+    assert [row.seq_length for row in found] == [512, 512, 1024, 1024]
+    assert all(row.hours is None and row.steps for row in found)
+
+
+def run_folder(root, folder, step_times):
+    folder.mkdir()
+    recipe = recipes.resolve(root / "yaml/lora_finetune.yaml", overrides=["runner_config.sink_mode=False"])
+    recipes.write_resolved(recipe, folder / "resolved_config.yaml")
+    write_json(folder / "run.json", {"workers": 2, "data": {"train_dataset": {"counts": {"out": 800}}}})
+    write_text(folder / "worker_0.log", "".join(
+        f"2026-11-23 10:00:{step:02} - mindformers - INFO - {{ Epoch:[  1/  4], step:[{step:5}/  100], "
+        f"loss:[1.0/1.0], per_step_time: {ms}ms, lr: 5e-05, overflow cond: False, loss_scale: 16384.0, "
+        "global_norm: [1.0]\n" for step, ms in enumerate(step_times, 1)))
+    return folder
+
+
+def test_a_run_s_logs_give_the_step_without_its_compilation(root, tmp_path):
+    measured = cost.measured_run(run_folder(root, tmp_path / "run", [90_000, 9_000, 210, 190, 200]))
+    assert measured == cost.Measured(200, 4 * 1024, 1024)
+    with pytest.raises(ToolkitError, match="may hold compilation"):
+        cost.measured_run(run_folder(root, tmp_path / "short", [90_000, 9_000]))
+
+
+def test_plan_prints_the_choice(root, tmp_path, capsys):
+    data = tmp_path / "train.mindrecord"
+    data.write_bytes(b"rows")
+    write_manifest(data, counts={"in": 1600, "out": 1600}, tokens={"total": 146 * 1600})
+    config = ["--config", str(root / "yaml/lora_finetune.yaml"), "--train_dataset", str(data)]
+    plan.main([*config, "--step_time_ms", "1000"])
+    out = capsys.readouterr().out
+    assert "1,600 rows on 4 cards x batch 4 = 100 steps an epoch" in out
+    rows = [line.split() for line in out.splitlines() if "packed" in line or "padded" in line]
+    # 4 epochs of 100 steps of a second are 0.11 h; 236 packed rows are 14 steps an epoch.
+    assert rows[2] == ["1024", "padded", "1,600", "400", "6,553,600", "14.2%", "0.11"]
+    assert rows[3] == ["1024", "packed", "236", "56", "917,504", "96.6%", "0.02"]
+    run = run_folder(root, tmp_path / "run", [1, 1, 1_000])  # 2 cards; 4 work no slower
+    plan.main([*config, "--measured", str(run)])
+    assert rows[2] in [line.split() for line in capsys.readouterr().out.splitlines()]
