@@ -17,7 +17,7 @@ from mindformers.tools.register import MindFormerModuleType as Module
 from mindformers.tools.register import MindFormerRegister
 from mindformers.tools.register.template import CONFIG_NAME_TO_CLASS, GeneralConfig
 
-from research_internlm import modeling, monitor, tokenizer  # noqa: F401 (registers the classes)
+from research_internlm import checkpoint_monitor, modeling, monitor, tokenizer  # noqa: F401 (registers)
 from research_internlm.errors import ToolkitError
 
 # Keys that MindFormers reads although no constructor or template names them.
