@@ -1,8 +1,9 @@
 """The few places where a CPU differs from an NPU. Nothing here is active on Ascend.
 
 MindFormers 1.9.0 uses three operators that MindSpore 2.9.0 has no CPU kernel for; `adapt` puts portable
-ones in their place. What a CPU cannot do by settings alone (flash attention, sink mode, the fused norm)
-is in yaml/overlays/cpu_tiny.yaml, and `check_model_config` names the settings that are missing.
+ones in their place, and the slowest cells in faster forms (cpu_cells.py). What a CPU cannot do by settings
+alone (flash attention, sink mode, the fused norm) is in yaml/overlays/cpu_tiny.yaml, and
+`check_model_config` names the settings that are missing.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def adapt(device_target: str) -> None:
     if device_target != "CPU":
         return
     _use_finite_check()
+    _use_fast_cells()
     _use_numpy_argmax()
     _use_allreduce_barrier()
 
@@ -72,7 +74,16 @@ def _use_finite_check() -> None:
 
 
 def _overflow_of_gradients(self, status, compute_output):  # noqa: ANN001 (compiled by MindSpore)
-    return self._get_distributed_overflow_status_on_infnan_mode(self.has_non_finite, compute_output)
+    # Joined first: IsFinite costs about the same for one small gradient as for all of them.
+    return self._get_distributed_overflow_status_on_infnan_mode(self.has_non_finite,
+                                                                (self.join_flat(compute_output),))
+
+
+def _use_fast_cells() -> None:
+    """The slowest parts of a training step in forms that suit a CPU's kernels; same mathematics."""
+    from research_internlm import cpu_cells
+
+    cpu_cells.install()
 
 
 def _use_numpy_argmax() -> None:

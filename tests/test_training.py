@@ -46,7 +46,7 @@ def train(work, output, settings, *more, check=True):
         TRAIN, "--config", "yaml/lora_finetune.yaml", *OVERLAY, "--train_dataset", work / "train.mindrecord",
         "--eval_dataset", work / "valid.mindrecord", "--output_dir", output, "--use_parallel", "False",
         *settings, "runner_config.epochs=2", "eval_step_interval=6",
-        "callbacks.CheckpointMonitor.save_checkpoint_steps=6", "lr_schedule.learning_rate=5.0e-2", *more,
+        "callbacks.CheckpointMonitor.save_checkpoint_steps=6", "lr_schedule.learning_rate=2.0e-2", *more,
         check=check)
 
 
