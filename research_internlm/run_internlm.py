@@ -21,6 +21,7 @@ from typing import Any
 
 from research_internlm import lora, portable
 from research_internlm import recipe as recipes
+from research_internlm.contest import resume
 from research_internlm.dataset_check import check_mindrecord, mindrecord_files
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.files import sha256_of, write_json
@@ -53,8 +54,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--load_checkpoint", metavar="P", help="base weights, or the folder holding rank_0/ when resuming")
     add("--output_dir", metavar="D", help="folder of this run: checkpoints, logs, resolved_config.yaml")
     add("--use_parallel", type=boolean, metavar="True|False", help="True under msrun with several workers")
-    add("--resume_training", metavar="True|NAME", help="True, or the name of a rank 0 checkpoint, to "
-        "continue from --load_checkpoint")
+    add("--resume_training", metavar="True|NAME", help="True: continue from the last complete checkpoint of "
+        "--output_dir (of --load_checkpoint where that is a folder with rank_0/); or a rank 0 file's name")
     add("--device_target", choices=("CPU", "Ascend"), help="default: the recipe's context.device_target")
     add("--predict_data", metavar="TEXT|F", help="for predict: a question, or a file (alpaca .json, or "
         "one question a line)")
@@ -185,13 +186,22 @@ def check_data(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[st
 def prepare_output(recipe: recipes.Recipe, facts: Mapping[str, Any], arguments: argparse.Namespace) -> None:
     """Writes resolved_config.yaml and run.json into the output folder, on rank 0 only.
 
+    A run that goes on keeps those of its start: they name the base weights, not the last checkpoint.
+
     Raises:
         ToolkitError: The folder holds another run and this is neither a resume nor --overwrite.
     """
-    if rank() != 0:
-        return
     folder = Path(recipe["output_dir"])
     resolved = folder / RESOLVED_CONFIG
+    if resolved.exists() and recipe.get("resume_training"):
+        changed = resume.differences(recipes.load_yaml(resolved), recipe)
+        if changed and not arguments.overwrite:
+            raise ToolkitError(f"{folder} holds another run; {len(changed)} difference(s): "
+                               f"{'; '.join(changed)}. Resume it with its own settings, or choose "
+                               "another --output_dir")
+        return
+    if rank() != 0:
+        return
     if resolved.exists() and not recipe.get("resume_training") and not arguments.overwrite:
         raise ToolkitError(f"{folder} already holds a run ({RESOLVED_CONFIG}); choose another --output_dir, "
                            "continue it with --resume_training True, or pass --overwrite")
@@ -229,6 +239,32 @@ def fill_from_data(recipe: recipes.Recipe, facts: Mapping[str, Any]) -> None:
     monitor["steps_per_sink"] = runner["sink_size"] if runner["sink_mode"] else 1
 
 
+def continue_run(recipe: recipes.Recipe) -> None:
+    """Points the recipe at the last complete checkpoint, if it is to continue a run.
+
+    Raises:
+        ToolkitError: There is no run to continue.
+    """
+    if recipe.get("resume_training") is not True:
+        return
+    given = recipe.get("load_checkpoint")
+    own = Path(recipe["output_dir"], "checkpoint")
+    folder = Path(given) if given and Path(given, "rank_0").is_dir() else own
+    found = resume.prepare(folder, rank())
+    if found is None:
+        if not Path(recipe["output_dir"], RESOLVED_CONFIG).exists():
+            raise ToolkitError(f"--resume_training True: {folder} holds no complete checkpoint and "
+                               f"{recipe['output_dir']} no run; leave the flag out to start one")
+        print("no complete checkpoint yet: the run starts again at step 1", flush=True)
+        recipe["resume_training"] = False
+        return
+    step, path = found
+    print(f"continuing from step {step} ({path})", flush=True)
+    recipe |= {"load_checkpoint": str(folder), "resume_training": path.name,
+               "callbacks": [{"type": "LossScaleCounters", "resumed_from": str(path)},
+                             *recipe["callbacks"]]}
+
+
 def train(recipe: recipes.Recipe) -> None:
     """Runs MindFormers' Trainer on the resolved recipe (finetune, or eval of the loss)."""
     os.environ.setdefault("LOG_MF_PATH", str(Path(recipe["output_dir"]) / "log"))
@@ -258,6 +294,7 @@ def main() -> int:
         facts = preflight(recipe, arguments)
         fill_from_data(recipe, facts)
         prepare_output(recipe, facts, arguments)
+        continue_run(recipe)
     if recipe["run_mode"] == "predict":
         from research_internlm.generation import predict
 

@@ -1,0 +1,137 @@
+"""Continuing a run: its last complete checkpoint, and whether a command is the same run again.
+
+The step is read from inside each file: names and meta.json of MindFormers 1.9.0 are wrong after a resume in
+the middle of an epoch. In data-parallel training all ranks hold the same bits, so any rank's file serves all.
+Needs no MindSpore.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from research_internlm.contest.checkpoint_header import read_header, step_of
+from research_internlm.errors import ToolkitError
+from research_internlm.files import publish, staging
+
+BROKEN_SUFFIX = ".broken"
+# Where things lie and how many cores a machine has are no part of what a run is; the data's identity is
+# its sha256 in run.json. The monitor's numbers are derived from the data.
+_PLACES = re.compile(r"output_dir|load_checkpoint|resume_training|.*\.dataset_dir|.*\.num_parallel_workers"
+                     r"|callbacks\.UsefulTokensMonitor\..*")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoints of a run.
+
+    Attributes:
+        complete: Step -> rank -> file.
+        broken: Files that cannot be resumed from, with the reason.
+    """
+
+    complete: dict[int, dict[int, Path]]
+    broken: dict[Path, str]
+
+    @property
+    def last(self) -> int:
+        """Last step that some rank saved completely; 0 for none."""
+        return max(self.complete, default=0)
+
+
+def find_checkpoints(folder: str | Path) -> Found:
+    """Looks into every full checkpoint below `folder`/rank_N.
+
+    Args:
+        folder: `OUTPUT_DIR/checkpoint`.
+    """
+    found = Found({}, {})
+    for path in sorted(Path(folder).glob("rank_*/*.ckpt")):
+        try:
+            step = step_of(read_header(path), path)
+        except FileNotFoundError:  # another rank has just set its broken file aside
+            continue
+        except ToolkitError as error:
+            found.broken[path] = str(error)
+            continue
+        found.complete.setdefault(step, {})[_rank_of(path)] = path
+    return found
+
+
+def _rank_of(path: Path) -> int:
+    return int(path.parent.name.removeprefix("rank_"))
+
+
+def prepare(folder: str | Path, rank: int) -> tuple[int, Path] | None:
+    """Makes a rank ready to continue: broken files of its own set aside, the last checkpoint in its folder.
+
+    A worker killed while others were saving lacks the last file; it takes a copy of another rank's.
+
+    Args:
+        folder: `OUTPUT_DIR/checkpoint`.
+        rank: This worker.
+
+    Returns:
+        The step and this rank's file, or None where no rank has a complete checkpoint.
+    """
+    found = find_checkpoints(folder)
+    for path, reason in found.broken.items():
+        if _rank_of(path) == rank:
+            print(f"set aside as {path.name}{BROKEN_SUFFIX}: {reason}", flush=True)
+            path.rename(path.with_name(path.name + BROKEN_SUFFIX))
+    if not found.complete:
+        return None
+    files = found.complete[found.last]
+    if rank not in files:
+        files[rank] = _copy_for(rank, files[min(files)])
+    return found.last, files[rank]
+
+
+def _copy_for(rank: int, source: Path) -> Path:
+    target = source.parent.parent / f"rank_{rank}" / re.sub(r"rank_\d+", f"rank_{rank}", source.name)
+    if target.exists():
+        raise ToolkitError(f"{target} holds another step than {source}; move it away to continue "
+                           "from the latter")
+    with staging(target.parent) as folder:
+        shutil.copyfile(source, folder / target.name)
+        publish(folder / target.name, target)
+    return target
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Settings in which two resolved recipes are different runs.
+
+    Returns:
+        One `key: old -> new` a setting, places left out.
+    """
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return [f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+            for key in dict.fromkeys((*before, *after))
+            if before.get(key) != after.get(key) and not _PLACES.fullmatch(key)]
+
+
+def data_differences(run_facts: Mapping[str, Any], data: Mapping[str, Any], workers: int) -> Iterator[str]:
+    """Data files or worker numbers in which a run differs from what run.json says of it."""
+    if run_facts["workers"] != workers:
+        yield f"workers: {run_facts['workers']} -> {workers}"
+    for section, fact in run_facts.get("data", {}).items():
+        now = data.get(section, {}).get("sha256")
+        if now != fact.get("sha256"):
+            yield f"{section} sha256: {fact.get('sha256')} -> {now}"
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items: Any = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list) and all(isinstance(item, Mapping) and "type" in item for item in value):
+        items = ((item["type"], item) for item in value)
+    if not items:
+        yield prefix, value
+        return
+    for key, item in items:
+        yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
