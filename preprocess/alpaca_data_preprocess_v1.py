@@ -5,7 +5,8 @@
         --model_file tokenizer.model --seq_length 1024
 
 Rows are seq_length + 1 tokens, what training wants; validation rows of seq_length tokens are made with
---seq_length one less (1023). The record rule is in research_internlm/records.py.
+--seq_length one less (1023). With --pack a row holds as many whole samples as fit. The record rule is in
+research_internlm/records.py, the choice of samples that share a row in preprocess/packing.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import glob
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import sentencepiece
 from tqdm import tqdm
 
 from preprocess.mindrecord_writer import existing_parts, write_mindrecord
+from preprocess.packing import Sample, pack
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.files import manifest_path, read_json, read_manifest, sha256_of, write_manifest
 from research_internlm.prompts import PROMPT_VERSION, Segment, render_item
@@ -36,13 +38,25 @@ _READING_KEYS = ("passage", "question", "output")
 
 @dataclass
 class Statistics:
-    """What happened to the items: counts and tokens of the rows, and every dropped item."""
+    """What happened to the items.
+
+    Attributes:
+        rows: Rows written.
+        samples: Samples in them.
+        tokens: Tokens of all samples, and `supervised` those with a label.
+        longest: Tokens of the longest sample.
+        longest_answer: Most supervised tokens in one row.
+        fullest: Most samples in one row.
+        overlong: Every dropped item with its length.
+    """
 
     rows: int = 0
+    samples: int = 0
     tokens: int = 0
     supervised: int = 0
     longest: int = 0
     longest_answer: int = 0
+    fullest: int = 0
     overlong: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -60,6 +74,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="number of files to spread the rows over (default: %(default)s)")
     add("--seq_length", type=_positive, default=1024, metavar="N",
         help="rows are one token longer; validation rows take one less (default: %(default)s)")
+    add("--pack", action="store_true", help="put several whole samples into a row instead of padding it; the "
+        "model must be told (recipe), and validation rows may be packed or not")
+    add("--seed", type=int, default=42, help="of the shuffle before packing (default: %(default)s)")
     add("--overlong", choices=("drop", "error"), default="drop", help="an item that does not fit its row is "
         "dropped and listed, or an error; it is never cut (default: %(default)s)")
     add("--num_workers", type=_positive, default=2, metavar="N",
@@ -125,29 +142,49 @@ def encode_items(items: Iterable[dict[str, str]], processor: sentencepiece.Sente
                    np.repeat([s.supervised for s in segments], [len(piece) for piece in pieces]))
 
 
-def make_rows(names: Iterable[str], samples: Iterable[tuple[np.ndarray, np.ndarray]], length: int,
-              statistics: Statistics) -> Iterator[dict[str, np.ndarray]]:
-    """Pads the samples that fit and notes the others.
+def keep_fitting(names: Iterable[str], samples: Iterable[Sample], length: int, statistics: Statistics
+                 ) -> Iterator[Sample]:
+    """Passes on the samples that fit a row and notes the others.
 
     Args:
         names: How each sample is listed when it is dropped.
         samples: From `encode_items`.
+        length: Row length.
+        statistics: Filled while the samples are consumed.
+
+    Yields:
+        Samples of at most `length` tokens.
+    """
+    for name, (ids, supervised) in zip(names, samples, strict=True):
+        if fits(len(ids), length):
+            statistics.longest = max(statistics.longest, len(ids))
+            yield ids, supervised
+        else:
+            statistics.overlong.append({"item": name, "tokens": len(ids)})
+
+
+def make_rows(groups: Iterable[Sequence[Sample]], length: int, statistics: Statistics
+              ) -> Iterator[dict[str, np.ndarray]]:
+    """Joins the samples of a row and pads its end.
+
+    Args:
+        groups: The samples of each row, one or more, together at most `length` tokens.
         length: Row length.
         statistics: Filled while the rows are consumed.
 
     Yields:
         Rows of `length` tokens.
     """
-    for name, (ids, supervised) in zip(names, samples, strict=True):
-        if not fits(len(ids), length):
-            statistics.overlong.append({"item": name, "tokens": len(ids)})
-            continue
+    for group in groups:
+        ids = np.concatenate([ids for ids, _ in group])
+        supervised = np.concatenate([supervised for _, supervised in group])
         answer = int(supervised.sum())
         statistics.rows += 1
+        statistics.samples += len(group)
         statistics.tokens += len(ids)
         statistics.supervised += answer
-        statistics.longest = max(statistics.longest, len(ids))
         statistics.longest_answer = max(statistics.longest_answer, answer)
+        statistics.fullest = max(statistics.fullest, len(group))
         yield make_record(ids, supervised, length)
 
 
@@ -184,16 +221,18 @@ def inputs_of(pattern: str) -> list[Path]:
 
 def report(statistics: Statistics, length: int, output: Path) -> None:
     """Prints the counts and how full the rows are."""
-    dropped = len(statistics.overlong)
-    print(f"{statistics.rows + dropped} items in = {statistics.rows} rows out + {dropped} dropped (longer "
-          f"than {length} tokens) -> {output}")
+    dropped, rows = len(statistics.overlong), statistics.rows
+    print(f"{statistics.samples + dropped} items in = {statistics.samples} samples in {rows} rows + "
+          f"{dropped} dropped (longer than {length} tokens) -> {output}")
     for entry in statistics.overlong[:10]:
         print(f"  dropped {entry['item']}: {entry['tokens']} tokens")
     if dropped > 10:
         print(f"  ... and {dropped - 10} more, all in the manifest")
-    print(f"tokens per row: mean {statistics.tokens / statistics.rows:.1f}, longest {statistics.longest} of "
-          f"{length}; rows are {statistics.tokens / statistics.rows / length:.1%} text, "
-          f"{statistics.supervised / statistics.rows:.1f} tokens per row supervised")
+    print(f"tokens per sample: mean {statistics.tokens / statistics.samples:.1f}, longest "
+          f"{statistics.longest} of {length}; samples per row: mean {statistics.samples / rows:.2f}, most "
+          f"{statistics.fullest}")
+    print(f"rows are {statistics.tokens / rows / length:.1%} text, {statistics.supervised / rows:.1f} tokens "
+          "per row supervised")
 
 
 def convert(arguments: argparse.Namespace) -> None:
@@ -221,12 +260,14 @@ def convert(arguments: argparse.Namespace) -> None:
     samples = encode_items(items, processor, special, arguments.num_workers)
     if arguments.overlong == "error":
         _refuse_overlong(names, encode_items(items, processor, special, arguments.num_workers), length)
-    rows = make_rows(names, samples, length, statistics)
+    kept = keep_fitting(names, samples, length, statistics)
+    groups = pack(list(kept), length, arguments.seed) if arguments.pack else ([sample] for sample in kept)
+    rows = make_rows(groups, length, statistics)
     first = next(rows, None)
     if first is None:
         raise ToolkitError(f"every one of the {len(items)} items is longer than {length} tokens; raise "
                            f"--seq_length (now {arguments.seq_length})")
-    rows = tqdm(itertools.chain([first], rows), desc="rows", total=len(items), delay=2, unit="row")
+    rows = tqdm(itertools.chain([first], rows), desc="rows", delay=2, unit="row")
     parts = write_mindrecord(output, rows, arguments.file_partition, arguments.mindrecord_schema)
     write_manifest(output, parts=parts, **_facts(arguments, paths, special, statistics, len(items)))
     report(statistics, length, output)
@@ -255,11 +296,17 @@ def _facts(arguments: argparse.Namespace, paths: list[Path], special: SpecialTok
         "evaluation_kind": kinds.pop() if len(kinds) == 1 else "mixed",
         "seq_length": arguments.seq_length,
         "record_length": length,
-        "counts": {"in": items, "out": statistics.rows, "dropped": {"overlong": len(statistics.overlong)}},
+        "packed": arguments.pack,
+        "counts": {"in": items, "samples": statistics.samples, "out": statistics.rows,
+                   "dropped": {"overlong": len(statistics.overlong)}},
         "dropped": statistics.overlong,
         "tokens": {"total": statistics.tokens, "supervised": statistics.supervised,
                    "padding": statistics.rows * length - statistics.tokens,
-                   "longest": statistics.longest, "longest_answer": statistics.longest_answer},
+                   "longest": statistics.longest, "longest_answer": statistics.longest_answer,
+                   "fill": round(statistics.tokens / (statistics.rows * length), 6)},
+        "samples_per_row": {"mean": round(statistics.samples / statistics.rows, 4),
+                            "max": statistics.fullest},
+        **({"seed": arguments.seed} if arguments.pack else {}),
     }
 
 

@@ -6,7 +6,11 @@ last input and the first label itself; validation rows have L = seq_length, made
 
 The converter everyone starts from is wrong at the boundary: at n = L it silences the whole sample, above
 it cuts the answer off (notes: research/internlm/alpaca_data_preprocess.py). Here a sample either goes in
-whole or is refused, so a row always ends in a supervised `</s>` followed by padding only.
+whole or is refused, so a row always ends in a supervised end token followed by padding only.
+
+A packed row holds several whole samples, one behind the other, padding behind the last. Each sample starts
+with `<s>`, which occurs nowhere else (encoding text never gives it) and has no label; so `<s>` tells where a
+sample begins, for both prompt families, and no label of one sample is predicted from another.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ def fits(token_count: int, length: int) -> bool:
 
 
 def make_record(ids: Sequence[int], supervised: Sequence[bool], length: int) -> dict[str, np.ndarray]:
-    """Pads one encoded sample to a row.
+    """Pads one encoded sample, or several joined ones, to a row.
 
     Args:
         ids: Token ids, n of them, `</s>` included.
