@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Evaluates a checkpoint of a run; results and log stay in RUN_DIR, where report and hand-in look for them.
+#
+#   bash scripts/evaluate.sh RUN_DIR mmlu|squad [evaluate.py options]
+#
+#   bash scripts/evaluate.sh output/run1 squad --config yaml/predict_eval_squad.yaml --load_checkpoint CKPT \
+#       --model_file tokenizer.model --squad_file dev-v1.1.json
+#
+# Writes RUN_DIR/results_TASK_CKPT.json and RUN_DIR/TASK_CKPT.log; a second evaluation of the same checkpoint
+# is refused unless --overwrite is given. The rules are in research_internlm/contest/run_evaluation.py.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+[[ -d $root/.venv ]] && export PATH="$root/.venv/bin:$PATH"
+exec python "$root/research_internlm/contest/run_evaluation.py" "$@"
