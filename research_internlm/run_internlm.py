@@ -290,6 +290,8 @@ def main() -> int:
     if not recipe.get("output_dir"):
         raise ToolkitError("no --output_dir given and the recipe names none")
     os.environ.setdefault("LOG_MF_PATH", str(Path(recipe["output_dir"]) / "log"))
+    if is_scheduler() and not recipe.get("use_parallel"):
+        return 0  # a single worker meets nobody
     if not is_scheduler():
         facts = preflight(recipe, arguments)
         fill_from_data(recipe, facts)
