@@ -14,11 +14,13 @@ import http.client
 import os
 import re
 import ssl
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from research_internlm.errors import ToolkitError
@@ -28,6 +30,7 @@ TOKEN_VARIABLE = "OBS_SECURITY_TOKEN"
 SERVER_VARIABLE = "OBS_SERVER"
 RETRIES = 5  # the SDK waits 0.2, 0.4, ... seconds between them
 TIMEOUT_SECONDS = 60
+_READ_BYTES = 1 << 20
 _SHA256_HEADERS = ("sha256", "x-obs-meta-sha256", "x-amz-meta-sha256")  # the SDK strips the prefix it knows
 _URL = re.compile(r"obs://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
 _HINTS = {
@@ -136,20 +139,87 @@ class ObjectStore:
                             headers=self._sdk.PutObjectHeader(md5=_content_md5(digest)))
         return _checked_etag(answer, digest.hexdigest(), key)
 
+    def get(self, key: str) -> bytes | None:
+        """Content of a small object, or None where there is none."""
+        answer = self._call(f"download of {key}", self._client.getObject, key, may_lack=True)
+        if answer is None:
+            return None
+        try:
+            return b"".join(_blocks(answer.body.response))
+        except http.client.HTTPException as error:
+            raise ToolkitError(f"download of {key} broke off ({error}); run the same command again") from None
+
+    def download(self, key: str, path: Path, size: int) -> None:
+        """Appends to a file what it lacks of an object; dropped connections go on where they broke off.
+
+        Args:
+            key: The object.
+            path: The partial file; made where it is missing.
+            size: Bytes the object has.
+
+        Raises:
+            ToolkitError: The server refuses, or bytes are missing after all retries; what came is kept.
+        """
+        problem = "the server sent too few bytes"
+        for attempt in range(RETRIES + 1):
+            with open(path, "ab") as file:
+                if file.tell() >= size:
+                    return
+                try:
+                    self._append(key, file)
+                except http.client.HTTPException as error:
+                    problem = str(error)
+                if file.tell() >= size:
+                    return
+            time.sleep(0.2 * 2**attempt)
+        raise ToolkitError(f"download of {key}: {path.stat().st_size:,} of {size:,} bytes came ({problem}); "
+                           "run the same command again to continue")
+
+    def _append(self, key: str, file: Any) -> None:
+        start = file.tell()
+        wanted = self._sdk.GetObjectHeader(range=f"{start}-") if start else None
+        answer = self._call(f"download of {key}", self._client.getObject, key, headers=wanted)
+        for block in _blocks(answer.body.response):
+            file.write(block)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Keys of the objects whose names begin with `prefix`."""
+        marker = None
+        while True:
+            body = self._call(f"listing of {prefix}", self._client.listObjects, prefix=prefix,
+                              marker=marker).body
+            for content in body.contents:
+                yield content.key
+            if not body.is_truncated:
+                return
+            marker = body.next_marker or body.contents[-1].key
+
+    def delete(self, key: str) -> None:
+        """Removes an object."""
+        self._call(f"removal of {key}", self._client.deleteObject, key, may_lack=True)
+
     def pending_upload(self, key: str) -> str | None:
         """Id of the newest unfinished multipart upload of a key, or None."""
+        newest = max((upload for upload in self._uploads(key) if upload.key == key), default=None,
+                     key=lambda upload: upload.initiated)
+        return newest and newest.uploadId
+
+    def abort_uploads(self, prefix: str) -> None:
+        """Drops all unfinished multipart uploads of keys that begin with `prefix`."""
+        for upload in list(self._uploads(prefix)):
+            self.abort_upload(upload.key, upload.uploadId)
+
+    def _uploads(self, prefix: str) -> Iterator[Any]:
+        """Unfinished multipart uploads of keys that begin with `prefix`."""
         marker = upload_marker = None
-        newest = None
         while True:
             request = self._sdk.ListMultipartUploadsRequest(
-                prefix=key, key_marker=marker, upload_id_marker=upload_marker)
-            body = self._call(f"look-up of unfinished uploads of {key}", self._client.listMultipartUploads,
-                              request).body
-            for upload in body.upload:
-                if upload.key == key and (newest is None or upload.initiated >= newest.initiated):
-                    newest = upload
+                prefix=prefix, key_marker=marker, upload_id_marker=upload_marker)
+            body = self._call(f"look-up of unfinished uploads of {prefix}",
+                              self._client.listMultipartUploads, request).body
+            yield from body.upload
             if not body.isTruncated:
-                return newest and newest.uploadId
+                return
             marker, upload_marker = body.nextKeyMarker, body.nextUploadIdMarker
 
     def start_upload(self, key: str, sha256: str) -> str:
@@ -211,6 +281,21 @@ class ObjectStore:
                                ) from None
         except OSError as error:
             raise ToolkitError(f"{self.url(key)} cannot be reached anonymously: {error}") from None
+
+
+def _blocks(stream: Any) -> Iterator[bytes]:
+    """A body's bytes; where it breaks off, an HTTPException (the SDK raises a bare Exception)."""
+    try:
+        while True:
+            try:
+                block = stream.read(_READ_BYTES)
+            except Exception as error:
+                raise http.client.HTTPException(f"{type(error).__name__}: {error}") from None
+            if not block:
+                return
+            yield block
+    finally:
+        stream.close()
 
 
 def _content_md5(digest: hashlib._Hash) -> str:

@@ -86,6 +86,21 @@ def upload_item(store: ObjectStore, item: Item, part_size: int, parallel: int, o
     bar.set_description(f"checksum of {item.path.name}")
     sha256 = sha256_of(item.path)
     bar.set_description(f"upload of {item.path.name}")
+    sent = send_item(store, item, sha256, modified, part_size, parallel, overwrite, bar)
+    entry = {"file": item.path.name, "bytes": item.size, "sha256": sha256, "url": store.url(item.key)}
+    return entry, sent
+
+
+def send_item(store: ObjectStore, item: Item, sha256: str, modified: int, part_size: int, parallel: int,
+              overwrite: bool, bar: tqdm) -> int:
+    """Sends a file whose checksum is known, or finds it there already, and verifies it.
+
+    Args:
+        sha256: Of the file's content.
+        modified: The file's st_mtime_ns before the checksum was taken.
+
+    The others, and what it raises, are those of `upload_item`. Returns the bytes sent.
+    """
     there = store.head(item.key)
     sent = 0
     if there is not None and (there.size, there.sha256) == (item.size, sha256):
@@ -102,8 +117,20 @@ def upload_item(store: ObjectStore, item: Item, part_size: int, parallel: int, o
     else:
         sent = _upload_parts(store, item, sha256, modified, part_size, parallel, bar)
     _verify(store.head(item.key), item, sha256, store.bucket)
-    entry = {"file": item.path.name, "bytes": item.size, "sha256": sha256, "url": store.url(item.key)}
-    return entry, sent
+    return sent
+
+
+def connect(bucket: str, server: str | None) -> ObjectStore:
+    """Access to a bucket at the given endpoint, else at the environment's.
+
+    Raises:
+        ToolkitError: No endpoint, or as `ObjectStore`.
+    """
+    server = server or os.environ.get(SERVER_VARIABLE)
+    if not server:
+        raise ToolkitError(f"no endpoint: set {SERVER_VARIABLE} or pass --server, e.g. "
+                           "https://obs.cn-north-4.myhuaweicloud.com")
+    return ObjectStore(bucket, server)
 
 
 def _upload_parts(store: ObjectStore, item: Item, sha256: str, modified: int, part_size: int, parallel: int,
@@ -239,11 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.dry_run:
         print("\n".join(describe(items, bucket, part_size)))
         return 0
-    server = arguments.server or os.environ.get(SERVER_VARIABLE)
-    if not server:
-        raise ToolkitError(f"no endpoint: set {SERVER_VARIABLE} or pass --server, e.g. "
-                           "https://obs.cn-north-4.myhuaweicloud.com")
-    store = ObjectStore(bucket, server)
+    store = connect(bucket, arguments.server)
     with tqdm(total=sum(item.size for item in items), unit="B", unit_scale=True, disable=None) as bar:
         for item in items:
             entry, sent = upload_item(store, item, part_size, arguments.parallel, arguments.overwrite, bar)

@@ -1,0 +1,169 @@
+"""Entry point: a copy of a training run in OBS that outlives the machine.
+
+    export OBS_ACCESS_KEY_ID=... OBS_SECRET_ACCESS_KEY=... OBS_SERVER=https://obs.cn-north-4.myhuaweicloud.com
+    python research_internlm/contest/mirror.py push RUN_DIR obs://bucket/prefix [--interval 5]
+    python research_internlm/contest/mirror.py fetch obs://bucket/prefix RUN_DIR
+
+`push` runs beside the training, at the lowest priority, until its standard input ends or it gets SIGTERM;
+then it sends what is left and says what is not safe (exit code 1). With `< /dev/null` it sends a folder
+once. It only reads the run's files, and waits out network errors. `fetch` makes the folder again; data and
+base weights are not mirrored, it says which ones must be there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from research_internlm.contest.mirror_fetch import fetch
+from research_internlm.contest.mirror_index import inputs_of
+from research_internlm.contest.mirror_push import AnotherRunError, Pusher
+from research_internlm.contest.object_store import SERVER_VARIABLE, parse_url
+from research_internlm.contest.upload import connect
+from research_internlm.errors import ToolkitError, run_main
+
+MOST_WAIT = 600.0  # seconds between two tries while the network is away
+UNSAFE_EXIT_CODE = 1
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; see --help."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    push_parser = commands.add_parser("push", help="send a run while it grows")
+    push_parser.add_argument("folder", metavar="RUN_DIR", type=Path)
+    push_parser.add_argument("url", metavar="obs://BUCKET/PREFIX")
+    push_parser.add_argument("--interval", type=float, default=5.0, metavar="S",
+                             help="seconds between two looks at the folder (default: %(default)s)")
+    push_parser.add_argument("--finish_within", type=float, default=600.0, metavar="S",
+                             help="seconds to send the rest after the training (default: %(default)s)")
+    fetch_parser = commands.add_parser("fetch", help="make the run folder again")
+    fetch_parser.add_argument("url", metavar="obs://BUCKET/PREFIX")
+    fetch_parser.add_argument("folder", metavar="RUN_DIR", type=Path)
+    for command in (push_parser, fetch_parser):
+        command.add_argument("--server", metavar="URL",
+                             help=f"endpoint of the bucket's region (default: ${SERVER_VARIABLE})")
+    return parser.parse_args(argv)
+
+
+def log(line: str) -> None:
+    """Writes a line of the mirror's own log, which the launcher keeps beside the workers'."""
+    print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=sys.stderr, flush=True)
+
+
+def lower_priority() -> None:
+    """Takes only the processor and disk time that the training leaves."""
+    os.nice(19)
+    if ionice := shutil.which("ionice"):
+        subprocess.run([ionice, "-c", "3", "-p", str(os.getpid())], check=False, stderr=subprocess.DEVNULL)
+
+
+def keep_pushing(pusher: Pusher, ended: threading.Event, interval: float) -> None:
+    """Makes rounds until one after the end of the training went through; no error ends it earlier.
+
+    Raises:
+        AnotherRunError: The prefix is another run's.
+    """
+    failures = 0
+    while True:
+        final = ended.is_set()
+        try:
+            pusher.round(final)
+            if final:
+                return
+            failures = 0
+        except AnotherRunError:
+            raise
+        except Exception as error:  # whatever it is, the training's other checkpoints still count
+            failures += 1
+            log(f"try {failures} failed: {type(error).__name__}: {error}")
+        if final:
+            time.sleep(min(2.0**failures, 30.0))
+        else:
+            ended.wait(min(interval * 2.0**failures if failures else interval, max(interval, MOST_WAIT)))
+
+
+def watch_for_the_end(ended: threading.Event) -> None:
+    """Sets the event at SIGTERM, SIGINT, or when nobody holds the other end of standard input any more."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+
+    def read() -> None:
+        while os.read(0, 4096):
+            pass
+        ended.set()
+
+    threading.Thread(target=read, daemon=True).start()
+
+
+def push(arguments: argparse.Namespace) -> int:
+    """Mirrors a run to its end; a thread does it, so that a dead network cannot hold up the last words."""
+    bucket, prefix = parse_url(arguments.url)
+    pusher = Pusher(connect(bucket, arguments.server), prefix, arguments.folder, log)
+    lower_priority()
+    ended, refused = threading.Event(), []
+
+    def work() -> None:
+        try:
+            keep_pushing(pusher, ended, arguments.interval)
+        except AnotherRunError as error:
+            log(f"error: {error}")
+            refused.append(str(error))
+
+    watch_for_the_end(ended)
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    while worker.is_alive() and not ended.wait(1.0):
+        pass
+    worker.join(arguments.finish_within)
+    return report(pusher, arguments, refused)
+
+
+def report(pusher: Pusher, arguments: argparse.Namespace, refused: list[str]) -> int:
+    """Says what is safe and what is not; returns the exit code."""
+    unsafe = pusher.unsafe()
+    print(f"mirror {arguments.url}: safe up to step {pusher.safe_step:,}" if pusher.safe_step
+          else f"mirror {arguments.url}: no checkpoint is safe")
+    for line in refused:
+        print(f"  {line}")
+    for file, reason in unsafe:
+        print(f"  not yet safe: {arguments.folder / file.name} ({file.size:,} bytes): {reason}")
+    if unsafe:
+        print(f"  {len(unsafe)} file(s), {sum(file.size for file, _ in unsafe):,} bytes not yet safe; send "
+              f"them with: python {Path(__file__).name} push {arguments.folder} {arguments.url} < /dev/null")
+    return UNSAFE_EXIT_CODE if unsafe or refused else 0
+
+
+def fetch_run(arguments: argparse.Namespace) -> int:
+    """Makes the folder and says what else must be there."""
+    bucket, prefix = parse_url(arguments.url)
+    index = fetch(connect(bucket, arguments.server), prefix, arguments.folder, print)
+    print(f"{arguments.folder} holds the run up to step {index.last:,}; to go on, this must be "
+          "there as well:")
+    for line in inputs_of(index.facts):
+        print(f"  {line}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the entry point."""
+    arguments = parse_arguments(argv)
+    if arguments.command == "fetch":
+        return fetch_run(arguments)
+    if arguments.interval <= 0 or arguments.finish_within <= 0:
+        raise ToolkitError("--interval and --finish_within must be above 0")
+    code = push(arguments)
+    sys.stdout.flush()
+    os._exit(code)  # threads of an upload that hangs would be waited for
+
+
+if __name__ == "__main__":
+    run_main(main)

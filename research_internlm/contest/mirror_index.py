@@ -1,0 +1,113 @@
+"""What a mirror of a run holds, as its one object `mirror.json` says: written last, so it is never ahead.
+
+Objects lie under PREFIX/files/ and carry their checksum in the name, so no object is ever replaced: an
+index always names bytes that are there, whatever was being sent when the machine went away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from research_internlm import recipe as recipes
+from research_internlm.contest import resume
+from research_internlm.errors import ToolkitError
+from research_internlm.files import read_json
+from research_internlm.run_internlm import RESOLVED_CONFIG, RUN_FACTS
+
+INDEX = "mirror.json"
+FOLDER = "files"
+_HASH_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A file of the run that is safe.
+
+    Attributes:
+        bytes: Its size.
+        sha256: Of its content.
+        step: Steps done, for a full checkpoint.
+    """
+
+    bytes: int
+    sha256: str
+    step: int | None = None
+
+
+@dataclass
+class Index:
+    """All that is in a mirror.
+
+    Attributes:
+        recipe: The run's resolved recipe.
+        facts: Its run.json.
+        files: Path in the run folder -> file.
+    """
+
+    recipe: dict[str, Any]
+    facts: dict[str, Any]
+    files: dict[str, Mirrored] = field(default_factory=dict)
+
+    @property
+    def last(self) -> int:
+        """Step of its last checkpoint; 0 for none."""
+        return max((file.step for file in self.files.values() if file.step is not None), default=0)
+
+    def encode(self) -> bytes:
+        """The object's content."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1).encode()
+
+    @classmethod
+    def decode(cls, content: bytes, url: str) -> Index:
+        """Reads the object.
+
+        Raises:
+            ToolkitError: It is none, or names a file outside of a run folder.
+        """
+        try:
+            value = json.loads(content)
+            files = {name: Mirrored(**file) for name, file in value["files"].items()}
+            index = cls(value["recipe"], value["facts"], files)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ToolkitError(f"{url}/{INDEX} is no mirror's index ({error}); use another prefix") from None
+        for name in index.files:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ToolkitError(f"{url}/{INDEX} names {name}, which is outside of a run folder")
+        return index
+
+
+def key_of(prefix: str, name: str, sha256: str) -> str:
+    """Key of a file's object."""
+    return "/".join(filter(None, (prefix, FOLDER, f"{name}.{sha256[:_HASH_DIGITS]}")))
+
+
+def index_key(prefix: str) -> str:
+    """Key of the index."""
+    return "/".join(filter(None, (prefix, INDEX)))
+
+
+def read_run(folder: Path) -> Index | None:
+    """An index without files for the run in a folder, or None where its config is not yet written."""
+    if not (folder / RESOLVED_CONFIG).is_file() or not (folder / RUN_FACTS).is_file():
+        return None
+    return Index(recipes.load_yaml(folder / RESOLVED_CONFIG),
+                 read_json(folder / RUN_FACTS, "the run's facts"))
+
+
+def differences(mirror: Index, run: Index) -> Iterator[str]:
+    """Settings and data in which a mirror is one of another run than the folder's."""
+    yield from resume.differences(mirror.recipe, run.recipe)
+    yield from resume.data_differences(mirror.facts, run.facts.get("data", {}), run.facts["workers"])
+
+
+def inputs_of(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What a mirror does not hold and a machine must have to go on, a line each."""
+    for section, data in facts.get("data", {}).items():
+        yield f"{section}: {data['file']} (sha256 {data.get('sha256')})"
+    if facts.get("load_checkpoint_sha256"):
+        yield ("base weights, to evaluate and merge; resuming needs them not: sha256 "
+               f"{facts['load_checkpoint_sha256']}")

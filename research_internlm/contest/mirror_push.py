@@ -1,0 +1,256 @@
+"""Sending a growing run folder to its mirror, round by round.
+
+Of the full checkpoints only rank 0's go: in data-parallel training every rank holds the same bits, and
+resume.prepare makes the other ranks' files from them; they hold the adapter that checkpoint_trainable/
+repeats. Kept are the last and the five to hand in, so the
+mirror stays as large as six checkpoints. Everything is only read, and a file counts as finished when it is
+complete inside and was the same a round before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from research_internlm.contest import secrets_scan
+from research_internlm.contest.checkpoint_header import read_header, step_of
+from research_internlm.contest.mirror_index import (
+    FOLDER,
+    INDEX,
+    Index,
+    Mirrored,
+    differences,
+    index_key,
+    key_of,
+    read_run,
+)
+from research_internlm.contest.object_store import ObjectStore
+from research_internlm.contest.schedule import saving_of, steps_of
+from research_internlm.contest.upload import MIB, Item, send_item
+from research_internlm.errors import ToolkitError
+from research_internlm.files import sha256_of
+
+OWN_LOG = "mirror.log"  # grows with every round
+PART_SIZE = 16 * MIB
+PARALLEL = 2  # parts at once; the machine is the training's
+_TEXT = (".json", ".yaml", ".log", ".txt", ".csv")
+_GROWN = 1.1  # a log is sent again when it grew by a tenth, a checkpoint was sent, or the run ended
+_Stamp = tuple[int, int]
+
+
+class AnotherRunError(ToolkitError):
+    """The mirror must not be written to; trying again does not help."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that belongs into the mirror: path in the run folder, size and time, step of a checkpoint."""
+
+    name: str
+    stamp: _Stamp
+    step: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.stamp[0]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is small, may grow while it is read, and could hold a secret."""
+        return self.name.endswith(_TEXT)
+
+
+class Pusher:
+    """Keeps a mirror like a run folder.
+
+    Args:
+        store: The bucket.
+        prefix: Where in it.
+        folder: The run folder; may not exist yet.
+        say: Takes a line for the log.
+
+    Attributes:
+        safe_step: Step of the last checkpoint that an index in the bucket names.
+    """
+
+    def __init__(self, store: ObjectStore, prefix: str, folder: Path, say: Callable[[str], None]) -> None:
+        self.store, self.prefix, self.folder, self.say = store, prefix, folder, say
+        self.index: Index | None = None
+        self.safe_step = 0
+        self._sent: dict[str, _Stamp] = {}
+        self._unindexed: dict[str, _Stamp] = {}  # sent, but no index says so yet: not safe
+        self._before: dict[str, _Stamp] = {}
+        self._steps: dict[tuple[str, _Stamp], int | None] = {}  # headers already read
+        self._secrets: dict[str, str] = {}
+
+    def round(self, final: bool) -> bool:
+        """Sends what is new and removes what is no longer wanted.
+
+        Args:
+            final: Whether nothing writes to the folder any more.
+
+        Returns:
+            Whether there was a run to look at.
+
+        Raises:
+            ToolkitError, OSError: It broke off; the next round goes on. AnotherRunError: No round will do.
+        """
+        run = read_run(self.folder)
+        if run is None:
+            return False
+        if self.index is None:
+            self.index = self._open(run)
+        self.index.recipe, self.index.facts = run.recipe, run.facts
+        self._secrets.clear()
+        checkpoints, texts = self._split(self.candidates())
+        sent = [self._send(file) for file in checkpoints if self._is_settled(file, final)]
+        self._before = {file.name: file.stamp for file in checkpoints}
+        sent += [self._send_text(file) for file in texts if final or any(sent) or self._has_grown(file)]
+        self._remove_unwanted()
+        if any(sent):
+            self._write_index()
+            self._clean()
+        return True
+
+    def candidates(self) -> list[Candidate]:
+        """The files that belong into the mirror now, the most needed checkpoint first."""
+        full, others = [], []
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if path.match("checkpoint/rank_0/*.ckpt"):
+                full.append(self._candidate(path, name, self._step(path, name)))
+            elif _is_wanted_text(path, name):
+                others.append(self._candidate(path, name, None))
+        full = [file for file in full if file.step is not None]
+        wanted = self._wanted(file.step for file in full)
+        full = sorted((file for file in full if file.step in wanted), key=lambda file: -file.step)
+        return [*full, *others]
+
+    def unsafe(self) -> list[tuple[Candidate, str]]:
+        """Files of which the mirror lacks the present content, with the reason."""
+        return [(file, self._secrets.get(file.name, "not sent"))
+                for file in self.candidates() if self._sent.get(file.name) != file.stamp]
+
+    def _open(self, run: Index) -> Index:
+        url = f"obs://{self.store.bucket}/{self.prefix}"
+        content = self.store.get(index_key(self.prefix))
+        if content is None:
+            return run
+        index = Index.decode(content, url)
+        if different := list(differences(index, run)):
+            raise AnotherRunError(f"{url} mirrors another run: {'; '.join(different)}; use another prefix")
+        last = max((file.step for file in self.candidates() if file.step), default=0)
+        if index.last > last:
+            raise AnotherRunError(f"{url} holds this run up to step {index.last}, {self.folder} only to step "
+                                  f"{last}: continue the run with --resume {url}, or mirror to another "
+                                  "prefix")
+        return index
+
+    @staticmethod
+    def _candidate(path: Path, name: str, step: int | None) -> Candidate:
+        status = path.stat()
+        return Candidate(name, (status.st_size, status.st_mtime_ns), step)
+
+    @staticmethod
+    def _split(files: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+        return [file for file in files if not file.is_text], [file for file in files if file.is_text]
+
+    def _step(self, path: Path, name: str) -> int | None:
+        """Step inside a complete checkpoint, else None."""
+        key = name, self._candidate(path, name, None).stamp
+        if key not in self._steps:
+            try:
+                self._steps[key] = step_of(read_header(path), path)
+            except ToolkitError as error:
+                self._steps[key] = None
+                self.say(f"not sent: {error}")
+        return self._steps[key]
+
+    def _wanted(self, local: Iterator[int]) -> set[int]:
+        """Steps to keep: the last, and the five to hand in (all the run keeps, where there are no five)."""
+        if self.index is None:
+            return set(local)
+        facts, recipe = self.index.facts, self.index.recipe
+        saving = saving_of(recipe, steps_of(
+            recipe, facts["data"]["train_dataset"]["counts"]["out"], facts["workers"]))
+        return {*(saving.five or saving.kept), max([*local, self.index.last], default=0)}
+
+    def _is_settled(self, file: Candidate, final: bool) -> bool:
+        if self._sent.get(file.name) == file.stamp:
+            return False
+        return final or self._before.get(file.name) == file.stamp
+
+    def _has_grown(self, file: Candidate) -> bool:
+        before = self._sent.get(file.name)
+        return before is None or (before != file.stamp and (
+            not file.name.endswith(".log") or file.size > before[0] * _GROWN))
+
+    def _send(self, file: Candidate) -> bool:
+        """Sends a finished checkpoint and says so in the index at once."""
+        path = self.folder / file.name
+        try:
+            sha256 = sha256_of(path)
+            self._put(path, file, sha256)
+        except FileNotFoundError:  # retention was faster; the next round sees what is there now
+            return False
+        self._write_index()
+        return True
+
+    def _send_text(self, file: Candidate) -> bool:
+        """Sends a copy, because a log grows while it is read."""
+        if self._sent.get(file.name) == file.stamp:
+            return False
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy"
+            shutil.copyfile(self.folder / file.name, copy)
+            if found := next(secrets_scan.scan(copy), None):
+                self._secrets[file.name] = f"line {found[0]} holds {found[1]}; remove it there"
+                self.say(f"not sent: {file.name}: {self._secrets[file.name]}")
+                return False
+            self._put(copy, file, sha256_of(copy))
+        return True
+
+    def _put(self, path: Path, file: Candidate, sha256: str) -> None:
+        status = path.stat()
+        item = Item(path, key_of(self.prefix, file.name, sha256), status.st_size)
+        sent = send_item(self.store, item, sha256, status.st_mtime_ns, PART_SIZE, PARALLEL, overwrite=True,
+                         bar=tqdm(disable=True))
+        self.index.files[file.name] = Mirrored(item.size, sha256, file.step)
+        self._unindexed[file.name] = file.stamp
+        self.say(f"sent: {file.name} ({item.size:,} bytes, {sent:,} sent)"
+                 + (f", step {file.step:,}" if file.step is not None else ""))
+
+    def _remove_unwanted(self) -> None:
+        wanted = self._wanted(iter(()))
+        for name, file in list(self.index.files.items()):
+            if file.step is not None and file.step not in wanted:
+                del self.index.files[name]
+                self._sent.pop(name, None)
+
+    def _write_index(self) -> None:
+        content = self.index.encode()
+        self.store.put(index_key(self.prefix), content, hashlib.sha256(content).hexdigest())
+        self._sent |= self._unindexed
+        self._unindexed.clear()
+        self.safe_step = self.index.last
+
+    def _clean(self) -> None:
+        """Removes objects and parts that no index names any more; the folder is the mirror's alone."""
+        named = {key_of(self.prefix, name, file.sha256) for name, file in self.index.files.items()}
+        own = "/".join(filter(None, (self.prefix, FOLDER))) + "/"
+        for key in [key for key in self.store.keys(own) if key not in named]:
+            self.store.delete(key)
+        self.store.abort_uploads(own)
+
+
+def _is_wanted_text(path: Path, name: str) -> bool:
+    # meta.json names MindFormers' last file, which need not be in the mirror; the step inside decides.
+    return (path.suffix in _TEXT and path.is_file() and path.name not in (OWN_LOG, INDEX)
+            and not name.startswith("checkpoint") and ".partial-" not in name)
