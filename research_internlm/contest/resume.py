@@ -3,6 +3,11 @@
 The step is read from inside each file: names and meta.json of MindFormers 1.9.0 are wrong after a resume in
 the middle of an epoch. In data-parallel training all ranks hold the same bits, so any rank's file serves all.
 Needs no MindSpore.
+
+Restored: weights, Adam moments, learning rate, loss scale and its counters, data order (also when shuffled).
+Not restored: the state of the dropout generators, which start again from the seed, so with lora_dropout above
+0 the masks after a resume are others than without the interruption; losses then agree only in distribution.
+A file with damaged bytes but whole structure is not recognised (MindSpore writes no checksum by default).
 """
 
 from __future__ import annotations
