@@ -23,6 +23,7 @@ import numpy as np
 import sentencepiece
 from tqdm import tqdm
 
+from preprocess.encoding import encode_items
 from preprocess.mindrecord_writer import existing_parts, write_mindrecord
 from preprocess.packing import Sample, pack
 from research_internlm.errors import ToolkitError, run_main
@@ -31,7 +32,6 @@ from research_internlm.prompts import PROMPT_VERSION, Segment, render_item
 from research_internlm.records import fits, make_record, record_length
 from research_internlm.tokens import SpecialTokens, load_tokenizer, special_tokens
 
-_ITEMS_PER_ENCODE = 2048
 _ALPACA_KEYS = ("instruction", "input", "output")
 _READING_KEYS = ("passage", "question", "output")
 
@@ -112,34 +112,6 @@ def read_items(path: Path) -> list[dict[str, str]]:
             raise ToolkitError(f"{path}, item {number}: its output is empty, so there is nothing to learn; "
                                "give it an answer or remove it")
     return items
-
-
-def encode_items(items: Iterable[dict[str, str]], processor: sentencepiece.SentencePieceProcessor,
-                 special: SpecialTokens, threads: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Encodes items in order, many at a time.
-
-    Equal to `prompts.encode` of each item: a text is encoded by itself either way, so each distinct text
-    of a chunk needs encoding once, on all threads.
-
-    Args:
-        items: Training items, streamed.
-        processor: The loaded vocabulary.
-        special: Its special ids.
-        threads: Encoding threads.
-
-    Yields:
-        Token ids (int32) and supervised flags (bool), both of shape (n,).
-    """
-    items = iter(items)
-    while chunk := list(itertools.islice(items, _ITEMS_PER_ENCODE)):
-        rendered = [render_item(item, special.family) for item in chunk]
-        texts = list({segment.content for segments in rendered for segment in segments
-                      if not segment.is_token})
-        encoded = dict(zip(texts, processor.encode(texts, num_threads=threads), strict=True))
-        for segments in rendered:
-            pieces = [[special[s.content]] if s.is_token else encoded[s.content] for s in segments]
-            yield (np.array(list(itertools.chain.from_iterable(pieces)), np.int32),
-                   np.repeat([s.supervised for s in segments], [len(piece) for piece in pieces]))
 
 
 def keep_fitting(names: Iterable[str], samples: Iterable[Sample], length: int, statistics: Statistics

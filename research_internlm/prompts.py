@@ -10,6 +10,7 @@ other ids.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Segment:
     supervised: bool = False
 
 
+@functools.cache
 def _token(role: str, supervised: bool = False) -> Segment:
     return Segment(role, is_token=True, supervised=supervised)
 

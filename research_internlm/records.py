@@ -55,7 +55,7 @@ def make_record(ids: Sequence[int], supervised: Sequence[bool], length: int) -> 
     count = len(ids)
     if not fits(count, length):
         raise ValueError(f"sample of {count} tokens in a row of {length}")
-    if not any(supervised):
+    if not np.any(supervised):
         raise ValueError("sample with no supervised token")
     input_ids = np.full(length, PAD_ID, dtype=np.int32)
     labels = np.full(length, IGNORE_ID, dtype=np.int32)

@@ -1,0 +1,144 @@
+"""Encodes training items; each distinct stretch of text once, where that provably gives the same ids.
+
+SentencePiece's BPE starts from single characters and joins neighbours whose union is a piece, best score
+first. A join across a place in the text makes a piece that holds the two characters beside that place, side
+by side. So where no piece of the vocabulary holds the two, nothing is ever joined across, the joins on one
+side do not depend on the other, and the ids of the text are the ids of its two parts. `Splitter` finds such
+places: before a space (a word) and behind a newline (a line). In InternLM's vocabularies no piece has a
+letter, digit or Han character before a space, and none has a newline before a letter.
+
+The orderings of a question share their lines and all exam questions share their words, so almost every text
+is put together from what was encoded before. A vocabulary for which the argument does not hold (another
+algorithm, a normaliser that changes text, unknown characters without byte pieces) is asked for whole texts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from preprocess.packing import Sample
+from research_internlm.prompts import render_item
+from research_internlm.tokens import SpecialTokens
+
+_ITEMS_PER_ENCODE = 2048
+_CACHED_TEXTS = 1 << 18  # of lines and of words; some 60 MB each
+_SPACE = "\u2581"  # SentencePiece's space
+_FLAGS = (b"\0", b"\1")  # of one token, by whether it is supervised
+
+
+class Splitter:
+    """Cuts texts where the ids of the parts are provably the ids of the whole.
+
+    Attributes:
+        processor: Encodes a part as it stands, without SentencePiece's dummy prefix.
+        prefix: What goes before a text, its dummy prefix.
+    """
+
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
+        self.processor, self.prefix = processor, ""
+        self._line = self._word = None
+        model = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())
+        if not _splittable(model):
+            return
+        joined = {pair for piece in model.pieces
+                  if piece.type != piece.BYTE for pair in itertools.pairwise(piece.piece.replace(" ", _SPACE))}
+        behind_newline = {second for first, second in joined if first == "\n"} | {_SPACE}
+        before_space = {first for first, second in joined if second == _SPACE} | {_SPACE}
+        self._line = re.compile(rf"\n(?=[^{_characters(behind_newline)}])")
+        self._word = re.compile(rf"(?<=[^{_characters(before_space)}])(?= )")
+        if model.normalizer_spec.add_dummy_prefix:
+            self.prefix = " "
+            model.normalizer_spec.add_dummy_prefix = False
+            self.processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+
+    def lines(self, text: str) -> list[str]:
+        """Cuts a text (prefix included) behind newlines."""
+        if not self._line:
+            return [text]
+        ends = [0, *(match.end() for match in self._line.finditer(text)), len(text)]
+        return [text[start:end] for start, end in itertools.pairwise(ends)]
+
+    def words(self, line: str) -> list[str]:
+        """Cuts a line before spaces."""
+        return self._word.split(line) if self._word else [line]
+
+
+def _splittable(model: sentencepiece_model_pb2.ModelProto) -> bool:
+    """Whether the argument at the top of this file holds for a vocabulary."""
+    trainer, normalizer = model.trainer_spec, model.normalizer_spec
+    return (trainer.model_type == trainer.BPE and trainer.byte_fallback
+            and not trainer.treat_whitespace_as_suffix and normalizer.escape_whitespaces
+            and not normalizer.remove_extra_whitespaces and not normalizer.precompiled_charsmap)
+
+
+def _characters(found: set[str]) -> str:
+    """The inside of a regular expression's [...] class; SentencePiece's space is a space in the text."""
+    return re.escape("".join(sorted(found | ({" "} if _SPACE in found else set()))))
+
+
+class Encoder:
+    """Encodes texts, each distinct line and word once while the caches hold it.
+
+    Args:
+        processor: The loaded vocabulary.
+        threads: Encoding threads.
+    """
+
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor, threads: int) -> None:
+        self._splitter = Splitter(processor)
+        self._threads = threads
+        self._lines: dict[str, bytes] = {}
+        self._words: dict[str, bytes] = {}
+
+    def encode(self, texts: Iterable[str]) -> dict[str, bytes]:
+        """Ids of texts as int32 bytes, equal to those of the processor."""
+        cut = {text: self._splitter.lines(self._splitter.prefix + text) if text else [] for text in texts}
+        self._learn_lines({line for lines in cut.values() for line in lines})
+        return {text: b"".join(map(self._lines.__getitem__, lines)) for text, lines in cut.items()}
+
+    def _learn_lines(self, lines: set[str]) -> None:
+        if len(self._lines) + len(lines) > _CACHED_TEXTS:
+            self._lines.clear()
+        cut = {line: self._splitter.words(line) for line in lines if line not in self._lines}
+        words = {word for parts in cut.values() for word in parts}
+        if len(self._words) + len(words) > _CACHED_TEXTS:
+            self._words.clear()
+        new = [word for word in words if word not in self._words]
+        encoded = self._splitter.processor.encode(new, num_threads=self._threads)
+        self._words.update((word, np.array(ids, np.int32).tobytes())
+                           for word, ids in zip(new, encoded, strict=True))
+        self._lines.update((line, b"".join(map(self._words.__getitem__, parts)))
+                           for line, parts in cut.items())
+
+
+def encode_items(items: Iterable[Mapping[str, str]], processor: sentencepiece.SentencePieceProcessor,
+                 special: SpecialTokens, threads: int) -> Iterator[Sample]:
+    """Encodes items in order, many at a time; equal to `prompts.encode` of each.
+
+    Args:
+        items: Training items, streamed.
+        processor: The loaded vocabulary.
+        special: Its special ids.
+        threads: Encoding threads.
+
+    Yields:
+        Token ids (int32) and supervised flags (bool), both of shape (n,).
+    """
+    encoder = Encoder(processor, threads)
+    tokens = {role: np.array([id_], np.int32).tobytes() for role, id_ in special.ids.items()}
+    items = iter(items)
+    while chunk := list(itertools.islice(items, _ITEMS_PER_ENCODE)):
+        rendered = [render_item(item, special.family) for item in chunk]
+        texts = encoder.encode({segment.content for segments in rendered for segment in segments
+                                if not segment.is_token})
+        for segments in rendered:
+            pieces = [tokens[s.content] if s.is_token else texts[s.content] for s in segments]
+            flags = [_FLAGS[s.supervised] * (len(piece) // 4)
+                     for s, piece in zip(segments, pieces, strict=True)]
+            yield np.frombuffer(b"".join(pieces), np.int32), np.frombuffer(b"".join(flags), np.bool_)
