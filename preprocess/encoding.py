@@ -46,8 +46,8 @@ class Splitter:
         model = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())
         if not _splittable(model):
             return
-        joined = {pair for piece in model.pieces
-                  if piece.type != piece.BYTE for pair in itertools.pairwise(piece.piece.replace(" ", _SPACE))}
+        pieces = [piece.piece.replace(" ", _SPACE) for piece in model.pieces if piece.type != piece.BYTE]
+        joined = {pair for piece in pieces for pair in itertools.pairwise(piece)}
         behind_newline = {second for first, second in joined if first == "\n"} | {_SPACE}
         before_space = {first for first, second in joined if second == _SPACE} | {_SPACE}
         self._line = re.compile(rf"\n(?=[^{_characters(behind_newline)}])")
