@@ -28,9 +28,15 @@ from preprocess.mindrecord_writer import existing_parts, write_mindrecord
 from preprocess.packing import Sample, pack
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.files import manifest_path, read_json, read_manifest, sha256_of, write_manifest
-from research_internlm.prompts import PROMPT_VERSION, Segment, render_item
+from research_internlm.prompts import (
+    END_MARKERS,
+    UPSTREAM_END,
+    Segment,
+    prompt_version,
+    render_item,
+)
 from research_internlm.records import fits, make_record, record_length
-from research_internlm.tokens import SpecialTokens, load_tokenizer, special_tokens
+from research_internlm.tokens import INTERNLM, SpecialTokens, load_tokenizer, special_tokens
 
 _ALPACA_KEYS = ("instruction", "input", "output")
 _READING_KEYS = ("passage", "question", "output")
@@ -77,6 +83,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--pack", action="store_true", help="put several whole samples into a row instead of padding it; the "
         "model must be told (recipe), and validation rows may be packed or not")
     add("--seed", type=int, default=42, help="of the shuffle before packing (default: %(default)s)")
+    add("--end_marker", choices=tuple(END_MARKERS[INTERNLM]), default=UPSTREAM_END, help="how chat answers "
+        "end: eoa as upstream (<eoa>, newline, </s>), eos with </s> alone, for a base that does not learn "
+        "<eoa> (contest/audit.py tells; default: %(default)s)")
     add("--overlong", choices=("drop", "error"), default="drop", help="an item that does not fit its row is "
         "dropped and listed, or an error; it is never cut (default: %(default)s)")
     add("--num_workers", type=_positive, default=2, metavar="N",
@@ -160,10 +169,11 @@ def make_rows(groups: Iterable[Sequence[Sample]], length: int, statistics: Stati
         yield make_record(ids, supervised, length)
 
 
-def show(items: list[dict[str, str]], processor: sentencepiece.SentencePieceProcessor, family: str) -> None:
+def show(items: list[dict[str, str]], processor: sentencepiece.SentencePieceProcessor, family: str,
+         end: str) -> None:
     """Prints samples as the model reads them, the supervised part between ⟦ and ⟧."""
     for number, item in enumerate(items, 1):
-        print(f"--- sample {number}\n{_marked(render_item(item, family), processor)}")
+        print(f"--- sample {number}\n{_marked(render_item(item, family, end), processor)}")
 
 
 def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProcessor) -> str:
@@ -226,13 +236,13 @@ def convert(arguments: argparse.Namespace) -> None:
         items += read
         names += [(item.get("id") and f"{item['id']} (ordering {item.get('ordering', 1)})")
                   or f"{path.name} item {number}" for number, item in enumerate(read, 1)]
-    show(items[:arguments.show], processor, special.family)
+    show(items[:arguments.show], processor, special.family, arguments.end_marker)
     length = record_length(arguments.seq_length)
     statistics = Statistics()
-    samples = encode_items(items, processor, special, arguments.num_workers)
+    encoding = (items, processor, special, arguments.num_workers, arguments.end_marker)
     if arguments.overlong == "error":
-        _refuse_overlong(names, encode_items(items, processor, special, arguments.num_workers), length)
-    kept = keep_fitting(names, samples, length, statistics)
+        _refuse_overlong(names, encode_items(*encoding), length)
+    kept = keep_fitting(names, encode_items(*encoding), length, statistics)
     groups = pack(list(kept), length, arguments.seed) if arguments.pack else ([sample] for sample in kept)
     rows = make_rows(groups, length, statistics)
     first = next(rows, None)
@@ -264,7 +274,7 @@ def _facts(arguments: argparse.Namespace, paths: list[Path], special: SpecialTok
         "inputs": {path.name: sha256_of(path) for path in paths},
         "tokenizer_sha256": sha256_of(arguments.model_file),
         "special_ids": {**special.ids, "vocab_size": special.vocab_size},
-        "prompt_version": PROMPT_VERSION,
+        "prompt_version": prompt_version(arguments.end_marker),
         "evaluation_kind": kinds.pop() if len(kinds) == 1 else "mixed",
         "seq_length": arguments.seq_length,
         "record_length": length,

@@ -23,7 +23,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from preprocess.packing import Sample
-from research_internlm.prompts import render_item
+from research_internlm.prompts import UPSTREAM_END, render_item
 from research_internlm.tokens import SpecialTokens
 
 _ITEMS_PER_ENCODE = 2048
@@ -118,7 +118,7 @@ class Encoder:
 
 
 def encode_items(items: Iterable[Mapping[str, str]], processor: sentencepiece.SentencePieceProcessor,
-                 special: SpecialTokens, threads: int) -> Iterator[Sample]:
+                 special: SpecialTokens, threads: int, end: str = UPSTREAM_END) -> Iterator[Sample]:
     """Encodes items in order, many at a time; equal to `prompts.encode` of each.
 
     Args:
@@ -126,6 +126,7 @@ def encode_items(items: Iterable[Mapping[str, str]], processor: sentencepiece.Se
         processor: The loaded vocabulary.
         special: Its special ids.
         threads: Encoding threads.
+        end: How chat answers end, a key of prompts.END_MARKERS.
 
     Yields:
         Token ids (int32) and supervised flags (bool), both of shape (n,).
@@ -134,7 +135,7 @@ def encode_items(items: Iterable[Mapping[str, str]], processor: sentencepiece.Se
     tokens = {role: np.array([id_], np.int32).tobytes() for role, id_ in special.ids.items()}
     items = iter(items)
     while chunk := list(itertools.islice(items, _ITEMS_PER_ENCODE)):
-        rendered = [render_item(item, special.family) for item in chunk]
+        rendered = [render_item(item, special.family, end) for item in chunk]
         texts = encoder.encode({segment.content for segments in rendered for segment in segments
                                 if not segment.is_token})
         for segments in rendered:

@@ -8,7 +8,8 @@ from typing import Any
 
 from research_internlm.errors import ToolkitError
 from research_internlm.files import manifest_path, read_manifest, require_file
-from research_internlm.prompts import PROMPT_VERSION
+from research_internlm.prompts import END_MARKERS, PROMPT_VERSION, prompt_version
+from research_internlm.tokens import INTERNLM
 
 _CONVERT = "preprocess/alpaca_data_preprocess_v1.py"
 
@@ -49,7 +50,7 @@ def check_mindrecord(path: str | os.PathLike, row_length: int, what: str, config
             f"{path.name} holds {manifest['record_length']}-token rows (--seq_length "
             f"{manifest['seq_length']}), but {config} needs {row_length}-token rows for {what}: rerun "
             f"{_CONVERT} with --seq_length {row_length - 1}, or change model.model_config.seq_length")
-    if manifest["prompt_version"] != PROMPT_VERSION:
+    if manifest["prompt_version"] not in map(prompt_version, END_MARKERS[INTERNLM]):
         raise ToolkitError(f"{path.name} was made with prompt version {manifest['prompt_version']}, the "
                            f"toolkit now renders {PROMPT_VERSION}: rerun {_CONVERT}")
     return manifest

@@ -14,6 +14,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import sentencepiece
 
@@ -21,6 +22,15 @@ from research_internlm.errors import ToolkitError
 from research_internlm.tokens import INTERNLM, INTERNLM2, SpecialTokens
 
 PROMPT_VERSION = "internlm-chat-1"  # goes into manifests; raise it when any string below changes
+
+# How a chat answer may end, by roles of special tokens; the first is what everyone trains with. With a frozen
+# head a base model may never learn to say <eoa>, while </s> it has seen all its life (notes, trap 10).
+# Generation stops at either.
+UPSTREAM_END = "eoa"
+END_MARKERS = MappingProxyType({
+    INTERNLM: MappingProxyType({"eoa": ("eoa", "newline", "eos"), "eos": ("eos",)}),
+    INTERNLM2: MappingProxyType({"eoa": ("eoa",), "eos": ("eos",)}),
+})
 
 LETTERS = ("A", "B", "C", "D")
 
@@ -50,8 +60,13 @@ def _token(role: str, supervised: bool = False) -> Segment:
     return Segment(role, is_token=True, supervised=supervised)
 
 
-def render_chat(instruction: str, input_text: str, output: str | None = None, family: str = INTERNLM
-                ) -> list[Segment]:
+def prompt_version(end: str = UPSTREAM_END) -> str:
+    """What a manifest says of samples whose chat answers end in `end`; the prompts are the same."""
+    return PROMPT_VERSION if end == UPSTREAM_END else f"{PROMPT_VERSION}+{end}"
+
+
+def render_chat(instruction: str, input_text: str, output: str | None = None, family: str = INTERNLM,
+                end: str = UPSTREAM_END) -> list[Segment]:
     """Renders one alpaca item as a chat turn of its family.
 
     Args:
@@ -59,28 +74,22 @@ def render_chat(instruction: str, input_text: str, output: str | None = None, fa
         input_text: The `input` field; an empty one adds no newline.
         output: The `output` field, or None for the inference prompt.
         family: `SpecialTokens.family` of the tokenizer.
+        end: How the answer ends, a key of END_MARKERS[family].
 
     Returns:
         Segments; with an output, those before the first supervised one are the inference prompt.
     """
     user = f"{instruction}\n{input_text}" if input_text else instruction
     if family == INTERNLM2:
-        return _render_chatml(user, output)
-    prompt = [_token("bos"), Segment(_USER + user), _token("eoh"), _token("newline"), Segment(_BOT)]
+        # chat_template in the tokenizer_config.json of the InternLM2 releases, without a system turn.
+        prompt = [_token("bos"), _token("turn"), Segment(f"user\n{user}"), _token("eoh"), Segment("\n"),
+                  _token("turn"), Segment("assistant\n")]
+    else:
+        prompt = [_token("bos"), Segment(_USER + user), _token("eoh"), _token("newline"), Segment(_BOT)]
     if output is None:
         return prompt
-    return [*prompt, Segment(output, supervised=True), _token("eoa", True), _token("newline", True),
-            _token("eos", True)]
-
-
-def _render_chatml(user: str, output: str | None) -> list[Segment]:
-    """InternLM2's chat turn, ended by <|im_end|> alone as its chat models are.
-
-    Source: chat_template in the tokenizer_config.json of the InternLM2 releases, without a system turn.
-    """
-    prompt = [_token("bos"), _token("turn"), Segment(f"user\n{user}"), _token("eoh"), Segment("\n"),
-              _token("turn"), Segment("assistant\n")]
-    return prompt if output is None else [*prompt, Segment(output, supervised=True), _token("eoa", True)]
+    return [*prompt, Segment(output, supervised=True),
+            *(_token(role, True) for role in END_MARKERS[family][end])]
 
 
 def render_squad(passage: str, question: str, answer: str | None = None) -> list[Segment]:
@@ -103,14 +112,14 @@ def render_squad(passage: str, question: str, answer: str | None = None) -> list
     return [*prompt, Segment(answer, supervised=True), _token("eos", True)]
 
 
-def render_item(item: Mapping[str, str], family: str = INTERNLM) -> list[Segment]:
+def render_item(item: Mapping[str, str], family: str = INTERNLM, end: str = UPSTREAM_END) -> list[Segment]:
     """Renders a training item: alpaca fields, or `passage`, `question`, `output` in the SQuAD prompt.
 
     Reading items among the exam items keep up what the SQuAD gate measures.
     """
     if "passage" in item:
         return render_squad(item["passage"], item["question"], item["output"])
-    return render_chat(item["instruction"], item["input"], item["output"], family)
+    return render_chat(item["instruction"], item["input"], item["output"], family, end)
 
 
 def encode(

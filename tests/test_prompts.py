@@ -17,6 +17,7 @@ from research_internlm.prompts import (
     choice_output,
     domain_of,
     encode,
+    prompt_version,
     render_chat,
     render_item,
     render_squad,
@@ -161,3 +162,12 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
     path.write_text("not a model")
     with pytest.raises(ToolkitError, match="not a SentencePiece model"):
         load_tokenizer(path)
+
+
+@pytest.mark.parametrize("family", ["internlm", "internlm2"])
+def test_the_other_end_marker_changes_only_the_end(family):
+    upstream, other = (render_chat("I", "x", "y", family, end) for end in ("eoa", "eos"))
+    assert [segment.content for segment in other if segment.supervised] == ["y", "eos"]
+    start = [segment for segment in upstream if not segment.supervised]
+    assert [segment for segment in other if not segment.supervised] == start
+    assert prompt_version() == "internlm-chat-1" != prompt_version("eos")

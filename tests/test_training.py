@@ -4,6 +4,7 @@ One tiny training run through run_internlm.py serves all tests of this file.
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -154,6 +155,20 @@ def test_eval_reports_the_loss_of_a_checkpoint(run, work, settings):
     checkpoint = sorted((run[0] / "checkpoint" / "rank_0").glob("*.ckpt"))[-1]
     done = train(work, work / "eval", settings, "--run_mode", "eval", "--load_checkpoint", checkpoint)
     assert "PerplexityMetric" in done.stdout + done.stderr
+
+
+def test_the_loss_audit_s_mean_is_the_trainer_s_own_evaluation_loss(run, work, demo_data, settings):
+    """Every row has the same number of labels, so the trainer's mean over batches is the mean over labels."""
+    checkpoint = run[0] / "checkpoint" / "rank_0" / "internlm_7b_lora_rank_0-2_6.ckpt"
+    output = work / "audit.json"
+    done = run_script("research_internlm/contest/audit.py", "--config", "yaml/predict_mmlu.yaml", *OVERLAY,
+                      "--load_checkpoint", checkpoint, "--dataset", work / "valid.mindrecord", "--model_file",
+                      demo_data / "tokenizer.model", "--output", output, *settings)
+    evaluated = re.findall(r"Eval result: .*?'loss': (?:np\.\w+\()?([\d.]+)", run[1])
+    result = json.loads(output.read_text())
+    assert result["tuned"]["mean"] == pytest.approx(float(evaluated[-1]), rel=1e-5)
+    assert sum(found["count"] for found in result["tuned"]["kinds"].values()) == 24 * 7
+    assert "template words" in done.stdout and output.with_suffix(".png").is_file()
 
 
 @pytest.mark.parametrize(("more", "words"), [
