@@ -19,12 +19,13 @@ from tqdm import tqdm
 
 from research_internlm import portable
 from research_internlm import recipe as recipes
+from research_internlm.batching import choose_lengths, make_batches
 from research_internlm.errors import ToolkitError
 from research_internlm.files import read_json, write_json
 from research_internlm.prompts import encode, render_chat
 from research_internlm.tokens import PAD_ID, SpecialTokens, load_tokenizer, special_tokens
 
-_LENGTH_STEP = 32  # sequence lengths are rounded up to it: few compiled shapes, little padding
+_LENGTH_STEP = 32  # the model's own length is rounded up to it
 
 
 class InferenceModel:
@@ -57,11 +58,17 @@ class InferenceModel:
         model_config["seq_length"] = self.seq_length
         pet_config = model_config.pop("pet_config", None)
         if for_scores:
-            # One static pass over the whole prompt: no cache, and flash attention needs one at predict time.
-            model_config.update(use_past=False, is_dynamic=False, use_flash_attention=False)
+            # One pass over the whole prompt: no cache, and flash attention needs one at predict time.
+            # is_dynamic without use_past only cuts the causal mask to the batch's length.
+            model_config.update(use_past=False, is_dynamic=True, use_flash_attention=False)
         portable.check_model_config(model_config, recipe["context"]["device_target"])
         self.network = _build(recipe, self.batch_size, checkpoint, pet_config)
         self._scorer = _make_scorer(self.network) if for_scores else None
+        self._decoder = None
+        if not for_scores and portable.uses_static_cache(model_config, recipe["context"]["device_target"]):
+            from research_internlm.kv_cache import StaticCacheDecoder
+
+            self._decoder = StaticCacheDecoder(self.network, self.batch_size, self.seq_length)
 
     def generate(self, prompts: Sequence[Sequence[int]], describe: str = "generate") -> list[list[int]]:
         """Greedy continuation of each prompt up to its first stop token.
@@ -73,29 +80,34 @@ class InferenceModel:
         Returns:
             New token ids of each prompt in order, without the stop token.
         """
-        # Prompts of like length share a batch, so that little of it is padding.
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        lengths = self._padded_lengths(prompts) if self._decoder else [self.seq_length]
+        batches = make_batches(list(map(len, prompts)), dict.fromkeys(lengths, self.batch_size))
         answers: list[list[int]] = [[] for _ in prompts]
-        batches = [order[i:i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        for batch in tqdm(batches, desc=describe, unit="batch", disable=len(batches) < 2):
+        for length, batch in tqdm(batches, desc=describe, unit="batch", disable=len(batches) < 2):
             # The compiled graph has a fixed batch: the last one is filled up with its own last prompt.
             rows = batch + [batch[-1]] * (self.batch_size - len(batch))
-            for index, ids in zip(batch, self._generate_batch([prompts[i] for i in rows]), strict=False):
-                answers[index] = ids
+            for index, ids in zip(batch, self._generate_batch([prompts[i] for i in rows], length),
+                                  strict=False):
+                answers[index] = self._until_stop(ids)
         return answers
 
-    def _generate_batch(self, prompts: list[Sequence[int]]) -> list[list[int]]:
+    def _padded_lengths(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        return choose_lengths(list(map(len, prompts)), self.seq_length, self.batch_size * self.seq_length)
+
+    def _generate_batch(self, prompts: list[Sequence[int]], length: int) -> list[list[int]]:
         longest = max(map(len, prompts))
+        new_tokens = min(self.max_new_tokens, self.seq_length - longest)
+        if self._decoder:
+            return self._decoder.generate(prompts, length, new_tokens, self.special.stop_ids,
+                                          self.min_new_tokens or 0)
         padded = np.full((len(prompts), longest), PAD_ID, np.int32)
         for row, prompt in enumerate(prompts):
             padded[row, :len(prompt)] = prompt
-        room = self.seq_length - longest
         options = {} if self.min_new_tokens is None else {"min_new_tokens": self.min_new_tokens}
         outputs = self.network.generate(
-            input_ids=padded, do_sample=False, max_new_tokens=min(self.max_new_tokens, room),
+            input_ids=padded, do_sample=False, max_new_tokens=new_tokens,
             eos_token_id=list(self.special.stop_ids), pad_token_id=PAD_ID, **options)
-        return [self._until_stop(list(map(int, output[len(prompt):])))
-                for output, prompt in zip(outputs, prompts, strict=True)]
+        return [list(map(int, output[len(prompt):])) for output, prompt in zip(outputs, prompts, strict=True)]
 
     def _until_stop(self, ids: list[int]) -> list[int]:
         ends = [ids.index(stop) for stop in self.special.stop_ids if stop in ids]
@@ -113,17 +125,19 @@ class InferenceModel:
         """
         from mindspore import Tensor
 
-        scores = []
-        for start in tqdm(range(0, len(prompts), self.batch_size), desc=describe, unit="batch",
-                          disable=len(prompts) <= self.batch_size):
-            batch = prompts[start:start + self.batch_size]
-            ids = np.full((self.batch_size, self.seq_length), PAD_ID, np.int32)
-            last = np.zeros(self.batch_size, np.int32)
-            for row, prompt in enumerate(batch):
-                ids[row, :len(prompt)] = prompt
-                last[row] = len(prompt) - 1
-            scores.append(self._scorer(Tensor(ids), Tensor(last)).asnumpy()[:len(batch)])
-        return np.concatenate(scores)
+        # A batch of any length holds as many tokens as `batch_size` of the longest.
+        budget = self.batch_size * self.seq_length
+        rows = {length: budget // length for length in self._padded_lengths(prompts)}
+        batches = make_batches(list(map(len, prompts)), rows)
+        scores = np.empty((len(prompts), self.special.vocab_size), np.float32)
+        for length, batch in tqdm(batches, desc=describe, unit="batch", disable=len(batches) < 2):
+            ids = np.full((rows[length], length), PAD_ID, np.int32)
+            last = np.zeros(rows[length], np.int32)
+            for row, index in enumerate(batch):
+                ids[row, :len(prompts[index])] = prompts[index]
+                last[row] = len(prompts[index]) - 1
+            scores[batch] = self._scorer(Tensor(ids), Tensor(last)).asnumpy()[:len(batch)]
+        return scores
 
 
 def _build(recipe: Mapping[str, Any], batch_size: int, checkpoint: str | Path, pet_config: Any) -> Any:
@@ -151,7 +165,7 @@ def _make_scorer(network: Any) -> Any:
     from mindspore import dtype, nn, ops
 
     class NextTokenScorer(nn.Cell):
-        """(batch, seq_length) ids and (batch,) last positions to (batch, vocab_size) float32 logits."""
+        """(batch, length) ids and (batch,) last positions to (batch, vocab_size) float32 logits."""
 
         def __init__(self, network: nn.Cell) -> None:
             super().__init__(auto_prefix=False)
