@@ -20,6 +20,9 @@ class InternLMConfig(LlamaConfig):
             Source: research/internlm/internlm_config.py.
         vocab_size: Pieces of the vocabulary.
         multiple_of: The feed-forward width is rounded up to it (11008 for 7B).
+        packed: Rows hold several samples that must not see each other (packed_mask.py).
+        labels_per_row: Most labels in a training row, so that head and loss are computed at no more
+            positions; 0 computes them everywhere, as MindFormers does.
         **kwargs: Everything LlamaConfig takes.
     """
 
@@ -30,6 +33,8 @@ class InternLMConfig(LlamaConfig):
         has_bias: bool = True,
         vocab_size: int = INTERNLM_VOCAB_SIZE,
         multiple_of: int = 256,
+        packed: bool = False,
+        labels_per_row: int = 0,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("qkv_has_bias", has_bias)
@@ -37,6 +42,8 @@ class InternLMConfig(LlamaConfig):
         super().__init__(vocab_size=vocab_size, multiple_of=multiple_of,
                          **{**DEFAULTS[type(self).__name__], **kwargs})
         self.has_bias = has_bias
+        self.packed = packed
+        self.labels_per_row = labels_per_row
 
 
 @MindFormerRegister.register(MindFormerModuleType.CONFIG)

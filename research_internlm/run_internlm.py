@@ -173,8 +173,13 @@ def check_data(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[st
                 f"{path} was made with a vocabulary of {vocab_size} pieces, but the model has "
                 f"vocab_size {model_config['vocab_size']}: convert again with the model's tokenizer, or "
                 f"set model.model_config.vocab_size={vocab_size}")
+        if manifest.get("packed") and not model_config.get("packed"):
+            raise ToolkitError(
+                f"{path} is packed (several samples a row), but model.model_config.packed is "
+                f"{model_config.get('packed', False)}, so samples would read each other: use "
+                "yaml/lora_finetune_packed.yaml, or convert again without --pack")
         facts[section] = {"file": path, **{key: manifest.get(key) for key in (
-            "sha256", "counts", "tokens", "seq_length", "tokenizer_sha256", "prompt_version",
+            "sha256", "packed", "counts", "tokens", "seq_length", "tokenizer_sha256", "prompt_version",
             "evaluation_kind")}}
     tokenizers = {fact["tokenizer_sha256"] for fact in facts.values()}
     if len(tokenizers) > 1:
@@ -225,11 +230,20 @@ def _checkpoint_sha256(path: str | None) -> str | None:
 
 
 def fill_from_data(recipe: recipes.Recipe, facts: Mapping[str, Any]) -> None:
-    """Puts into the recipe what only the data knows: its files and its mean row."""
+    """Puts into the recipe what only the data knows: its files, its mean row, and most labels in a row.
+
+    Raises:
+        ToolkitError: The recipe's labels_per_row would leave labels out.
+    """
     data = facts.get("data", {})
     for section, fact in data.items():
         # MindData finds the other partitions of a data set by itself when given the first.
         recipe[section]["data_loader"]["dataset_dir"] = mindrecord_files(fact["file"])[0]
+    if "train_dataset" in data:
+        most, config = data["train_dataset"]["tokens"]["longest_answer"], recipes.model_config(recipe)
+        if 0 < config.setdefault("labels_per_row", most) < most:
+            raise ToolkitError(f"model.model_config.labels_per_row is {config['labels_per_row']}, but a row "
+                               f"of {data['train_dataset']['file']} has {most} labels; leave the key out")
     monitor = recipes.callback(recipe, "UsefulTokensMonitor")
     if monitor is None or "train_dataset" not in data:
         return

@@ -96,7 +96,7 @@ def packed_rows(text_tokens: float, seq_length: int) -> int:
 
 
 def costs(recipe: Mapping[str, Any], steps: Steps, text_tokens: float, measured: Measured | None,
-          lengths: Sequence[int] = TABLE_LENGTHS) -> list[Cost]:
+          lengths: Sequence[int] = TABLE_LENGTHS, samples: int | None = None) -> list[Cost]:
     """Steps, tokens and hours of the run, padded and packed, at several row lengths.
 
     Batch size, cards and epochs stay the recipe's, so a packed step holds more samples than a padded one.
@@ -104,16 +104,18 @@ def costs(recipe: Mapping[str, Any], steps: Steps, text_tokens: float, measured:
 
     Args:
         recipe: The resolved recipe.
-        steps: Its steps on the padded file.
+        steps: Its steps on the file.
         text_tokens: Tokens of the training file without padding.
         measured: A measured step, or None to leave the hours open.
         lengths: Row lengths to predict for, beside the recipe's.
+        samples: Samples in the file where it is packed; None takes its rows, one sample each.
     """
     config = recipes.model_config(recipe)
     count = count_parameters(config)
     found = []
     for length in sorted({config["seq_length"], *lengths}):
-        for layout, rows in (("padded", steps.rows), ("packed", packed_rows(text_tokens, length))):
+        for layout, rows in (("padded", samples or steps.rows),
+                             ("packed", packed_rows(text_tokens, length))):
             run = replace(steps, rows=rows)
             card_tokens = run.batch_size * length
             hours = None

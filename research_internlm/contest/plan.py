@@ -12,7 +12,9 @@ Any key of the recipe can follow as key.path=value, as for run_internlm.py.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--overlay", action="append", default=[], metavar="YAML",
         help="yaml laid over the recipe (repeatable)")
     data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument("--items", type=int, metavar="N", help="rows of the training file")
+    data.add_argument("--items", type=int, metavar="N", help="samples of the training file; for a packed "
+                      "recipe the rows are estimated from their mean length")
     data.add_argument("--train_dataset", metavar="F", help="training MindRecord; its manifest tells rows and "
                       "tokens")
     add("--cards", type=int, default=4, help="data-parallel workers (default: %(default)s)")
@@ -60,8 +63,25 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return recipes.parse_command_line(parser, argv)
 
 
-def read_data(arguments: argparse.Namespace) -> tuple[int, Mapping[str, int]]:
-    """Rows of the training file, and its token counts where a manifest tells them.
+@dataclass(frozen=True)
+class Data:
+    """What the training file holds.
+
+    Attributes:
+        rows: Its rows.
+        samples: Samples in them; as many as rows where it is not packed.
+        text_tokens: Tokens without padding.
+        guessed: Whether the tokens are the mean of real questions and not a manifest's.
+    """
+
+    rows: int
+    samples: int
+    text_tokens: int
+    guessed: bool
+
+
+def read_data(arguments: argparse.Namespace, recipe: Mapping[str, Any]) -> Data:
+    """Rows, samples and tokens of the training file.
 
     Raises:
         ToolkitError: The file or its manifest is missing, or a number is not positive.
@@ -70,21 +90,31 @@ def read_data(arguments: argparse.Namespace) -> tuple[int, Mapping[str, int]]:
         value = getattr(arguments, flag)
         if value is not None and value <= 0:
             raise ToolkitError(f"--{flag} {value} is not above 0")
+    config = recipes.model_config(recipe)
     if arguments.items is not None:
-        return arguments.items, {}
+        text = cost.MEAN_TOKENS * arguments.items
+        rows = cost.packed_rows(text, config["seq_length"]) if config.get("packed") else arguments.items
+        return Data(rows, arguments.items, text, guessed=True)
     path = require_file(arguments.train_dataset, "the training MindRecord")
     manifest = read_manifest(path)
     if manifest is None:
         raise ToolkitError(f"{path} has no {manifest_path(path).name} beside it, so its rows are unknown; "
                            "convert it again, or give --items")
-    return manifest["counts"]["out"], manifest.get("tokens") or {}
+    counts, tokens = manifest["counts"], manifest.get("tokens")
+    samples = counts.get("samples", counts["out"])
+    return Data(counts["out"], samples, tokens["total"] if tokens else cost.MEAN_TOKENS * samples,
+                guessed=not tokens)
 
 
-def describe_steps(steps: Steps) -> Iterator[str]:
+def describe_steps(steps: Steps, data: Data) -> Iterator[str]:
     """Lines on steps and dropped rows."""
     yield (f"data: {steps.rows:,} rows on {steps.cards} cards x batch {steps.batch_size} = "
            f"{steps.per_epoch:,} steps an epoch ({steps.dropped:,} rows dropped each epoch); "
            f"{steps.epochs} epochs = {steps.total:,} steps")
+    if data.samples != data.rows:
+        mean = data.samples / data.rows
+        yield (f"data: packed, {mean:.2f} samples a row, so {mean * steps.cards * steps.batch_size:.1f} "
+               "samples an update on average")
     if steps.total != steps.per_epoch * steps.epochs:
         yield (f"data: the last {steps.per_epoch * steps.epochs - steps.total} steps do not fill a sink of "
                f"{steps.sink_size} and are not run")
@@ -128,7 +158,7 @@ def score_table(recipe: Mapping[str, Any], ranks: Sequence[int], targets: Sequen
                    f"{f'{needed:.2%}' if needed <= 1 else 'never':>9}  {target}")
 
 
-def cost_table(recipe: Mapping[str, Any], steps: Steps, tokens: Mapping[str, int],
+def cost_table(recipe: Mapping[str, Any], steps: Steps, data: Data,
                arguments: argparse.Namespace) -> Iterator[str]:
     """Lines on steps, tokens and hours, padded and packed, at the recipe's row length and at others.
 
@@ -141,9 +171,8 @@ def cost_table(recipe: Mapping[str, Any], steps: Steps, tokens: Mapping[str, int
         measured = cost.measured_run(arguments.measured)
     elif arguments.step_time_ms:
         measured = cost.Measured(arguments.step_time_ms, steps.batch_size * own, own)
-    text = tokens["total"] if tokens else cost.MEAN_TOKENS * steps.rows
-    yield from cost.table(cost.costs(recipe, steps, text, measured, arguments.seq_length), measured,
-                          guessed=not tokens)
+    found = cost.costs(recipe, steps, data.text_tokens, measured, arguments.seq_length, data.samples)
+    yield from cost.table(found, measured, data.guessed)
 
 
 def set_scalars(text: str, values: Mapping[str, Any], path: str | Path) -> str:
@@ -184,37 +213,56 @@ def _value_of(node: yaml.Node | None, key: str) -> yaml.Node | None:
 
 
 def write_plan(config: str | Path, saving: Saving, cards: int, path: str | Path, overwrite: bool) -> Path:
-    """Writes a copy of the recipe with the derived numbers in place."""
+    """Writes the recipe with the derived numbers.
+
+    A recipe of its own is copied with the numbers in place; one that extends others holds few of the keys,
+    so a yaml that extends it is written.
+
+    Raises:
+        ToolkitError: The output exists, or is the extended recipe itself.
+    """
     path = require_absent(path, overwrite)
-    write_text(path, set_scalars(Path(config).read_text(encoding="utf-8"), {
-        "eval_step_interval": saving.eval_interval,
-        "callbacks.CheckpointMonitor.save_checkpoint_steps": saving.interval,
-        "callbacks.CheckpointMonitor.keep_checkpoint_max": saving.keep,
-        "parallel_config.data_parallel": cards,
-    }, config))
+    text = Path(config).read_text(encoding="utf-8")
+    if "extends" not in yaml.safe_load(text):
+        write_text(path, set_scalars(text, {
+            "eval_step_interval": saving.eval_interval,
+            "callbacks.CheckpointMonitor.save_checkpoint_steps": saving.interval,
+            "callbacks.CheckpointMonitor.keep_checkpoint_max": saving.keep,
+            "parallel_config.data_parallel": cards,
+        }, config))
+        return path
+    if path.exists() and path.samefile(config):
+        raise ToolkitError(f"--write {path}: a recipe that extends others cannot be replaced by one that "
+                           "extends it; give another name")
+    monitor = {"type": "CheckpointMonitor", "save_checkpoint_steps": saving.interval,
+               "keep_checkpoint_max": saving.keep}
+    derived = {"extends": [os.path.relpath(config, path.parent)], "eval_step_interval": saving.eval_interval,
+               "callbacks": [monitor], "parallel_config": {"data_parallel": cards}}
+    write_text(path, f"# Derived numbers of {Path(config).name} by research_internlm/contest/plan.py.\n\n"
+               + yaml.safe_dump(derived, sort_keys=False))
     return path
 
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the plan, and writes it with --write."""
     arguments = parse_arguments(argv)
-    rows, tokens = read_data(arguments)
     recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
     if "train_dataset" not in recipe or "runner_config" not in recipe:
         raise ToolkitError(f"{arguments.config} is no training recipe (it has no train_dataset and "
                            "runner_config); give yaml/lora_finetune.yaml or your copy of it")
-    steps = steps_of(recipe, rows, arguments.cards)
+    data = read_data(arguments, recipe)
+    steps = steps_of(recipe, data.rows, arguments.cards)
     own = saving_of(recipe, steps)
     saving = plan_saving(steps, arguments.saves)
     count = count_parameters(recipes.model_config(recipe))
     pet_config = recipes.model_config(recipe).get("pet_config")
-    lines = [*describe_steps(steps), *describe_saving(saving, steps),
+    lines = [*describe_steps(steps, data), *describe_saving(saving, steps),
              *(f"warning: {arguments.config}: {text}" for text in warnings(own, steps)),
              *describe_cost(recipe, count, saving, arguments.cards), ""]
     if pet_config:
         targets = arguments.targets or list(dict.fromkeys((pet_config["target_modules"], ALL_LINEARS)))
         lines += [*score_table(recipe, arguments.rank, targets, arguments.accuracy), ""]
-    lines += cost_table(recipe, steps, tokens, arguments)
+    lines += cost_table(recipe, steps, data, arguments)
     print("\n".join(lines).rstrip())
     if arguments.write:
         written = write_plan(arguments.config, saving, arguments.cards, arguments.write, arguments.overwrite)
