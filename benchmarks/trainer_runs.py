@@ -1,0 +1,106 @@
+"""Training runs for benchmarks: rows of synthetic samples, and run_internlm.py measured from outside.
+
+The lengths are those of real questions, so padding and fill are too; the ids mean nothing, which costs the
+same and lets the vocabulary have any size.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.mindrecord_writer import write_mindrecord
+from preprocess.packing import Sample, pack
+from research_internlm.files import write_manifest
+from research_internlm.prompts import PROMPT_VERSION
+from research_internlm.records import make_record, record_length
+
+ROOT = Path(__file__).resolve().parent.parent
+# Share of the samples -> tokens: 58,446 samples of real MMLU and CMMLU questions with InternLM's tokenizer,
+# mean 138. Scaled to the mean of 26,244 questions.
+SHARES = (0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.999, 1)
+TOKENS = (83, 92, 104, 121, 153, 195, 236, 334, 390, 528, 1071)
+MEAN, ANSWER = 146, 16
+BOS, EOS, FIRST_FREE = 1, 2, 3
+_WARM_UP = 3  # the first step compiles
+_STEP = re.compile(r"per_step_time: (\d+)ms")
+_USEFUL = re.compile(r"useful_tokens_per_second: ([\d.]+)")
+_LOSS = re.compile(r"loss:\[([\d.]+)/")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training run took.
+
+    Attributes:
+        step_ms: Median step behind the warm-up, milliseconds.
+        useful_per_second: Median unpadded tokens per second.
+        peak_mib: Largest resident memory of the process.
+        losses: Of all its steps.
+    """
+
+    step_ms: float
+    useful_per_second: float
+    peak_mib: float
+    losses: list[float]
+
+
+def samples(count: int, vocab_size: int, longest: int) -> list[Sample]:
+    """Samples of real lengths, up to `longest` tokens, with labels on the last 16."""
+    random = np.random.default_rng(0)
+    lengths = np.interp((np.arange(count) + 0.5) / count, SHARES, TOKENS)
+    found = []
+    for length in np.minimum(lengths * MEAN / lengths.mean(), longest).astype(int):
+        ids = random.integers(FIRST_FREE, vocab_size, length).astype(np.int32)
+        ids[0], ids[-1] = BOS, EOS
+        found.append((ids, np.arange(length) >= length - ANSWER))
+    return found
+
+
+def write_rows(path: Path, found: Sequence[Sample], seq_length: int, vocab_size: int, packed: bool) -> None:
+    """Writes the samples as the converter would, padded or packed, with the manifest training asks for."""
+    length = record_length(seq_length)
+    groups = list(pack(found, length, seed=0)) if packed else [[sample] for sample in found]
+    rows = [make_record(*map(np.concatenate, zip(*group, strict=True)), length) for group in groups]
+    tokens = sum(len(ids) for ids, _ in found)
+    write_manifest(
+        path, parts=write_mindrecord(path, iter(rows), 1, "internlm_alpaca"), tool=Path(__file__).name,
+        tokenizer_sha256="", special_ids={"bos": BOS, "eos": EOS, "vocab_size": vocab_size},
+        prompt_version=PROMPT_VERSION, evaluation_kind="unknown", seq_length=seq_length, record_length=length,
+        packed=packed, counts={"in": len(found), "samples": len(found), "out": len(rows), "dropped": {}},
+        tokens={"total": tokens, "padding": len(rows) * length - tokens,
+                "longest_answer": max(int((row["labels"] >= 0).sum()) for row in rows),
+                "fill": tokens / len(rows) / length})
+
+
+def run(data: Path, output: Path, *overrides: str) -> Run:
+    """Fine-tunes the tiny model on all rows once with run_internlm.py, on the CPU.
+
+    Raises:
+        SystemExit: The run failed; its last lines are shown.
+    """
+    log = output.with_suffix(".log")
+    with open(log, "w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, "research_internlm/run_internlm.py", "--config", "yaml/lora_finetune.yaml",
+             "--overlay", "yaml/overlays/cpu_tiny.yaml", "--train_dataset", str(data), "--output_dir",
+             str(output), "--use_parallel", "False", "do_eval=False", "runner_config.epochs=1",
+             "callbacks.CheckpointMonitor.save_checkpoint_steps=100000", *overrides],
+            cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if status:
+        raise SystemExit(f"{' '.join(process.args)} failed:\n{text[-3000:]}")
+    return Run(_median(_STEP, text), _median(_USEFUL, text), usage.ru_maxrss / 1024,
+               [float(value) for value in _LOSS.findall(text)])
+
+
+def _median(pattern: re.Pattern, text: str) -> float:
+    return float(np.median([float(value) for value in pattern.findall(text)[_WARM_UP:]]))
