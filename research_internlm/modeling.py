@@ -32,7 +32,9 @@ class _InternLMForCausalLM(LlamaForCausalLM):
     llama_construct = LlamaForCausalLM.construct
 
     def __init__(self, config: InternLMConfig) -> None:
-        super().__init__(config)
+        # By keyword: MindFormers reads disable_lazy_inline from a keyword only, and a CPU cannot run the call
+        # that lazy inline leaves in data-parallel mode.
+        super().__init__(config=config)
         if config.packed:
             self.model.casual_mask = PackedCausalMask(config.seq_length, config.bos_token_id,
                                                       config.compute_dtype, config.use_flash_attention)
@@ -42,7 +44,8 @@ class _InternLMForCausalLM(LlamaForCausalLM):
 
     def construct(self, input_ids: Tensor, labels: Tensor | None = None, **inputs: Any) -> Any:
         """The loss in training, else MindFormers' outputs."""
-        if self.training and self.labels_per_row > 0 and labels is not None:
+        # Further inputs, such as a loss_mask, change what a position weighs.
+        if self.training and self.labels_per_row > 0 and labels is not None and len(inputs) == 0:
             return self._loss_at_labels(input_ids[:, :-1], labels[:, 1:])
         return self.llama_construct(input_ids, labels, **inputs)
 
@@ -54,10 +57,12 @@ class _InternLMForCausalLM(LlamaForCausalLM):
             labels: (batch, seq), the token after each, or ignore_token_id.
 
         Returns:
-            The scalar that the full head gives: positions without a label carry no weight there either.
+            The scalar that the full head gives: positions without a label, and those whose token is the
+            padding's, carry no weight there either.
         """
         batch, length = tokens.shape
-        supervised = ops.cast(ops.not_equal(labels, self.ignore_token_id), dtype.float32)
+        supervised = ops.cast(ops.logical_and(ops.not_equal(labels, self.ignore_token_id),
+                                              ops.not_equal(tokens, self.pad_token_id)), dtype.float32)
         weights, places = ops.TopK()(supervised * self.ranking, self.labels_per_row)
         rows = ops.expand_dims(ops.arange(0, batch), 1) * length
         places = ops.reshape(ops.cast(places, dtype.int32) + ops.cast(rows, dtype.int32), (-1,))

@@ -178,6 +178,11 @@ def check_data(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[st
                 f"{path} is packed (several samples a row), but model.model_config.packed is "
                 f"{model_config.get('packed', False)}, so samples would read each other: use "
                 "yaml/lora_finetune_packed.yaml, or convert again without --pack")
+        if section == "train_dataset" and model_config.get("packed") and not manifest.get("packed"):
+            raise ToolkitError(
+                f"{path} has one sample a row, but model.model_config.packed is True, so an update would see "
+                "fewer samples than the recipe plans: convert again with --pack, or use "
+                "yaml/lora_finetune.yaml")
         facts[section] = {"file": path, **{key: manifest.get(key) for key in (
             "sha256", "packed", "counts", "tokens", "seq_length", "tokenizer_sha256", "prompt_version",
             "evaluation_kind")}}
