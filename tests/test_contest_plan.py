@@ -14,8 +14,12 @@ from research_internlm.contest.schedule import (
     Saving,
     Steps,
     evenly_spaced,
+    interval_to_the_end,
+    last_evaluation,
     plan_saving,
     save_steps,
+    saving_of,
+    steps_of,
     warnings,
 )
 from research_internlm.errors import ToolkitError
@@ -69,16 +73,16 @@ def test_steps_equal_mind_dataset(rows, tmp_path):
     assert rows - len(seen) == steps.dropped
 
 
-@given(st.integers(25, 100_000), st.integers(1, 4), st.sampled_from([5, 10, 20]))
-def test_planned_checkpoints_survive_retention(rows, sink_size, saves):
-    steps = Steps(rows, cards=1, batch_size=1, epochs=1, sink_size=sink_size)
+@given(st.integers(20, 100_000), st.integers(1, 4), st.sampled_from([5, 10, 20]))
+def test_planned_checkpoints_survive_retention(sinks, sink_size, saves):
+    steps = Steps(sinks * sink_size, cards=1, batch_size=1, epochs=1, sink_size=sink_size)
     saving = plan_saving(steps, saves)
-    assert len(saving.saved) <= 2 * saves or steps.total < 50 * sink_size
+    assert len(saving.saved) <= 2 * saves or sinks < 40
     assert saving.five is not None and set(saving.five) <= set(saving.kept)
     assert saving.interval % sink_size == 0 and saving.eval_interval % sink_size == 0
     gaps = [after - before for before, after in zip([0, *saving.five], saving.five, strict=False)]
-    assert max(gaps) - min(gaps) <= max(sink_size, 0.1 * steps.total / 5)
-    assert steps.total - saving.five[-1] < max(gaps)
+    assert max(gaps) - min(gaps) <= max(1, 0.1 * steps.total / 5, min(2 * sink_size, 0.25 * steps.total / 5))
+    assert saving.five[-1] == steps.total
 
 
 def test_save_every_850_keep_10_loses_the_first_half():
@@ -102,6 +106,63 @@ def test_evenly_spaced_refuses_a_missing_or_doubled_fifth():
     assert evenly_spaced([20, 40, 54, 80, 100], 100) is None
     assert evenly_spaced([], 100) is None
     assert evenly_spaced([1], 1) is None
+
+
+@pytest.mark.parametrize(("interval", "total", "slack"), [
+    (5_000, 30_000, 5_000),  # 5,000 and 10,000 apart: a sink this large is no rounding
+    (6_000, 34_500, 2), (2_900, 17_250, 1), (5_000, 29_999, 1),  # 13 to 17 % behind the fifth
+])
+def test_uneven_at_full_size(interval, total, slack):
+    assert evenly_spaced(save_steps(total, interval), total, slack) is None
+    assert evenly_spaced([interval * number for number in range(1, 6)], total, slack) is None
+
+
+@pytest.mark.parametrize(("saved", "total", "five"), [
+    (range(1, 7), 6, [1, 2, 4, 5, 6]),  # the best that six whole steps allow
+    ([2, 4, 6, 8, 10, 11], 11, [2, 4, 6, 8, 11]),
+    ([1, 3, 5, 7, 9], 10, None), ([1, 3, 5, 7, 9, 10], 10, None), ([2, 4, 6, 8, 9], 10, None),
+    (save_steps(480, 96), 480, [96, 192, 288, 384, 480]),  # scripts/demo.sh
+    ([850 * number for number in range(1, 21)], 17_250, [3_400, 6_800, 10_200, 13_600, 17_000]),
+])
+def test_whole_steps_may_round_but_the_end_is_not_missed(saved, total, five):
+    assert evenly_spaced(list(saved), total) == five
+
+
+def test_a_sink_size_of_minus_one_is_an_epoch(recipe):
+    def run(sink_size, **runner):
+        changed = recipes.merge(recipe, {"runner_config": {"sink_size": sink_size, **runner}})
+        return steps_of(changed, 138_020, 4)
+
+    assert (run(-1).sink_size, run(-1).total) == (8_626, 34_504)
+    # Saves only fall on epochs' ends then: four of them hold no five, a hundred do.
+    with pytest.raises(ToolkitError, match="sink_size 8,626"):
+        plan_saving(run(-1), 5)
+    assert plan_saving(run(-1, epochs=100), 5).five == [20 * 8_626 * number for number in range(1, 6)]
+    assert run(-1, sink_mode=False).sink_size == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("batch_size", 0), ("batch_size", "abc"), ("epochs", 0), ("epochs", 1.5), ("epochs", True),
+    ("sink_size", 0), ("sink_size", -2), ("sink_size", None)])
+def test_a_number_that_is_none_is_named(recipe, key, value):
+    broken = recipes.merge(recipe, {"runner_config": {key: value}})
+    with pytest.raises(ToolkitError, match=f"runner_config.{key} is {value!r}, but has to be a whole number"):
+        steps_of(broken, 138_020, 4)
+
+
+@pytest.mark.parametrize(("key", "value"), [("save_checkpoint_steps", 0), ("keep_checkpoint_max", -1)])
+def test_a_monitor_s_number_that_is_none_is_named(recipe, key, value):
+    broken = recipes.merge(recipe, {"callbacks": [{"type": "CheckpointMonitor", key: value}]})
+    with pytest.raises(ToolkitError, match=f"callbacks.CheckpointMonitor.{key} is {value}"):
+        saving_of(broken, steps_of(broken, 138_020, 4))
+
+
+def test_the_interval_that_ends_on_the_last_step():
+    # 34,504 = 2^3 x 19 x 227: 1,816 = 34,504 / 19 is its divisor next to 1,726, and a multiple of 2.
+    steps = Steps(138_020, cards=4, batch_size=4, epochs=4, sink_size=2)
+    assert last_evaluation(1_726, steps.total) == 32_794
+    assert interval_to_the_end(1_726, steps) == 1_816
+    assert interval_to_the_end(10, Steps(97, 1, 1, 1)) is None  # 97 is prime
 
 
 def test_steps_that_never_fire_are_named():

@@ -7,15 +7,17 @@ what does not fill a batch; CheckpointMonitor saves every so many steps and once
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from research_internlm import recipe as recipes
 from research_internlm.errors import ToolkitError
 
 REQUIRED_CHECKPOINTS = 5  # rules, second phase: five, evenly spaced over the whole run
-EVEN_TOLERANCE = 0.1  # of a fifth of the run: how much the distances may differ
+EVEN_TOLERANCE = 0.1  # of a fifth of the run: how much the distances may differ, and the end be missed
+ROUNDING_TOLERANCE = 0.25  # of a fifth: the most that rounding to whole sinks may add to that
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,50 @@ class Steps:
         return max(0, self.rows - self.per_epoch * self.batch_size * self.cards) if self.drop_remainder else 0
 
 
+def whole_number(recipe: Mapping[str, Any], path: str, least: int = 1, also: int | None = None,
+                 default: int | None = None) -> int:
+    """Reads a number of the recipe that MindFormers itself would take, or fail on, hours later.
+
+    Args:
+        recipe: The resolved recipe.
+        path: Its dotted path; a callback goes by its type.
+        least: Smallest value that means something.
+        also: A smaller value with a meaning of its own.
+        default: MindFormers' value where the recipe has none; None where it needs one.
+
+    Raises:
+        ToolkitError: The recipe has none, or one that is no whole number of that size.
+    """
+    value: Any = recipe
+    for key in path.split("."):
+        if isinstance(value, list):
+            value = next((item for item in value if item.get("type") == key), None)
+        else:
+            value = value.get(key) if isinstance(value, Mapping) else None
+    value = default if value is None else value
+    if isinstance(value, int) and not isinstance(value, bool) and (value >= least or value == also):
+        return value
+    raise ToolkitError(f"the config's {path} is {value!r}, but has to be a whole number of at least {least}"
+                       f"{'' if also is None else f', or {also}'}; correct it in the yaml, or pass {path}=N")
+
+
 def steps_of(recipe: Mapping[str, Any], rows: int, cards: int) -> Steps:
     """The step counts of a recipe on a number of cards.
 
+    A sink_size of -1 is one epoch (MindFormers 1.9.0, trainer/utils.py, check_runner_config).
+
     Raises:
-        ToolkitError: The data does not fill one step.
+        ToolkitError: A number of runner_config is none, or the data does not fill one step.
     """
-    runner = recipe["runner_config"]
-    sink_size = runner["sink_size"] if runner.get("sink_mode") else 1
-    steps = Steps(rows, cards, runner["batch_size"], runner["epochs"], sink_size,
-                  recipe["train_dataset"].get("drop_remainder", True))
+    batch_size, epochs = (whole_number(recipe, f"runner_config.{key}") for key in ("batch_size", "epochs"))
+    sink_size = 1
+    if recipe["runner_config"].get("sink_mode"):
+        sink_size = whole_number(recipe, "runner_config.sink_size", also=-1)
+    steps = Steps(rows, cards, batch_size, epochs, 1, recipe["train_dataset"].get("drop_remainder", True))
+    steps = replace(steps, sink_size=max(1, steps.per_epoch) if sink_size == -1 else sink_size)
     if steps.total == 0:
-        raise ToolkitError(f"{rows:,} rows on {cards} cards x batch {steps.batch_size} do not fill "
-                           f"{'one step' if steps.per_epoch == 0 else f'one sink of {sink_size} steps'}; use "
+        unfilled = "one step" if steps.per_epoch == 0 else f"one sink of {steps.sink_size} steps"
+        raise ToolkitError(f"{rows:,} rows on {cards} cards x batch {batch_size} do not fill {unfilled}; use "
                            "fewer cards, a smaller runner_config.batch_size or sink_size, or more data")
     return steps
 
@@ -87,27 +120,28 @@ def save_steps(total: int, interval: int) -> list[int]:
 
 
 def evenly_spaced(saved: Sequence[int], total: int, slack: int = 1) -> list[int] | None:
-    """Picks the five of the rules out of the saved steps.
+    """Picks the five of the rules out of the saved steps: those nearest to the fifths of the run.
+
+    Distances count from step 0 on. They may differ by 10 % of a fifth; further by what rounding costs, which
+    is one step, or two sinks (a fifth that is no whole number of sinks leaves up to two over after the
+    fourth save) as far as these are no more than a quarter of a fifth. The last pick is the end of the run,
+    to 10 % of a fifth.
 
     Args:
         saved: Steps at which a checkpoint exists.
         total: Steps of the whole run.
-        slack: Steps that rounding to whole sinks may cost.
+        slack: Steps of one sink.
 
     Returns:
-        Five distinct steps whose distances, from step 0 on, differ by at most 10 % of a fifth of the run
-        (or `slack` steps) and behind which no sixth would fit; None where there are none.
+        Five distinct steps, or None where there are none.
     """
     fifth = total / REQUIRED_CHECKPOINTS
-    allowed = max(slack, EVEN_TOLERANCE * fifth)
-    # Fifths of the run; or, where they are no whole steps, the saved interval that comes next below.
-    for distance in (fifth, max((step for step in saved if step <= fifth), default=0)):
-        picked = [min(saved, key=lambda step: abs(step - aim), default=0)
-                  for aim in (number * distance for number in range(1, REQUIRED_CHECKPOINTS + 1))]
-        gaps = [after - before for before, after in zip([0, *picked], picked, strict=False)]
-        if min(gaps) > 0 and max(gaps) - min(gaps) <= allowed and total - picked[-1] < max(gaps):
-            return picked
-    return None
+    allowed = max(1, EVEN_TOLERANCE * fifth, min(2 * slack, ROUNDING_TOLERANCE * fifth))
+    picked = [min(saved, key=lambda step: abs(step - aim), default=0)
+              for aim in (number * fifth for number in range(1, REQUIRED_CHECKPOINTS + 1))]
+    gaps = [after - before for before, after in itertools.pairwise([0, *picked])]
+    even = min(gaps) > 0 and max(gaps) - min(gaps) <= allowed
+    return picked if even and total - picked[-1] <= EVEN_TOLERANCE * fifth else None
 
 
 @dataclass(frozen=True)
@@ -147,7 +181,7 @@ def plan_saving(steps: Steps, saves: int) -> Saving:
 
     Args:
         steps: The run.
-        saves: About how many checkpoints to write; a multiple of five.
+        saves: About how many checkpoints to write, a multiple of five; fewer where only these are even.
 
     Raises:
         ToolkitError: The run cannot hold them.
@@ -155,8 +189,9 @@ def plan_saving(steps: Steps, saves: int) -> Saving:
     if saves % REQUIRED_CHECKPOINTS:
         raise ToolkitError(f"--saves {saves} is no multiple of the {REQUIRED_CHECKPOINTS} checkpoints to "
                            "hand in")
-    intervals = [units * unit for unit in (2 * steps.sink_size, steps.sink_size)
-                 for units in (-(-steps.total // (saves * unit)), steps.total // (saves * unit))]
+    intervals = [units * unit for count in range(saves, 0, -REQUIRED_CHECKPOINTS)
+                 for unit in (2 * steps.sink_size, steps.sink_size)
+                 for units in (-(-steps.total // (count * unit)), steps.total // (count * unit))]
     # Saving at every sink is only reached by runs so short that nothing coarser is even.
     for interval in filter(None, [*intervals, steps.sink_size]):
         keep = len(save_steps(steps.total, interval))
@@ -165,7 +200,7 @@ def plan_saving(steps: Steps, saves: int) -> Saving:
         saving = Saving.simulate(steps, interval, keep, eval_interval)
         if saving.five:
             return saving
-    raise ToolkitError(f"a run of {steps.total:,} steps (sink_size {steps.sink_size}) cannot hold "
+    raise ToolkitError(f"a run of {steps.total:,} steps (sink_size {steps.sink_size:,}) cannot hold "
                        f"{REQUIRED_CHECKPOINTS} evenly spaced checkpoints; use a smaller sink_size or a "
                        "longer run")
 
@@ -175,9 +210,29 @@ def saving_of(recipe: Mapping[str, Any], steps: Steps) -> Saving:
     monitor = recipes.callback(recipe, "CheckpointMonitor")
     if monitor is None:
         raise ToolkitError("the config has no CheckpointMonitor under callbacks, so the run saves nothing")
-    eval_interval = recipe.get("eval_step_interval", 100) if recipe.get("do_eval") else 0
-    return Saving.simulate(steps, monitor.get("save_checkpoint_steps", 1),
-                           monitor.get("keep_checkpoint_max", 5), eval_interval)
+    name = "callbacks.CheckpointMonitor"
+    interval = whole_number(recipe, f"{name}.save_checkpoint_steps", default=1)
+    keep = whole_number(recipe, f"{name}.keep_checkpoint_max", least=0, default=5)
+    evaluates = recipe.get("do_eval")
+    eval_interval = whole_number(recipe, "eval_step_interval", also=-1, default=100) if evaluates else 0
+    return Saving.simulate(steps, interval, keep, eval_interval)
+
+
+def last_evaluation(eval_interval: int, total: int) -> int:
+    """Step of the last evaluation; unlike a save there is none when the run ends."""
+    return total // eval_interval * eval_interval
+
+
+def interval_to_the_end(eval_interval: int, steps: Steps) -> int | None:
+    """The evaluation interval nearest to this one whose last evaluation is of the run's last step.
+
+    Returns:
+        A multiple of sink_size between half and twice the interval, or None where none divides the run.
+    """
+    sinks = steps.total // steps.sink_size
+    found = [count * steps.sink_size for count in range(1, sinks + 1) if sinks % count == 0]
+    return min((interval for interval in found if eval_interval / 2 <= interval <= 2 * eval_interval),
+               key=lambda interval: abs(interval - eval_interval), default=None)
 
 
 def warnings(saving: Saving, steps: Steps) -> list[str]:
