@@ -8,6 +8,7 @@ from research_internlm.contest.schedule import Steps
 from research_internlm.errors import ToolkitError
 from research_internlm.files import write_json, write_manifest, write_text
 from research_internlm.lora import count_parameters
+from research_internlm.prompts import PROMPT_VERSION
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +67,50 @@ def run_folder(root, folder, step_times):
     return folder
 
 
-def test_a_run_s_logs_give_the_step_without_its_compilation(root, tmp_path):
-    measured = cost.measured_run(run_folder(root, tmp_path / "run", [90_000, 9_000, 210, 190, 200]))
-    assert measured == cost.Measured(200, 4 * 1024, 1024)
+def test_a_run_s_logs_give_the_step_without_its_compilation(root, tmp_path, recipe):
+    run = run_folder(root, tmp_path / "run", [90_000, 9_000, 210, 190, 200])
+    assert cost.measured_run(run, recipe) == cost.Measured(200, 4 * 1024, 1024)
     with pytest.raises(ToolkitError, match="may hold compilation"):
-        cost.measured_run(run_folder(root, tmp_path / "short", [90_000, 9_000]))
+        cost.measured_run(run_folder(root, tmp_path / "short", [90_000, 9_000]), recipe)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"model": {"model_config": {"num_layers": 1}}}, r"num_layers 32 \(the recipe: 1\)"),
+    ({"context": {"device_target": "CPU"}}, r"device_target Ascend \(the recipe: CPU\)"),
+    ({"model": {"model_config": {"intermediate_size": 64}}}, r"intermediate_size 11008 \(the recipe: 64\)"),
+])
+def test_a_step_of_another_model_predicts_nothing(root, tmp_path, recipe, change, words):
+    run = run_folder(root, tmp_path / "run", [1, 1, 1_000])
+    with pytest.raises(ToolkitError, match=words):
+        cost.measured_run(run, recipes.merge(recipe, change))
+    rows = {"model": {"model_config": {"seq_length": 2048}}, "runner_config": {"batch_size": 1}}
+    assert cost.measured_run(run, recipes.merge(recipe, rows)).step_ms == 1_000
+
+
+def data_file(folder, **facts):
+    data = folder / "train.mindrecord"
+    data.write_bytes(b"rows")
+    write_manifest(data, **{
+        "counts": {"in": 1600, "out": 1600}, "tokens": {"total": 146 * 1600}, "seq_length": 1024,
+        "record_length": 1025, "prompt_version": PROMPT_VERSION, "special_ids": {"vocab_size": 103168},
+        "tokenizer_sha256": "0", "parts": [{"file": data.name, "bytes": 4}], **facts})
+    return data
+
+
+@pytest.mark.parametrize(("facts", "words"), [
+    ({"record_length": 65, "seq_length": 64}, ["65-token rows", "1025-token rows"]),
+    ({"packed": True}, ["is packed"]),
+    ({"special_ids": {"vocab_size": 1184}}, ["1184 pieces", "103168"]),
+])
+def test_a_file_the_recipe_cannot_train_on_is_not_planned(root, tmp_path, facts, words):
+    data = data_file(tmp_path, **facts)
+    with pytest.raises(ToolkitError) as refused:
+        plan.main(["--config", str(root / "yaml/lora_finetune.yaml"), "--train_dataset", str(data)])
+    assert all(word in str(refused.value) for word in words)
 
 
 def test_plan_prints_the_choice(root, tmp_path, capsys):
-    data = tmp_path / "train.mindrecord"
-    data.write_bytes(b"rows")
-    write_manifest(data, counts={"in": 1600, "out": 1600}, tokens={"total": 146 * 1600})
+    data = data_file(tmp_path)
     config = ["--config", str(root / "yaml/lora_finetune.yaml"), "--train_dataset", str(data)]
     plan.main([*config, "--step_time_ms", "1000"])
     out = capsys.readouterr().out

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import yaml
 from research_internlm import recipe as recipes
-from research_internlm.contest import estimate, plan
+from research_internlm.contest import estimate, plan, plan_yaml
 from research_internlm.contest.schedule import (
     Saving,
     Steps,
@@ -228,13 +228,62 @@ def test_written_yaml_keeps_every_other_line(root, tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_written_yaml_holds_what_was_planned(root, tmp_path, capsys):
+    config, overlay = root / "yaml/lora_finetune.yaml", root / "yaml/overlays/cpu_tiny.yaml"
+    overrides = ["runner_config.epochs=2", "callbacks.CheckpointMonitor.prefix=mine",
+                 "lr_schedule.new=[1, 2]", "model.model_config.pet_config=null"]
+    target = tmp_path / "run.yaml"
+    plan.main(["--config", str(config), "--overlay", str(overlay), "--items", "138020", *overrides,
+               "--write", str(target)])
+    expected = recipes.merge(recipes.resolve(config, [overlay], overrides), {
+        # 8,626 x 2 = 17,252 steps; a tenth of them, in twos for the evaluation between two saves.
+        "eval_step_interval": 863, "parallel_config": {"data_parallel": 4},
+        "callbacks": [{"type": "CheckpointMonitor", "save_checkpoint_steps": 1_726,
+                       "keep_checkpoint_max": 10}]})
+    assert recipes.resolve(target) == expected
+    # What was written is planned again without a word.
+    capsys.readouterr()
+    plan.main(["--config", str(target), "--items", "138020"])
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["runner_config.epochs=2", "--write", "{recipe}", "--overwrite"],
+     "cannot be replaced by one that extends"),
+    (["model.model_config.pet_config={lora_rank: 4, target_modules: .*wq}", "--write", "{folder}/o"],
+     "replace whole sections"),
+    (["--write", "/proc/x.yaml"], "/proc/x.yaml cannot be written"),
+    (["--targets", "("], r"--targets '\(' is no regular expression"),
+    (["model.model_config.pet_config.target_modules=("], r"target_modules '\(' is no regular expression"),
+    (["model.model_config.pet_config.lora_rank=0"], "lora_rank is 0, but has to be a whole number"),
+    (["--seq_length", "512", "0"], "--seq_length 0 is not above 0"),
+    (["--rank", "-4"], "--rank -4 is not above 0"),
+    (["--step_time_ms", "nan"], "--step_time_ms nan is not above 0"),
+])
+def test_what_cannot_be_planned_is_said(root, tmp_path, arguments, words):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text((root / "yaml/lora_finetune.yaml").read_text())
+    places = {"{recipe}": str(recipe), "{folder}/o": str(tmp_path / "o")}
+    arguments = [places.get(text, text) for text in arguments]
+    with pytest.raises(ToolkitError, match=words):
+        plan.main(["--config", str(recipe), "--items", "138020", *arguments])
+
+
+def test_an_unevaluated_end_is_said(root, capsys):
+    plan.main(["--config", str(root / "yaml/lora_finetune.yaml"), "--items", "138020"])
+    out = capsys.readouterr().out
+    assert "the last at step 32,794" in out and "step 34,504, is not evaluated" in out and "1,816" in out
+    plan.main(["--config", str(root / "yaml/lora_finetune.yaml"), "--items", "16000"])  # 4,000 = 20 x 200
+    assert "is not evaluated" not in capsys.readouterr().out
+
+
 def test_missing_keys_are_named_together():
     text = "a: 1  # stays\ncallbacks:\n  - type: X\n    b: 2\n"
-    assert yaml.safe_load(plan.set_scalars(text, {"callbacks.X.b": 5, "a": 3}, "f")) == {
+    assert yaml.safe_load(plan_yaml.set_scalars(text, {"callbacks.X.b": 5, "a": 3}, "f")) == {
         "a": 3, "callbacks": [{"type": "X", "b": 5}]}
-    assert "# stays" in plan.set_scalars(text, {"a": 300}, "f")
+    assert "# stays" in plan_yaml.set_scalars(text, {"a": 300}, "f")
     with pytest.raises(ToolkitError, match=r"f has no callbacks\.Y\.b, c to write"):
-        plan.set_scalars(text, {"callbacks.Y.b": 5, "c": 3}, "f")
+        plan_yaml.set_scalars(text, {"callbacks.Y.b": 5, "c": 3}, "f")
 
 
 def test_command_line_errors(root, tmp_path):

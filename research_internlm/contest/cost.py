@@ -22,7 +22,7 @@ from research_internlm.contest.run_folder import RunFolder
 from research_internlm.contest.schedule import Steps
 from research_internlm.contest.worker_logs import steps_of_all
 from research_internlm.errors import ToolkitError
-from research_internlm.lora import ParameterCount, count_parameters
+from research_internlm.lora import ParameterCount, count_parameters, intermediate_size
 
 MEAN_TOKENS = 146  # of 26,244 MMLU and CMMLU questions with InternLM's tokenizer
 PACKED_FILL = 0.97  # least share of a packed row that is text, which the packer is built for
@@ -149,13 +149,23 @@ def table(found: Sequence[Cost], measured: Measured | None, guessed: bool) -> It
                "data's own")
 
 
-def measured_run(folder: str | Path) -> Measured:
+def measured_run(folder: str | Path, recipe: Mapping[str, Any]) -> Measured:
     """Reads a measured step out of a run's folder: the median of its loss lines.
 
+    Args:
+        folder: The run.
+        recipe: The recipe to predict for.
+
     Raises:
-        ToolkitError: The folder holds no run, or too few loss lines.
+        ToolkitError: The folder holds no run or too few loss lines, or the run was of another model or on
+            another kind of device.
     """
     run = RunFolder(folder)
+    found, wanted = _shape(run.recipe), _shape(recipe)
+    if other := [f"{key} {found[key]} (the recipe: {wanted[key]})" for key in wanted
+                 if found[key] != wanted[key]]:
+        raise ToolkitError(f"--measured {folder} is a run of another model or device: {', '.join(other)}; "
+                           "its step says nothing about this one, name a run of the same model")
     records = list(steps_of_all(run.logs))[_WARM_UP_LINES:]
     if not records:
         raise ToolkitError(f"--measured {folder}: the first {_WARM_UP_LINES} loss lines may hold compilation "
@@ -163,3 +173,12 @@ def measured_run(folder: str | Path) -> Measured:
     length = run.model_config["seq_length"]
     return Measured(statistics.median(max(record.step_ms for record in group) for _, group in records),
                     run.steps.batch_size * length, length)
+
+
+def _shape(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a step's time depends on beside its rows."""
+    config = recipes.model_config(recipe)
+    return {"device_target": (recipe.get("context") or {}).get("device_target"),
+            **{key: config[key] for key in ("num_layers", "hidden_size", "num_heads", "vocab_size")},
+            "n_kv_heads": config.get("n_kv_heads") or config["num_heads"],
+            "intermediate_size": intermediate_size(config), "LoRA": bool(config.get("pet_config"))}

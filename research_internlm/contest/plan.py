@@ -12,18 +12,28 @@ Any key of the recipe can follow as key.path=value, as for run_internlm.py.
 from __future__ import annotations
 
 import argparse
-import os
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
 from research_internlm import recipe as recipes
+from research_internlm import run_internlm
 from research_internlm.contest import cost, estimate, score
-from research_internlm.contest.schedule import Saving, Steps, plan_saving, saving_of, steps_of, warnings
+from research_internlm.contest.plan_yaml import derived_numbers, write_plan
+from research_internlm.contest.schedule import (
+    Saving,
+    Steps,
+    interval_to_the_end,
+    last_evaluation,
+    plan_saving,
+    saving_of,
+    steps_of,
+    warnings,
+    whole_number,
+)
 from research_internlm.errors import ToolkitError, run_main
-from research_internlm.files import manifest_path, read_manifest, require_absent, require_file, write_text
 from research_internlm.lora import ParameterCount, count_parameters
 
 ALL_LINEARS = ".*wq|.*wk|.*wv|.*wo|.*w1|.*w2|.*w3"
@@ -58,8 +68,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                       "instead; a run of the same model")
     add("--seq_length", type=int, nargs="+", default=cost.TABLE_LENGTHS, metavar="L",
         help="row lengths of the cost table, beside the recipe's (default: %(default)s)")
-    add("--write", metavar="Y", help="write a copy of the recipe with the derived numbers, comments kept")
-    add("--overwrite", action="store_true", help="let --write replace a file, the recipe itself included")
+    add("--write", metavar="Y", help="write a copy of the recipe with the derived numbers, comments kept; "
+        "with overlays or key.path=value, a yaml that extends the recipe by these and the numbers")
+    add("--overwrite", action="store_true", help="let --write replace a file, a lone recipe included")
     return recipes.parse_command_line(parser, argv)
 
 
@@ -80,27 +91,64 @@ class Data:
     guessed: bool
 
 
-def read_data(arguments: argparse.Namespace, recipe: Mapping[str, Any]) -> Data:
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Checks the numbers and patterns of the command line.
+
+    Raises:
+        ToolkitError: A number is not above 0 or not finite, or a pattern of --targets is no regular
+            expression.
+    """
+    for flag in ("items", "cards", "saves", "rank", "seq_length", "step_time_ms"):
+        given = getattr(arguments, flag)
+        for value in given if isinstance(given, Sequence) else [given]:
+            if value is not None and not 0 < value < math.inf:  # nan compares as False
+                raise ToolkitError(f"--{flag} {value} is not above 0 and finite; give a number that is")
+    for pattern in arguments.targets or []:
+        check_pattern(pattern, "--targets")
+
+
+def check_pattern(pattern: str, what: str) -> None:
+    """Refuses what is no regular expression; MindFormers would, after the model was built."""
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ToolkitError(f"{what} {pattern!r} is no regular expression ({error}); write for instance "
+                           "'.*wq|.*wk|.*wv|.*wo'") from error
+
+
+def check_recipe(recipe: Mapping[str, Any], config: str) -> None:
+    """Checks that a recipe trains, and the numbers of its model that the plan counts with.
+
+    Raises:
+        ToolkitError: It is none, or a number or pattern is none.
+    """
+    if "train_dataset" not in recipe or "runner_config" not in recipe:
+        raise ToolkitError(f"{config} is no training recipe (it has no train_dataset and runner_config); "
+                           "give yaml/lora_finetune.yaml or your copy of it")
+    pet_config = recipes.model_config(recipe).get("pet_config")
+    for key in ("seq_length", "hidden_size", "num_layers", "num_heads", "vocab_size",
+                *(["pet_config.lora_rank"] if pet_config else [])):
+        whole_number(recipe, f"model.model_config.{key}")
+    if pet_config:
+        check_pattern(pet_config.get("target_modules"), "the config's pet_config.target_modules")
+
+
+def read_data(arguments: argparse.Namespace, recipe: recipes.Recipe) -> Data:
     """Rows, samples and tokens of the training file.
 
     Raises:
-        ToolkitError: The file or its manifest is missing, or a number is not positive.
+        ToolkitError: The file or its manifest is missing, or the training would refuse it for this recipe.
     """
-    for flag in ("items", "cards", "saves", "step_time_ms"):
-        value = getattr(arguments, flag)
-        if value is not None and value <= 0:
-            raise ToolkitError(f"--{flag} {value} is not above 0")
     config = recipes.model_config(recipe)
     if arguments.items is not None:
         text = cost.MEAN_TOKENS * arguments.items
         rows = cost.packed_rows(text, config["seq_length"]) if config.get("packed") else arguments.items
         return Data(rows, arguments.items, text, guessed=True)
-    path = require_file(arguments.train_dataset, "the training MindRecord")
-    manifest = read_manifest(path)
-    if manifest is None:
-        raise ToolkitError(f"{path} has no {manifest_path(path).name} beside it, so its rows are unknown; "
-                           "convert it again, or give --items")
-    counts, tokens = manifest["counts"], manifest.get("tokens")
+    training = recipes.merge(recipe, {
+        "run_mode": "finetune", "do_eval": False,
+        "train_dataset": {"data_loader": {"dataset_dir": arguments.train_dataset}}})
+    facts = run_internlm.check_data(training, arguments)["train_dataset"]
+    counts, tokens = facts["counts"], facts["tokens"]
     samples = counts.get("samples", counts["out"])
     return Data(counts["out"], samples, tokens["total"] if tokens else cost.MEAN_TOKENS * samples,
                 guessed=not tokens)
@@ -125,8 +173,14 @@ def describe_saving(saving: Saving, steps: Steps) -> Iterator[str]:
     yield (f"plan: save_checkpoint_steps {saving.interval:,}, keep_checkpoint_max {saving.keep}, "
            f"eval_step_interval {saving.eval_interval:,} (sink_size {steps.sink_size})")
     yield "plan: the five evenly spaced checkpoints: steps " + ", ".join(f"{step:,}" for step in saving.five)
-    last_evaluation = steps.total // saving.eval_interval * saving.eval_interval
-    yield f"plan: evaluations {steps.total // saving.eval_interval}, the last at step {last_evaluation:,}"
+    last = last_evaluation(saving.eval_interval, steps.total)
+    yield f"plan: evaluations {steps.total // saving.eval_interval}, the last at step {last:,}"
+    if last < steps.total:
+        # Not chosen by itself: evaluations would no longer fall on the saved steps.
+        other = interval_to_the_end(saving.eval_interval, steps)
+        choice = f", or set eval_step_interval {other:,}" if other else ""
+        yield (f"plan: the final checkpoint, step {steps.total:,}, is not evaluated by the training: "
+               f"evaluate it with --run_mode eval{choice}")
 
 
 def describe_cost(recipe: Mapping[str, Any], count: ParameterCount, saving: Saving, cards: int
@@ -163,93 +217,24 @@ def cost_table(recipe: Mapping[str, Any], steps: Steps, data: Data,
     """Lines on steps, tokens and hours, padded and packed, at the recipe's row length and at others.
 
     Raises:
-        ToolkitError: The run of --measured has no step to take.
+        ToolkitError: The run of --measured has no step to take, or is of another model.
     """
     own = recipes.model_config(recipe)["seq_length"]
     measured = None
     if arguments.measured:
-        measured = cost.measured_run(arguments.measured)
+        measured = cost.measured_run(arguments.measured, recipe)
     elif arguments.step_time_ms:
         measured = cost.Measured(arguments.step_time_ms, steps.batch_size * own, own)
     found = cost.costs(recipe, steps, data.text_tokens, measured, arguments.seq_length, data.samples)
     yield from cost.table(found, measured, data.guessed)
 
 
-def set_scalars(text: str, values: Mapping[str, Any], path: str | Path) -> str:
-    """Replaces scalar values in yaml text and leaves everything else, comments included, as it is.
-
-    Args:
-        text: The yaml file.
-        values: Dotted key path -> value; `callbacks.CheckpointMonitor.x` finds the component by its type.
-        path: The file's name, for messages.
-
-    Raises:
-        ToolkitError: The yaml has no such key to replace; all missing keys are named.
-    """
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    found = {key: _scalar_at(root, key.split(".")) for key in values}
-    missing = [key for key, node in found.items() if node is None]
-    if missing:
-        raise ToolkitError(f"{path} has no {', '.join(missing)} to write a number into; add the key(s) first")
-    for key, node in sorted(found.items(), key=lambda item: -item[1].start_mark.index):
-        text = text[:node.start_mark.index] + str(values[key]) + text[node.end_mark.index:]
-    return text
-
-
-def _scalar_at(node: yaml.Node, keys: Sequence[str]) -> yaml.ScalarNode | None:
-    for key in keys:
-        if isinstance(node, yaml.SequenceNode):
-            node = next((item for item in node.value if _value_of(item, "type") is not None
-                         and _value_of(item, "type").value == key), None)
-        else:
-            node = _value_of(node, key)
-    return node if isinstance(node, yaml.ScalarNode) else None
-
-
-def _value_of(node: yaml.Node | None, key: str) -> yaml.Node | None:
-    if not isinstance(node, yaml.MappingNode):
-        return None
-    return next((value for name, value in node.value if name.value == key), None)
-
-
-def write_plan(config: str | Path, saving: Saving, cards: int, path: str | Path, overwrite: bool) -> Path:
-    """Writes the recipe with the derived numbers.
-
-    A recipe of its own is copied with the numbers in place; one that extends others holds few of the keys,
-    so a yaml that extends it is written.
-
-    Raises:
-        ToolkitError: The output exists, or is the extended recipe itself.
-    """
-    path = require_absent(path, overwrite)
-    text = Path(config).read_text(encoding="utf-8")
-    if "extends" not in yaml.safe_load(text):
-        write_text(path, set_scalars(text, {
-            "eval_step_interval": saving.eval_interval,
-            "callbacks.CheckpointMonitor.save_checkpoint_steps": saving.interval,
-            "callbacks.CheckpointMonitor.keep_checkpoint_max": saving.keep,
-            "parallel_config.data_parallel": cards,
-        }, config))
-        return path
-    if path.exists() and path.samefile(config):
-        raise ToolkitError(f"--write {path}: a recipe that extends others cannot be replaced by one that "
-                           "extends it; give another name")
-    monitor = {"type": "CheckpointMonitor", "save_checkpoint_steps": saving.interval,
-               "keep_checkpoint_max": saving.keep}
-    derived = {"extends": [os.path.relpath(config, path.parent)], "eval_step_interval": saving.eval_interval,
-               "callbacks": [monitor], "parallel_config": {"data_parallel": cards}}
-    write_text(path, f"# Derived numbers of {Path(config).name} by research_internlm/contest/plan.py.\n\n"
-               + yaml.safe_dump(derived, sort_keys=False))
-    return path
-
-
 def main(argv: list[str] | None = None) -> int:
     """Prints the plan, and writes it with --write."""
     arguments = parse_arguments(argv)
+    check_arguments(arguments)
     recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
-    if "train_dataset" not in recipe or "runner_config" not in recipe:
-        raise ToolkitError(f"{arguments.config} is no training recipe (it has no train_dataset and "
-                           "runner_config); give yaml/lora_finetune.yaml or your copy of it")
+    check_recipe(recipe, arguments.config)
     data = read_data(arguments, recipe)
     steps = steps_of(recipe, data.rows, arguments.cards)
     own = saving_of(recipe, steps)
@@ -265,7 +250,8 @@ def main(argv: list[str] | None = None) -> int:
     lines += cost_table(recipe, steps, data, arguments)
     print("\n".join(lines).rstrip())
     if arguments.write:
-        written = write_plan(arguments.config, saving, arguments.cards, arguments.write, arguments.overwrite)
+        written = write_plan([arguments.config, *arguments.overlay], arguments.overrides,
+                             derived_numbers(saving, arguments.cards), arguments.write, arguments.overwrite)
         print(f"written: {written}")
     return 0
 
