@@ -41,6 +41,18 @@ def test_gate_is_open_at_exactly_90_percent_and_needs_both():
     assert not score.gate_against_base((49.0, 26.99), (49.0, 30.0)).passed
 
 
+def test_a_base_that_answered_nothing_opens_no_gate():
+    gate = score.gate_against_base((0.0, 0.0), (0.0, 0.0))
+    assert not gate.passed and "evaluate the base model again" in str(gate)
+    assert score.gate_against_base((45.0, 0.0), (50.0, 0.0)).passed  # an EM of 0 alone is possible
+
+
+def test_shares_are_not_read_as_percent():
+    with pytest.raises(Exception, match=r"'0\.4954' may be a share: write 49\.54"):
+        score.percent("0.4954")
+    assert [score.percent(text) for text in ("0", "0.5%", "1.5", "100")] == pytest.approx([0, 0.5, 1.5, 100])
+
+
 def test_counts_that_are_no_share_are_refused():
     with pytest.raises(ToolkitError, match="no share of a model"):
         score.low_parameter_ratio(2, 1)

@@ -51,15 +51,21 @@ class Gate:
     threshold: tuple[float, float]
 
     @property
+    def measured(self) -> bool:
+        """Whether the threshold is one: a base F1 of 0 is an evaluation that failed, not a low bar."""
+        return self.threshold[0] > 0
+
+    @property
     def passed(self) -> bool:
-        """Both values at or above their threshold."""
-        return all(value >= least - _ROUNDING
-                   for value, least in zip(self.squad, self.threshold, strict=True))
+        """Both values at or above their threshold, and the threshold one."""
+        return self.measured and all(value >= least - _ROUNDING
+                                     for value, least in zip(self.squad, self.threshold, strict=True))
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {value:.2f} (at least {least:.2f})" for name, value, least in zip(
             ("F1", "EM"), self.squad, self.threshold, strict=True))
-        return f"SQuAD gate {'passed' if self.passed else 'FAILED'}: {parts}"
+        hint = "" if self.measured else "; a base F1 of 0 is no measure, evaluate the base model again"
+        return f"SQuAD gate {'passed' if self.passed else 'FAILED'}: {parts}{hint}"
 
 
 def low_parameter_ratio(trainable: int, total: int) -> float:
@@ -111,8 +117,12 @@ def share(text: str) -> float:
 
 
 def percent(text: str) -> float:
-    """Reads a SQuAD F1 or EM in percent, 0 to 100."""
-    return 100 * _bounded(text, 100, "no percentage from 0 to 100")
+    """Reads a SQuAD F1 or EM in percent, 0 to 100; a bare 0.4954 is refused because it is likely a share."""
+    value = 100 * _bounded(text, 100, "no percentage from 0 to 100")
+    if 0 < value <= 1 and not text.endswith("%"):
+        raise argparse.ArgumentTypeError(f"{text!r} may be a share: write {100 * value:g} for the percentage, "
+                                         f"or {text}% if it is as small as that")
+    return value
 
 
 def _bounded(text: str, whole: int, complaint: str) -> float:
