@@ -120,8 +120,8 @@ def percent(text: str) -> float:
     """Reads a SQuAD F1 or EM in percent, 0 to 100; a bare 0.4954 is refused because it is likely a share."""
     value = 100 * _bounded(text, 100, "no percentage from 0 to 100")
     if 0 < value <= 1 and not text.endswith("%"):
-        raise argparse.ArgumentTypeError(f"{text!r} may be a share: write {100 * value:g} for the percentage, "
-                                         f"or {text}% if it is as small as that")
+        raise argparse.ArgumentTypeError(f"{text!r} may be a share: write {100 * value:g} for the "
+                                         f"percentage, or {text}% if it is as small as that")
     return value
 
 
