@@ -81,7 +81,7 @@ class _PromptLayer(_CachedLayer):
     """A layer over whole prompts (batch, length, hidden); the cache holds their keys and values after it."""
 
     def construct(self, x: Tensor, freqs: Triple, mask: Tensor) -> Tensor:
-        """Returns the layer's output; mask is (batch, 1, 1, length, length)."""
+        """Returns the layer's output; mask is (1, 1, 1, length, length)."""
         query, key, value = self.project(x, freqs)
         batch, heads, length, width = key.shape
         rest = ops.zeros((batch, heads, self.keys.shape[2] - length, width), key.dtype)
@@ -134,9 +134,9 @@ class _Prompts(_Decoder):
         """Fills the cache and returns the logits of the tokens that follow."""
         batch, length = ids.shape
         places = ops.arange(0, length)
-        later = places.reshape((1, 1, length)) > places.reshape((1, length, 1))
-        hidden = ops.logical_or(later, (ids == PAD_ID).reshape((batch, 1, length)))
-        mask = (ops.cast(hidden, self.compute_type) * _MASKED).reshape((batch, 1, 1, length, length))
+        # Padding is on the right, later than every token: causality hides it, whatever its id.
+        later = places.reshape((1, length)) > places.reshape((length, 1))
+        mask = (ops.cast(later, self.compute_type) * _MASKED).reshape((1, 1, 1, length, length))
         freqs = (self.cosines[:length].reshape((1, 1, length, -1)),
                  self.sines[:length].reshape((1, 1, length, -1)), self.swap)
         x = self.embed(ids)
@@ -163,8 +163,10 @@ class _Tokens(_Decoder):
 class StaticCacheDecoder:
     """Greedy decoding of batches by a loaded network, a token of work for each token written.
 
-    The tokens are those of the network's own `generate`: a pad id is invisible wherever it stands, stop
-    ids have no chance before `min_new_tokens`, and a tie goes to the smaller id.
+    The tokens are those of a causal model: padding is told from tokens by its place, behind a row's last
+    one, so that id 0 is a token like any other (MindFormers hides every id 0 when it pads with 0). As in
+    the network's own `generate`, stop ids have no chance before `min_new_tokens`, and a tie goes to the
+    smaller id.
 
     Args:
         network: MindFormers' LlamaForCausalLM or a subclass, loaded, use_past False, without joined
@@ -210,7 +212,7 @@ class StaticCacheDecoder:
         """Reads one more token of each row, at `positions` (batch_size,) of ids (batch_size, seq_length).
 
         Args:
-            ids: All tokens so far; a pad id where there is none yet.
+            ids: All tokens so far; anything where there is none yet.
             positions: Position of each row's newest token.
 
         Returns:
@@ -219,7 +221,7 @@ class StaticCacheDecoder:
         places = self._places.copy()
         places[..., 2] = positions[:, None]
         newest = np.take_along_axis(ids, positions[:, None], 1)
-        hidden = (ids == PAD_ID)[:, None, None, None]
+        hidden = (np.arange(self.seq_length) > positions[:, None])[:, None, None, None]
         return self._tokens(self._int(newest), Tensor(hidden * np.float32(_MASKED), self._mask_type),
                             self._int(positions), self._int(places)).asnumpy()
 

@@ -21,9 +21,11 @@ from research_internlm.kv_cache import StaticCacheDecoder
 from tests.conftest import ROOT
 
 VOCAB, LENGTH, PADDED, NEW = 61, 40, 24, 12
+PAD = VOCAB - 1  # by which MindFormers' generate finds the end of a prompt; no prompt holds it
 PROMPTS = (24, 9, 1, 17)  # tokens
+# No token has the pad id, so the stock forward is plainly causal; with 0 it would hide every token 0.
 SIZE = {"vocab_size": VOCAB, "seq_length": LENGTH, "hidden_size": 32, "num_layers": 2, "num_heads": 4,
-        "multiple_of": 16}
+        "multiple_of": 16, "pad_token_id": VOCAB}
 OVERLAYS = {"internlm": ("cpu_tiny.yaml",),
             "internlm2": ("internlm2_7b.yaml", "cpu_tiny.yaml", "cpu_tiny_internlm2.yaml")}
 
@@ -42,15 +44,17 @@ def randomise(network):
     for parameter in network.get_parameters():
         spread = 0.4 if parameter.ndim == 1 or "lora" in parameter.name else 0.25
         values = random.normal(1.0 if "norm" in parameter.name else 0.0, spread, parameter.shape)
+        if parameter.name.endswith("lm_head.weight"):
+            values[0] *= 3  # token 0 is often the likeliest
         parameter.set_data(mindspore.Tensor(values.astype(np.float32)))
 
 
 def stock_tokens(network, prompts, stop_ids, minimum):
-    padded = np.zeros((len(prompts), max(PROMPTS)), np.int32)
+    padded = np.full((len(prompts), max(PROMPTS)), PAD, np.int32)
     for row, prompt in enumerate(prompts):
         padded[row, :len(prompt)] = prompt
     outputs = network.generate(input_ids=padded, do_sample=False, max_new_tokens=NEW, eos_token_id=stop_ids,
-                               pad_token_id=0, min_new_tokens=minimum)
+                               pad_token_id=PAD, min_new_tokens=minimum)
     return [[int(i) for i in output[len(prompt):]] for output, prompt in zip(outputs, prompts, strict=True)]
 
 
@@ -75,7 +79,7 @@ def logit_difference(stock, decoder, prompts, answers):
 def compare(causal, prompts):
     decoder = StaticCacheDecoder(causal, len(prompts), LENGTH)
     endless = stock_tokens(causal, prompts, [VOCAB], 0)
-    stop_ids = [endless[0][4], endless[1][2]]  # these rows stop early, at different steps
+    stop_ids = [next(i for i in endless[row][at:] if i) for row, at in ((0, 4), (1, 2))]
     result = {"logit_difference": logit_difference(causal, decoder, prompts, endless),
               "stock_endless": endless, "cached_endless": decoder.generate(prompts, PADDED, NEW, [])}
     for minimum in (0, 3):
@@ -98,12 +102,13 @@ def main():
     parameters = {p.name: p for p in adapted.get_parameters()}
     mindspore.load_param_into_net(plain, merge_adapter(parameters, pet_config))
     random = np.random.default_rng(1)
-    prompts = [[int(i) for i in random.integers(1, VOCAB, length)] for length in PROMPTS]
-    prompts[0][7] = 0  # a pad id inside a prompt: MindFormers hides it
+    prompts = [[int(i) for i in random.integers(1, PAD, length)] for length in PROMPTS]
+    prompts[0][7] = prompts[3][0] = 0  # the records' pad id, here a token
     result = compare(adapted.network.network.set_train(False), prompts)  # inside MindFormers' LoRA wrappers
     merged = StaticCacheDecoder(plain.set_train(False), len(prompts), LENGTH)
     # Padded to another length, which changes nothing.
     result["merged_endless"] = merged.generate(prompts, LENGTH, NEW, [])
+    result["prompts"] = prompts
     result["parameters"] = sorted(p.name for p in plain.get_parameters())
     Path(output).write_text(json.dumps(result))
 

@@ -33,6 +33,13 @@ def test_tokens_are_those_of_mindformers_generate(result):
 
 
 @pytest.mark.model
+def test_token_0_is_a_token_in_prompts_and_answers(result):
+    """The records are padded with 0, but padding is told by its place."""
+    assert any(0 in answer[:-1] and any(answer) for answer in result["cached_endless"])
+    assert sum(0 in prompt for prompt in result["prompts"]) == 2
+
+
+@pytest.mark.model
 @pytest.mark.parametrize("minimum", [0, 3])
 def test_rows_stop_where_mindformers_stops_them(result, minimum):
     cached = result[f"cached_{minimum}"]
