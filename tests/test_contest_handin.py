@@ -12,7 +12,7 @@ import pytest
 
 import yaml
 from research_internlm import recipe as recipes
-from research_internlm.contest import report, run_folder, secrets_scan, submission
+from research_internlm.contest import report, run_folder, submission
 from research_internlm.contest.checkpoint_header import adapter_facts, read_header, step_of
 from research_internlm.errors import ToolkitError
 from research_internlm.files import sha256_of, write_json, write_text
@@ -269,35 +269,13 @@ def test_truncated_checkpoint_is_listed(run):
     assert "is truncated or no MindSpore .ckpt" in found(run)
 
 
-SECRETS = ["access_key_id = 'ABCDEFGH12345678IJKL'", "SecretAccessKey: abcdEFGH1234ijkl5678mnop",
-           "password: hunter2", "HF token=abcdefgh12345678", "ghp_" + "a1" * 18,
-           "-----BEGIN RSA PRIVATE KEY-----",
-           "https://user:secret@host/path", "https://host/x?X-Amz-Signature=0123456789abcdef",
-           "AKIA" + "A1" * 8]
-
-
-@pytest.mark.parametrize("secret", SECRETS)
-def test_secrets_are_found_and_not_repeated(run, tmp_path, secret):
+def test_a_secret_is_listed_and_not_repeated(run, tmp_path):
+    secret = "ghp_" + "a1" * 18
     with open(run / "msrun_log/worker_0.log", "a") as log:
         log.write(f"fine\n{secret}\n")
     with pytest.raises(ToolkitError, match=r"worker_0\.log line 12 holds") as caught:
         submission.package(run, "team", tmp_path)
     assert secret not in str(caught.value)
-
-
-def test_value_of_a_credential_variable_is_found(tmp_path, monkeypatch):
-    monkeypatch.setenv("SecretAccessKey", "plainwordsonly")
-    path = tmp_path / "f"
-    path.write_text("x\nplainwordsonly\n")
-    assert list(secrets_scan.scan(path)) == [(2, "the value of the variable SecretAccessKey")]
-
-
-def test_code_and_configs_are_no_secrets(tmp_path):
-    path = tmp_path / "f"
-    path.write_text('key = os.environ["SecretAccessKey"]\nbos_token_id: 1\n'
-                    "tokenizer_sha256: ab12ab12ab12ab12ab12\n"
-                    "token: str\npassword = getpass()\ntask: causal_language_modelling_1\n")
-    assert list(secrets_scan.scan(path)) == []
 
 
 def test_team_names_that_leave_the_folder(run, tmp_path):
