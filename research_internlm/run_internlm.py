@@ -146,7 +146,21 @@ def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str
         facts["data"] = check_data(recipe, arguments)
     if recipe.get("load_checkpoint") and not Path(recipe["load_checkpoint"]).exists():
         raise ToolkitError(f"--load_checkpoint {recipe['load_checkpoint']} does not exist")
+    if recipe.get("use_parallel") and Path(recipe.get("load_checkpoint") or "").suffix == ".safetensors":
+        raise ToolkitError(f"--load_checkpoint {recipe['load_checkpoint']}: under several workers MindFormers "
+                           "takes a single file as .ckpt only; make one with weights.py from-hf HF_DIR "
+                           "base.ckpt, or train with --use_parallel False")
     return facts
+
+
+def checkpoint_format(recipe: recipes.Recipe) -> str:
+    """load_ckpt_format as the suffix of the file to load says it; the recipe's where that is a folder.
+
+    Not part of the resolved config: a resume loads other files than the run's start.
+    """
+    resumed = recipe.get("resume_training")
+    suffix = Path(resumed if isinstance(resumed, str) else recipe.get("load_checkpoint") or "").suffix
+    return suffix[1:] if suffix in (".ckpt", ".safetensors") else recipe.get("load_ckpt_format", "ckpt")
 
 
 def check_data(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -290,6 +304,7 @@ def train(recipe: recipes.Recipe) -> None:
     from mindformers import MindFormerConfig, Trainer, build_context
 
     portable.adapt(recipe["context"]["device_target"])
+    recipe["load_ckpt_format"] = checkpoint_format(recipe)
     # MindFormers fills in its template only for a file, and each process needs one of its own: rank 0's
     # resolved_config.yaml may not be there yet.
     with tempfile.TemporaryDirectory() as folder:
