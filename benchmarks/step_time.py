@@ -43,7 +43,6 @@ def rows(seq_length: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 def mindspore_step(hidden: int, layers: int, seq_length: int, batch: int) -> Callable[[], float]:
     """One training step through the recipe's cells: data order, finite check, loss scale, clip, AdamW."""
-    os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
     os.environ["LOG_MF_PATH"] = folder = tempfile.mkdtemp()
     os.chdir(folder)  # MindFormers writes ./output
     import mindspore

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# MindSpore's protocol buffers need it, and the first import of protobuf in a process decides: transformers'
-# tokenizers import it too.
-os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
+import research_internlm  # noqa: F401 (before transformers, which imports protobuf too)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,8 +29,10 @@ def real_data() -> Path:
 
 def run_script(script: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess:
     """Runs one of the project's entry points as a user does, from the root."""
+    # What importing the package sets here, an entry point must set itself.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PROTOCOL_BUF")}
     done = subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, capture_output=True,
-                          text=True, stdin=subprocess.DEVNULL, check=False)
+                          text=True, stdin=subprocess.DEVNULL, env=environment, check=False)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
