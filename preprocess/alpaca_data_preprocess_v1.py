@@ -12,7 +12,6 @@ research_internlm/records.py, the choice of samples that share a row in preproce
 from __future__ import annotations
 
 import argparse
-import glob
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,11 +22,12 @@ import numpy as np
 import sentencepiece
 from tqdm import tqdm
 
+from preprocess.alpaca_items import inputs_of, read_named
 from preprocess.encoding import encode_items
 from preprocess.mindrecord_writer import existing_parts, write_mindrecord
 from preprocess.packing import Sample, pack
 from research_internlm.errors import ToolkitError, run_main
-from research_internlm.files import manifest_path, read_json, read_manifest, sha256_of, write_manifest
+from research_internlm.files import read_manifest, sha256_of, write_manifest
 from research_internlm.prompts import (
     END_MARKERS,
     UPSTREAM_END,
@@ -38,15 +38,13 @@ from research_internlm.prompts import (
 from research_internlm.records import fits, make_record, record_length
 from research_internlm.tokens import INTERNLM, SpecialTokens, load_tokenizer, special_tokens
 
-_ALPACA_KEYS = ("instruction", "input", "output")
-_READING_KEYS = ("passage", "question", "output")
-
 
 @dataclass
 class Statistics:
     """What happened to the items.
 
     Attributes:
+        items: Items read.
         rows: Rows written.
         samples: Samples in them.
         tokens: Tokens of all samples, and `supervised` those with a label.
@@ -56,6 +54,7 @@ class Statistics:
         overlong: Every dropped item with its length.
     """
 
+    items: int = 0
     rows: int = 0
     samples: int = 0
     tokens: int = 0
@@ -103,40 +102,29 @@ def _positive(text: str) -> int:
     return value
 
 
-def read_items(path: Path) -> list[dict[str, str]]:
-    """Reads one JSON file of items and checks every one.
-
-    Raises:
-        ToolkitError: Not a list, or an item lacks its text fields; the item's place is named.
-    """
-    items = read_json(path, "the input", "preprocess/data_preprocess.py makes it")
-    if not isinstance(items, list) or not items:
-        raise ToolkitError(f"{path} is not a list of items with {', '.join(_ALPACA_KEYS)}")
-    for number, item in enumerate(items, 1):
-        wanted = _READING_KEYS if isinstance(item, dict) and "passage" in item else _ALPACA_KEYS
-        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in wanted):
-            raise ToolkitError(f"{path}, item {number}: expected an object with the texts "
-                               f"{', '.join(wanted)}, found {str(item)[:80]}")
-        if not item["output"]:
-            raise ToolkitError(f"{path}, item {number}: its output is empty, so there is nothing to learn; "
-                               "give it an answer or remove it")
-    return items
+def encode_named(paths: Sequence[Path], processor: sentencepiece.SentencePieceProcessor,
+                 special: SpecialTokens, arguments: argparse.Namespace) -> Iterator[tuple[str, Sample]]:
+    """All items of all files as samples, each with the name it is listed under when it is dropped."""
+    for_name, for_encoding = itertools.tee(read_named(paths))  # apart by one block of the encoder
+    samples = encode_items((item for _, item in for_encoding), processor, special, arguments.num_workers,
+                           arguments.end_marker)
+    return zip((name for name, _ in for_name), samples, strict=True)
 
 
-def keep_fitting(names: Iterable[str], samples: Iterable[Sample], length: int, statistics: Statistics
+def keep_fitting(samples: Iterable[tuple[str, Sample]], length: int, statistics: Statistics
                  ) -> Iterator[Sample]:
     """Passes on the samples that fit a row and notes the others.
 
     Args:
-        names: How each sample is listed when it is dropped.
-        samples: From `encode_items`.
+        samples: How each sample is listed when it is dropped, and the sample.
         length: Row length.
         statistics: Filled while the samples are consumed.
 
     Yields:
         Samples of at most `length` tokens.
     """
-    for name, (ids, supervised) in zip(names, samples, strict=True):
+    for name, (ids, supervised) in samples:
+        statistics.items += 1
         if fits(len(ids), length):
             statistics.longest = max(statistics.longest, len(ids))
             yield ids, supervised
@@ -169,11 +157,10 @@ def make_rows(groups: Iterable[Sequence[Sample]], length: int, statistics: Stati
         yield make_record(ids, supervised, length)
 
 
-def show(items: list[dict[str, str]], processor: sentencepiece.SentencePieceProcessor, family: str,
+def show(number: int, item: dict[str, str], processor: sentencepiece.SentencePieceProcessor, family: str,
          end: str) -> None:
-    """Prints samples as the model reads them, the supervised part between ⟦ and ⟧."""
-    for number, item in enumerate(items, 1):
-        print(f"--- sample {number}\n{_marked(render_item(item, family, end), processor)}")
+    """Prints a sample as the model reads it, the supervised part between ⟦ and ⟧."""
+    print(f"--- sample {number}\n{_marked(render_item(item, family, end), processor)}")
 
 
 def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProcessor) -> str:
@@ -185,20 +172,6 @@ def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProce
         text += f"<{segment.content}>" if segment.is_token else processor.decode(
             processor.encode(segment.content))
     return text + ("⟧" if inside else "")
-
-
-def inputs_of(pattern: str) -> list[Path]:
-    """Files behind --input_glob, sorted; manifests are not input.
-
-    Raises:
-        ToolkitError: Nothing matches.
-    """
-    paths = [Path(pattern)] if Path(pattern).exists() else [
-        Path(name) for name in sorted(glob.glob(pattern)) if not name.endswith(manifest_path("").name)]
-    if not paths:
-        raise ToolkitError(f"--input_glob {pattern} matches no file; preprocess/data_preprocess.py makes "
-                           "train_alpaca_format.json and its companions")
-    return paths
 
 
 def report(statistics: Statistics, length: int, output: Path) -> None:
@@ -230,42 +203,37 @@ def convert(arguments: argparse.Namespace) -> None:
     processor = load_tokenizer(arguments.model_file)
     special = special_tokens(processor)
     paths = inputs_of(arguments.input_glob)
-    items, names = [], []
-    for path in paths:
-        read = read_items(path)
-        items += read
-        names += [(item.get("id") and f"{item['id']} (ordering {item.get('ordering', 1)})")
-                  or f"{path.name} item {number}" for number, item in enumerate(read, 1)]
-    show(items[:arguments.show], processor, special.family, arguments.end_marker)
+    for number, (_, item) in enumerate(itertools.islice(read_named(paths), arguments.show), 1):
+        show(number, item, processor, special.family, arguments.end_marker)
     length = record_length(arguments.seq_length)
     statistics = Statistics()
-    encoding = (items, processor, special, arguments.num_workers, arguments.end_marker)
+
+    encoding = (paths, processor, special, arguments)
     if arguments.overlong == "error":
-        _refuse_overlong(names, encode_items(*encoding), length)
-    kept = keep_fitting(names, encode_items(*encoding), length, statistics)
+        _refuse_overlong(encode_named(*encoding), length)
+    kept = keep_fitting(encode_named(*encoding), length, statistics)
     groups = pack(list(kept), length, arguments.seed) if arguments.pack else ([sample] for sample in kept)
     rows = make_rows(groups, length, statistics)
     first = next(rows, None)
     if first is None:
-        raise ToolkitError(f"every one of the {len(items)} items is longer than {length} tokens; raise "
+        raise ToolkitError(f"every one of the {statistics.items} items is longer than {length} tokens; raise "
                            f"--seq_length (now {arguments.seq_length})")
     rows = tqdm(itertools.chain([first], rows), desc="rows", delay=2, unit="row")
     parts = write_mindrecord(output, rows, arguments.file_partition, arguments.mindrecord_schema)
-    write_manifest(output, parts=parts, **_facts(arguments, paths, special, statistics, len(items)))
+    write_manifest(output, parts=parts, **_facts(arguments, paths, special, statistics))
     report(statistics, length, output)
 
 
-def _refuse_overlong(names: list[str], samples: Iterable[tuple[np.ndarray, np.ndarray]], length: int) -> None:
-    long = [f"{name} ({len(ids)} tokens)" for name, (ids, _) in zip(names, samples, strict=True)
-            if not fits(len(ids), length)]
+def _refuse_overlong(samples: Iterable[tuple[str, Sample]], length: int) -> None:
+    long = [f"{name} ({len(ids)} tokens)" for name, (ids, _) in samples if not fits(len(ids), length)]
     if long:
         raise ToolkitError(f"{len(long)} items are longer than the {length}-token row: "
                            f"{', '.join(long[:10])}{' ...' if len(long) > 10 else ''}; raise --seq_length or "
                            "pass --overlong drop")
 
 
-def _facts(arguments: argparse.Namespace, paths: list[Path], special: SpecialTokens, statistics: Statistics,
-           items: int) -> dict[str, Any]:
+def _facts(arguments: argparse.Namespace, paths: list[Path], special: SpecialTokens, statistics: Statistics
+           ) -> dict[str, Any]:
     """The manifest of the data set."""
     length = record_length(arguments.seq_length)
     kinds = {(read_manifest(path) or {}).get("evaluation_kind", "unknown") for path in paths}
@@ -279,7 +247,7 @@ def _facts(arguments: argparse.Namespace, paths: list[Path], special: SpecialTok
         "seq_length": arguments.seq_length,
         "record_length": length,
         "packed": arguments.pack,
-        "counts": {"in": items, "samples": statistics.samples, "out": statistics.rows,
+        "counts": {"in": statistics.items, "samples": statistics.samples, "out": statistics.rows,
                    "dropped": {"overlong": len(statistics.overlong)}},
         "dropped": statistics.overlong,
         "tokens": {"total": statistics.tokens, "supervised": statistics.supervised,

@@ -8,7 +8,6 @@ import sys
 import pytest
 import sentencepiece
 
-from preprocess import alpaca_data_preprocess_v1 as converter
 from research_internlm.dataset_check import check_mindrecord, mindrecord_files
 from research_internlm.errors import ToolkitError
 from research_internlm.files import read_manifest
@@ -111,23 +110,6 @@ def test_outputs_are_kept_and_wrong_requests_end_in_one_line(tmp_path, demo_data
     assert_user_error(convert([item(), item("long " * 90)], 99, "--overwrite", "--overlong", "error",
                               check=False), "items.json item 2", "--overlong drop")
     assert (tmp_path / "out.mindrecord").read_bytes() == before
-
-
-@pytest.mark.parametrize(("content", "message"), [
-    ("[]", "not a list of items"), ("{}", "not a list of items"), ("[1]", "item 1: expected an object"),
-    ('[{"instruction": "a", "input": 1, "output": "b"}]', "item 1: expected an object with the texts"),
-    ('[{"instruction": "a", "input": "", "output": ""}]', "nothing to learn"), ("[", "not JSON"),
-    ("\udcff", "not UTF-8"), ("", "is empty")])
-def test_items_are_checked(tmp_path, content, message):
-    path = tmp_path / "items.json"
-    path.write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ToolkitError, match=message):
-        converter.read_items(path)
-
-
-def test_a_pattern_that_matches_no_file_is_refused(tmp_path):
-    with pytest.raises(ToolkitError, match="matches no file"):
-        converter.inputs_of(str(tmp_path / "*.json"))
 
 
 @pytest.mark.model
