@@ -18,13 +18,13 @@ from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindspore.train.callback import RunContext
 from mindspore.train.callback._checkpoint import CheckpointManager
 
-from research_internlm.contest.schedule import evenly_spaced, save_steps
+from research_internlm.contest.schedule import evenly_spaced, expendable, saves_of
 
 _PLACE = re.compile(r"-(\d+)_(\d+)\.\w+$")  # epoch and step in it, as the names end
 
 
 class _Retention(CheckpointManager):
-    """Deletes the earliest file that is none of the planned ones, where there is one.
+    """Deletes by schedule.expendable, so that a plan knows what will be left.
 
     Args:
         file_format: Suffix of the files.
@@ -43,9 +43,9 @@ class _Retention(CheckpointManager):
 
     def remove_oldest_ckpoint_file(self) -> None:
         """Called by MindFormers before a save that would exceed keep_checkpoint_max."""
-        free = [name for name in self.ckpoint_filelist if self._step(name) not in self._planned]
-        if free:
-            self.remove_ckpoint_file(min(free, key=self._step))
+        files = {self._step(name): name for name in self.ckpoint_filelist}
+        if (oldest := expendable(files, self._planned)) is not None:
+            self.remove_ckpoint_file(files[oldest])
 
 
 # Under MindFormers' own name, because the Trainer looks for it in several places.
@@ -64,8 +64,8 @@ class RunCheckpointMonitor(callback.CheckpointMonitor):
         self._last_triggered_step = done - done % self.save_checkpoint_steps
         steps_per_epoch = parameters.batch_num
         total = (done // steps_per_epoch + parameters.epoch_num) * steps_per_epoch
-        slack = steps_per_epoch if parameters.dataset_sink_mode else 1
-        planned = evenly_spaced(save_steps(total, self.save_checkpoint_steps), total, slack) or ()
+        sink_size = steps_per_epoch if parameters.dataset_sink_mode else 1
+        planned = evenly_spaced(saves_of(total, self.save_checkpoint_steps, sink_size), total, sink_size) or ()
         self._manager = _Retention(self._config.format, steps_per_epoch, planned)
         if self.save_trainable_params:
             self._trainable_manager = _Retention(self._config.format, steps_per_epoch, planned)

@@ -85,13 +85,20 @@ def test_planned_checkpoints_survive_retention(sinks, sink_size, saves):
     assert saving.five[-1] == steps.total
 
 
-def test_save_every_850_keep_10_loses_the_first_half():
-    # Trap 4 of the contest notes: 17,250 steps.
+def test_save_every_850_keep_10_spares_the_five():
+    # Trap 4 of the contest notes: 17,250 steps, of which oldest-first retention lost the first half.
     steps = Steps(17_250, cards=1, batch_size=1, epochs=1)
     saving = Saving.simulate(steps, 850, 10, 0)
-    assert saving.kept[0] == 17_000 - 8 * 850 and saving.kept[-1] == 17_250 and saving.five is None
+    assert saving.five == [3_400, 6_800, 10_200, 13_600, 17_250]
+    assert saving.kept == [3_400, 6_800, 10_200, 12_750, 13_600, 14_450, 15_300, 16_150, 17_000, 17_250]
+    assert Saving.simulate(steps, 850, 5, 0).five == saving.five
+
+
+def test_saves_that_cannot_be_even_are_named():
+    steps = Steps(100, cards=1, batch_size=1, epochs=1)
+    saving = Saving.simulate(steps, 30, 3, 0)
+    assert saving.kept == [60, 90, 100] and saving.five is None
     assert "not 5 evenly spaced" in warnings(saving, steps)[0]
-    assert Saving.simulate(steps, 850, 0, 0).five is not None
 
 
 def test_the_run_end_is_saved_once():

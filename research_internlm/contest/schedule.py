@@ -8,7 +8,7 @@ what does not fill a batch; CheckpointMonitor saves every so many steps and once
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,6 +119,19 @@ def save_steps(total: int, interval: int) -> list[int]:
     return saves if saves and saves[-1] == total else [*saves, total]
 
 
+def saves_of(total: int, interval: int, sink_size: int) -> list[int]:
+    """Steps at which a run saves: its callbacks come once a sink, so an interval is rounded up to whole ones."""
+    return save_steps(total, -(-interval // sink_size) * sink_size)
+
+
+def expendable(saved: Sequence[int], planned: Collection[int]) -> int | None:
+    """Step of the file that retention deletes before the next save: the earliest that is none of the planned.
+
+    None where all are planned; the run then keeps more files than keep_checkpoint_max.
+    """
+    return min((step for step in saved if step not in planned), default=None)
+
+
 def evenly_spaced(saved: Sequence[int], total: int, slack: int = 1) -> list[int] | None:
     """Picks the five of the rules out of the saved steps: those nearest to the fifths of the run.
 
@@ -166,9 +179,14 @@ class Saving:
 
     @classmethod
     def simulate(cls, steps: Steps, interval: int, keep: int, eval_interval: int) -> Saving:
-        """Plays a run's saves through the oldest-first retention; a `keep` of 0 keeps all."""
-        saved = save_steps(steps.total, -(-interval // steps.sink_size) * steps.sink_size)
-        kept = saved[-keep:]
+        """Plays a run's saves through its retention (checkpoint_monitor.py); a `keep` of 0 keeps all."""
+        saved = saves_of(steps.total, interval, steps.sink_size)
+        planned = evenly_spaced(saved, steps.total, steps.sink_size) or ()
+        kept: list[int] = []
+        for step in saved:
+            if 0 < keep <= len(kept) and (oldest := expendable(kept, planned)) is not None:
+                kept.remove(oldest)
+            kept.append(step)
         five = evenly_spaced(kept, steps.total, steps.sink_size)
         return cls(interval, keep, saved, kept, five, eval_interval)
 
