@@ -1,5 +1,6 @@
 """Report and hand-in on a made-up run folder: what is written, what is refused, and that bytes repeat."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -11,8 +12,9 @@ import zipfile
 import pytest
 
 import yaml
+from research_internlm import evaluate
 from research_internlm import recipe as recipes
-from research_internlm.contest import report, run_folder, submission
+from research_internlm.contest import handin_checks, report, run_folder, submission
 from research_internlm.contest.checkpoint_header import adapter_facts, read_header, step_of
 from research_internlm.errors import ToolkitError
 from research_internlm.files import sha256_of, write_json, write_text
@@ -68,11 +70,26 @@ def mmlu_result(sha, accuracy=0.75):
             "overall": {"total": 4, "correct": int(4 * accuracy), "unmatched": 1, "accuracy": accuracy}}
 
 
-def squad_result(sha, f1, em, limit=None):
-    scores = {"f1": f1, "em": em, "total": 2067, "missing": 0}
-    return {"task": "squad", "contest": scores, "official": {**scores, "total": 10570},
+def squad_result(sha, f1, em, **changes):
+    scores = {"f1": f1, "em": em, "total": 2, "missing": 0}
+    return {"task": "squad", "contest": scores, "official": {**scores, "total": 3},
             "checkpoint": "merged.ckpt", "checkpoint_sha256": sha, "prompt_version": "internlm-chat-1",
-            "limit": limit}
+            "squad_file_sha256": "small", "limit": None, "warnings": [], **changes}
+
+
+def write_squad(run, name, result):
+    """A SQuAD result with its predictions and the last words of its log, as evaluate.py writes them."""
+    write_json(run / f"{name}.json", result)
+    write_json(run / f"{name}.predictions.json",
+               {str(number): "a" for number in range(result["official"]["total"])})
+    with open(run / f"{name.removeprefix('results_')}.log", "w") as log, contextlib.redirect_stdout(log):
+        print("squad: 100%|####|")
+        evaluate.print_squad(result)
+
+
+def link(sha, number):
+    return {"file": f"merged_{number}.ckpt", "bytes": 10, "sha256": sha, "public_read": True,
+            "url": f"https://bucket.example/merged_{number}.ckpt"}
 
 
 @pytest.fixture
@@ -99,19 +116,15 @@ def run(root, tmp_path):
         # Names as they come out after a resume in the middle of an epoch: wrong on purpose.
         checkpoint(folder / f"checkpoint/rank_0/lora_rank_0-9_{9 - number}.ckpt", step)
     write_json(folder / "results_mmlu.json", mmlu_result("tuned"))
-    write_json(folder / "results_squad.json", squad_result("tuned", 49.54, 31.40))
-    write_json(folder / "results_squad.predictions.json", {"q": "a"})
-    write_json(folder / "results_squad_base.json", squad_result("base", 50.0, 32.0))
-    write_text(folder / "squad.log", "SQuAD contest: F1 49.54, EM 31.40 over 2067 questions\n")
-    write_json(folder / run_folder.LINKS, [{
-        "file": "merged.ckpt", "bytes": 10, "sha256": "2", "public_read": True,
-        "url": "https://bucket.example/merged.ckpt"}])
+    write_squad(folder, "results_squad", squad_result("tuned", 49.54, 31.40))
+    write_squad(folder, "results_squad_base", squad_result("base", 50.0, 32.0))
+    write_json(folder / run_folder.LINKS, [link("tuned", 5), *(link(str(n), n) for n in range(1, 5))])
     report.write_report(folder, "zh", overwrite=False)
     return folder
 
 
 def found(run):
-    return " | ".join(submission.problems(run_folder.RunFolder(run)))
+    return " | ".join(handin_checks.problems(run_folder.RunFolder(run)))
 
 
 def rewrite_report(run):
@@ -125,8 +138,8 @@ def test_report_numbers_come_from_the_files(run):
         "seq_length": "1024", "batch_size": "4", "cards": "2",
         "global_batch_size": "8", "epochs": "2", "scheduled_steps": "10",
         "train_rows": "40", "learning_rate": "5e-05"}
-    for number in ("75.00%", "49.54 / 31.40", "50.00 / 32.00", "F1 49.54 (at least 45.00)", "4.0000",
-                   "https://bucket.example/merged.ckpt", "too_long | 1"):
+    for number in ("75.00%", "49.54 / 31.40", "50.00 / 32.00", "F1 49.54（至少 45.00）", "4.0000",
+                   "https://bucket.example/merged_5.ckpt", "too_long | 1"):
         assert number in text
     # By hand: 4,096 of 7,321,000,000; (1 - 10 x 5.595e-7) x 0.3 + 0.75 x 0.7.
     assert "0.000000559" in text and "0.824998" in text
@@ -247,20 +260,6 @@ def test_incomplete_logs(run):
     assert "log of rank 1 lacks lines between steps 3 to 7" in found(run)
     write_text(run / "msrun_log/worker_1.log", log_text(range(5, 11)))
     assert "log of rank 1 lacks lines between steps 0 to 5" in found(run)
-
-
-def test_squad_evaluation_must_be_complete_and_logged(run):
-    write_json(run / "results_squad.json", squad_result("tuned", 49.0, 31.0, limit=100))
-    (run / "results_squad.predictions.json").unlink()
-    rewrite_report(run)
-    for part in ("asked only the first 100", "predictions of results_squad.json are missing",
-                 "F1 49.00, EM 31.00"):
-        assert part in found(run)
-
-
-def test_a_failed_gate_stops_the_hand_in(run):
-    write_json(run / "results_squad.json", squad_result("tuned", 44.0, 31.4))
-    assert "would not count: SQuAD gate FAILED" in found(run)
 
 
 def test_truncated_checkpoint_is_listed(run):

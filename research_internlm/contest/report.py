@@ -4,244 +4,33 @@
     python research_internlm/contest/report.py output/run1 --lang en --overwrite
 
 Every number comes from run.json, resolved_config.yaml, the logs, the results*.json of evaluate.py and the
-upload record; what is not there is called not measured. Figures go to RUN_DIR/analysis.
+upload record; what is not there is called not measured. Figures go to RUN_DIR/analysis. The report's manifest
+holds the sha256 of everything it was written from, so that the hand-in can tell whether it still says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from research_internlm import lora
-from research_internlm import recipe as recipes
-from research_internlm.contest import logs, score
-from research_internlm.contest.run_folder import RunFolder
-from research_internlm.errors import run_main
-from research_internlm.files import require_absent, sha256_of, write_manifest, write_text
+from research_internlm.contest import logs
+from research_internlm.contest import report_sections as sections
+from research_internlm.contest.run_folder import CONFIG, LINKS, RUN_FACTS, RunFolder
+from research_internlm.errors import ToolkitError, run_main
+from research_internlm.files import read_manifest, require_absent, sha256_of, write_manifest, write_text
 
 REPORT = "report.md"
-Say = Callable[[str, str], str]
+SUMMARY = f"{logs.OUTPUT_FOLDER}/summary.json"
 _FACT_ROW = re.compile(r"^\|[^|]*`(\w+)`[^|]*\|\s*([^|]+?)\s*\|\s*$", re.MULTILINE)
-# Facts of RunFolder.stated that the report repeats, with their names in both languages.
-_STATED = {
-    "lora_rank": ("LoRA 秩", "LoRA rank"), "lora_alpha": ("LoRA alpha", "LoRA alpha"),
-    "target_modules": ("微调模块", "target modules"), "trainable": ("可训练参数量", "trainable parameters"),
-    "seq_length": ("序列长度", "sequence length"), "batch_size": ("每卡批大小", "batch size a card"),
-    "cards": ("卡数", "cards"), "global_batch_size": ("全局批大小", "global batch size"),
-    "epochs": ("训练轮数", "epochs"), "scheduled_steps": ("总步数", "optimizer steps"),
-    "train_rows": ("训练样本行数", "training rows"), "learning_rate": ("学习率", "learning rate"),
-}
+_AGAIN = "write it again with research_internlm/contest/report.py --overwrite"
 
 
 def stated_in(text: str) -> dict[str, str]:
     """Facts that a report's text states, edited by hand or not: key -> value without separators."""
-    return {key: value.replace(",", "") for key, value in _FACT_ROW.findall(text) if key in _STATED}
-
-
-def number(value: object) -> str:
-    """A number as the report prints it: thousands separated, floats and texts as they are."""
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def rows(header: Sequence[str], body: Iterable[Sequence[object]]) -> list[str]:
-    """A markdown table."""
-    return ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header),
-            *("| " + " | ".join(number(cell).replace("|", "\\|") for cell in row) + " |" for row in body)]
-
-
-def algorithm(run: RunFolder, say: Say) -> Iterator[str]:
-    """How the model was tuned."""
-    config = run.model_config
-    count = lora.count_parameters(config)
-    pet_config = config.get("pet_config")
-    if pet_config:
-        target, rank = pet_config["target_modules"], pet_config["lora_rank"]
-        scaling, dropout = f"{lora.scaling(pet_config):g}", pet_config.get("lora_dropout", 0)
-        yield say(
-            f"采用 LoRA 低秩微调：冻结基座模型 {count.base:,} 个参数，在名称匹配 `{target}` 的线性层旁"
-            f"增加秩为 {rank} 的低秩矩阵（缩放系数 alpha/rank = {scaling}，dropout {dropout}），"
-            f"共 {count.matched} 处、{count.trainable:,} 个可训练参数。",
-            f"LoRA: the base model's {count.base:,} parameters are frozen; cells matching `{target}` get "
-            f"low-rank matrices of rank {rank} (scaling alpha/rank = {scaling}, dropout {dropout}), "
-            f"{count.matched} cells and {count.trainable:,} trainable parameters in all.")
-    else:
-        yield say(f"全参数微调，可训练参数 {count.trainable:,} 个。",
-                  f"Full fine-tuning of {count.trainable:,} parameters.")
-    yield say("损失只计算在回答部分（含结束符），提示部分的标签为 -100。",
-              "The loss covers the answer and its end markers only; labels of the prompt are -100.")
-
-
-def data(run: RunFolder, say: Say) -> Iterator[str]:
-    """What it was trained and validated on."""
-    for section, facts in run.facts["data"].items():
-        tokens = facts.get("tokens") or {}
-        yield f"**{section}**: `{Path(facts['file']).name}`"
-        yield ""
-        yield from rows((say("项目", "item"), say("值", "value")), [
-            *((say(f"样本数 {name}", f"count {name}"), value) for name, value in facts["counts"].items()),
-            *((say(f"词元 {name}", f"tokens {name}"), value) for name, value in tokens.items()),
-            ("seq_length", facts.get("seq_length")), ("prompt_version", facts.get("prompt_version")),
-            ("evaluation_kind", facts.get("evaluation_kind") or say("未记录", "not recorded")),
-            ("sha256", facts.get("sha256"))])
-        yield ""
-    yield say("数据由来（每步的清单文件）：", "Where the data comes from (each step's manifest):")
-    yield ""
-    yield from rows((say("文件", "file"), say("工具", "tool"), say("设置与计数", "settings and counts")),
-                    [(name, manifest.get("tool"), _plain(manifest)) for name, manifest in run.provenance()])
-    yield ""
-    steps = run.steps
-    yield say(f"每轮 {steps.per_epoch:,} 步，每轮因不足一批而未用 {steps.dropped:,} 行。",
-              f"{steps.per_epoch:,} steps an epoch; {steps.dropped:,} rows an epoch do not fill a batch and "
-              "are left out.")
-
-
-def _plain(manifest: Mapping[str, Any]) -> str:
-    """A manifest's settings and counts in one line, without hashes and long lists."""
-    counts = manifest.get("counts") or {}
-    settings = {key: value for key, value in manifest.items()
-                if isinstance(value, (str, int, float)) and key not in ("tool", "file", "bytes")
-                and "sha256" not in key}
-    return ", ".join(f"{key} {number(value)}" for key, value in {**settings, **counts}.items()
-                     if not isinstance(value, (dict, list)))
-
-
-def hyperparameters(run: RunFolder, say: Say) -> Iterator[str]:
-    """All settings that shape the result."""
-    stated: dict[str, Any] = {}
-    for facts in run.stated().values():
-        stated = {**facts, **stated}
-    yield from rows((say("超参数", "setting"), say("值", "value")), [
-        *((f"{say(*names)} `{key}`", stated[key]) for key, names in _STATED.items() if key in stated),
-        *((name, recipe_value) for name, recipe_value in _settings(run.recipe))])
-
-
-def _settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    for section in ("optimizer", "lr_schedule", "runner_wrapper"):
-        settings = dict(recipe.get(section) or {})
-        scale = settings.pop("scale_sense", None)
-        yield section, ", ".join(f"{key} {value}" for key, value in settings.items())
-        if scale is not None:
-            yield f"{section}.scale_sense", (", ".join(f"{key} {value}" for key, value in scale.items())
-                                             if isinstance(scale, dict) else scale)
-    config = recipes.model_config(recipe)
-    yield "dtype", ", ".join(f"{key} {config[key]}" for key in (
-        "compute_dtype", "param_init_type", "layernorm_compute_type", "softmax_compute_type", "rotary_dtype")
-        if key in config)
-    runner = recipe["runner_config"]
-    yield "sink", f"sink_mode {runner.get('sink_mode')}, sink_size {runner.get('sink_size')}"
-    yield "recompute", str((recipe.get("recompute_config") or {}).get("recompute", False))
-    yield "seed", str(recipe.get("seed"))
-
-
-def training(run: RunFolder, summary: Mapping[str, Any], say: Say) -> Iterator[str]:
-    """How the training went, with its figures."""
-    yield from rows((say("项目", "item"), say("值", "value")), [
-        (say("完成步数", "steps done"), f"{summary['step']:,} / {summary['total_steps']:,}"),
-        (say("首个记录损失", "first logged loss"), f"{summary['first_loss']:.4f}"),
-        (say(f"最后 {logs.RECENT} 条记录平均损失", f"mean loss of the last {logs.RECENT} lines"),
-         f"{summary['last_loss']:.4f}"),
-        (say("单步时间（毫秒，中位数）", "step time (ms, median)"), f"{summary['step_ms']:g}"),
-        (say("有效词元/秒", "useful tokens/s"), f"{summary['useful_tokens_per_second']:,.1f}"
-         if summary["useful_tokens_per_second"] else say("未测", "not measured")),
-        (say("溢出步数", "overflow steps"), summary["overflow_steps"]),
-        (say("中断后继续次数", "restarts"), len({entry["step"] for entry in summary["restarts"]})),
-        *((say(f"第 {entry['step']:,} 步验证损失", f"validation loss after step {entry['step']:,}"),
-           f"{entry['loss']:.4f}") for entry in summary["valid_loss"])])
-    yield ""
-    for figure in ("train_loss.png", "valid_loss.png"):
-        if (run.path / logs.OUTPUT_FOLDER / figure).exists():
-            yield f"![{figure}]({logs.OUTPUT_FOLDER}/{figure})"
-            yield ""
-    yield say("保存的检查点（步数取自文件内部）：", "Checkpoints (steps read from inside the files):")
-    yield ""
-    yield from rows((say("步", "step"), say("文件", "file")),
-                    [(checkpoint.step, checkpoint.path.name) for checkpoint in run.checkpoints])
-    for warning in summary["warnings"]:
-        yield ""
-        yield say(f"日志警告：{warning}", f"Warning from the logs: {warning}")
-
-
-def evaluation(run: RunFolder, say: Say) -> Iterator[str]:
-    """Accuracy, SQuAD, gate, ratio and score."""
-    yield from rows(
-        (say("文件", "file"), say("模型", "model"), say("准确率", "accuracy"), say("正确/总数", "right/all"),
-         say("无法匹配", "unmatched"), say("测试集性质", "kind of test"), say("方式", "mode")),
-        [(name, say("基座", "base") if base else result["checkpoint"], f"{result['overall']['accuracy']:.2%}",
-          f"{result['overall']['correct']:,}/{result['overall']['total']:,}", result["overall"]["unmatched"],
-          result["evaluation_kind"], result["mode"])
-         for base in (True, False) for name, result in run.results_of("mmlu", base).items()])
-    yield ""
-    yield from rows(
-        (say("文件", "file"), say("模型", "model"), say("竞赛口径 F1/EM", "contest F1/EM"),
-         say("题数", "questions"), say("官方口径 F1/EM", "official F1/EM"), say("题数", "questions")),
-        [(name, say("基座", "base") if base else result["checkpoint"], _pair(result["contest"]),
-          result["contest"]["total"], _pair(result["official"]), result["official"]["total"])
-         for base in (True, False) for name, result in run.results_of("squad", base).items()])
-    yield ""
-    yield say("竞赛口径（每段首题、首个答案）与官方口径不可比较。",
-              "Contest metric (first question, first answer) and official metric are not comparable.")
-    if any(result["evaluation_kind"] == "reordered_train_questions"
-           for result in run.results_of("mmlu", False).values()):
-        yield say("注意：`reordered_train_questions` 的测试题是训练题换了选项顺序，其准确率衡量的是记忆。",
-                  "Note: `reordered_train_questions` are training questions with reordered options; accuracy "
-                  "on them measures memory.")
-    yield ""
-    yield from _verdict(run, say)
-
-
-def _pair(scores: Mapping[str, float]) -> str:
-    return f"{scores['f1']:.2f} / {scores['em']:.2f}"
-
-
-def _verdict(run: RunFolder, say: Say) -> Iterator[str]:
-    missing = say("未测", "not measured")
-    best = run.best_mmlu()
-    ratio = run.contest_ratio
-    reached = score.contest_score(best[1]["overall"]["accuracy"], ratio) if best else None
-    yield from rows((say("项目", "item"), say("值", "value")), [
-        (say("低参比例", "low-parameter ratio"), f"{ratio:.9f}"),
-        (say("SQuAD 门槛", "SQuAD gate"), run.gate() or missing),
-        (say("得分（第二阶段公式，自测准确率）", "score (second phase, own accuracy)"),
-         f"{reached:.6f}" if reached is not None else missing)])
-
-
-def weights(run: RunFolder, say: Say) -> Iterator[str]:
-    """Where the weights can be had."""
-    public = [link for link in run.links if link.get("public_read")]
-    if not public:
-        yield say("尚无公开链接（upload_obs.sh --public_read --record 会记录）。",
-                  "No public links yet (upload_obs.sh --public_read --record writes them down).")
-        return
-    yield from rows((say("文件", "file"), say("字节", "bytes"), "sha256", say("链接", "link")),
-                    [(link["file"], link["bytes"], link["sha256"], link["url"]) for link in public])
-
-
-def environment(run: RunFolder, say: Say) -> Iterator[str]:
-    """Versions and the commands that repeat the run."""
-    yield from rows((say("软件", "software"), say("版本", "version")), run.facts["versions"].items())
-    yield ""
-    device, workers, started = (run.facts[key] for key in ("device_target", "workers", "started"))
-    yield say(f"设备：{device}，{workers} 个进程；开始于 {started}。",
-              f"Device: {device}, {workers} worker(s); started {started}.")
-    yield ""
-    yield say("额外环境命令：", "Extra environment commands:")
-    yield from ("", "```bash", "pip install -e .", " ".join(["python", *run.facts["command"]]), "```")
-
-
-def inference(run: RunFolder, say: Say) -> Iterator[str]:
-    """What differs from the organisers' inference."""
-    versions = sorted({result["prompt_version"] for result in run.results.values()
-                       if "prompt_version" in result})
-    named = ", ".join(f"`{version}`" for version in versions) or say("（无评测结果）", "(no results)")
-    yield say(
-        f"推理使用 research_internlm/evaluate.py：提示词由训练所用的同一函数生成（版本 {named}），贪心解码；"
-        "答案字母由严格规则提取，无法匹配的回答计为错误并逐条列出。",
-        f"Inference is research_internlm/evaluate.py: prompts come from the function that made the training "
-        f"prompts (version {named}), decoding is greedy; a strict rule reads the letter, and answers without "
-        "one count as wrong and are listed.")
+    return {key: value.replace(",", "") for key, value in _FACT_ROW.findall(text) if key in sections.STATED}
 
 
 def render(run: RunFolder, summary: Mapping[str, Any], lang: str) -> str:
@@ -255,36 +44,97 @@ def render(run: RunFolder, summary: Mapping[str, Any], lang: str) -> str:
     def say(chinese: str, english: str) -> str:
         return chinese if lang == "zh" else english
 
-    sections = [
-        (say("算法介绍", "Algorithm"), algorithm(run, say)),
-        (say("数据规模与预处理", "Data and preprocessing"), data(run, say)),
-        (say("超参数", "Hyper-parameters"), hyperparameters(run, say)),
-        (say("训练过程", "Training"), training(run, summary, say)),
-        (say("评测结果", "Evaluation"), evaluation(run, say)),
-        (say("权重链接", "Weights"), weights(run, say)),
-        (say("环境与复现", "Environment and reproduction"), environment(run, say)),
-        (say("对官方推理的改动", "Changes to the official inference"), inference(run, say)),
+    titled = [
+        (say("算法介绍", "Algorithm"), sections.algorithm(run, say)),
+        (say("数据规模与预处理", "Data and preprocessing"), sections.data(run, say)),
+        (say("超参数", "Hyper-parameters"), sections.hyperparameters(run, say)),
+        (say("训练过程", "Training"), sections.training(run, summary, say)),
+        (say("评测结果", "Evaluation"), sections.evaluation(run, say)),
+        (say("权重链接", "Weights"), sections.weights(run, say)),
+        (say("环境与复现", "Environment and reproduction"), sections.environment(run, say)),
+        (say("对官方推理的改动", "Changes to the official inference"), sections.inference(run, say)),
     ]
     lines = [f"# {say('InternLM 微调工作报告', 'Work report: fine-tuning InternLM')}"]
-    for place, (title, body) in enumerate(sections, 1):
+    for place, (title, body) in enumerate(titled, 1):
         lines += ["", f"## {place}. {title}", "", *body]
     return "\n".join(lines) + "\n"
+
+
+def stated_by(run: RunFolder) -> dict[str, str]:
+    """Facts that the run's report states; empty where there is no report."""
+    path = run.path / REPORT
+    return stated_in(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
+
+
+def inputs_of(run: RunFolder) -> list[str]:
+    """Files of the run that a report is written from, as they are now."""
+    links = [LINKS] if (run.path / LINKS).is_file() else []
+    return [CONFIG, RUN_FACTS, SUMMARY, *run.results, *links,
+            *map(run.name_of, [*run.log_files, *run.attempts])]
+
+
+def figures_of(run: RunFolder) -> list[str]:
+    """The figures that the report shows."""
+    return [run.name_of(path) for path in sorted((run.path / logs.OUTPUT_FOLDER).glob("*.png"))]
 
 
 def write_report(folder: str | Path, lang: str, overwrite: bool) -> Path:
     """Writes RUN_DIR/report.md, its figures and its manifest.
 
     Raises:
-        ToolkitError: No run there, a file cannot be read, or there is a report already.
+        ToolkitError: No run there, files that cannot be read (all are listed), or there is a report already.
     """
     run = RunFolder(folder)
     path = require_absent(run.path / REPORT, overwrite)
+    if problems := run.unreadable():
+        raise ToolkitError(f"no report of {folder}, {len(problems)} of its sources cannot be read: "
+                           + "; ".join(f"({place}) {text}" for place, text in enumerate(problems, 1)))
     summary = logs.analyse(run.path, run.path / logs.OUTPUT_FOLDER, overwrite=True)
     write_text(path, render(run, summary, lang))
-    inputs = ["resolved_config.yaml", "run.json", f"{logs.OUTPUT_FOLDER}/summary.json", *run.results]
+    digests = {name: sha256_of(run.path / name) for name in (*inputs_of(run), *figures_of(run))}
     write_manifest(path, tool="research_internlm/contest/report.py", lang=lang,
-                   inputs={name: sha256_of(run.path / name) for name in inputs})
+                   inputs={name: digests[name] for name in inputs_of(run)},
+                   figures={name: digests[name] for name in figures_of(run)},
+                   checkpoints=_checkpoint_steps(run))
     return path
+
+
+def _checkpoint_steps(run: RunFolder) -> dict[str, int]:
+    return {run.name_of(checkpoint.path): checkpoint.step for checkpoint in run.checkpoints}
+
+
+def problems_of(run: RunFolder) -> Iterator[str]:
+    """Why the report in a run folder is not the report of what the folder holds."""
+    path = run.path / REPORT
+    if not path.is_file():
+        yield f"{path.name} is missing; write it with research_internlm/contest/report.py"
+        return
+    due = {key for facts in run.stated().values() for key in facts if key in sections.STATED}
+    if missing := sorted(due - set(stated_by(run))):
+        yield f"{path.name} has no row of {', '.join(missing)} in its table of hyper-parameters; {_AGAIN}"
+    manifest = read_manifest(path)
+    if manifest is None:
+        yield (f"{path.name} has no {path.name}.manifest.json beside it, so nobody can tell what it was "
+               f"written from; {_AGAIN}")
+        return
+    if manifest.get("sha256") != sha256_of(path):
+        yield f"{path.name} was edited after it was written; {_AGAIN}"
+    yield from _manifest_problems(run, manifest)
+
+
+def _manifest_problems(run: RunFolder, manifest: Mapping[str, Any]) -> Iterator[str]:
+    inputs, figures = manifest.get("inputs") or {}, manifest.get("figures") or {}
+    now = {name: sha256_of(run.path / name) for name in (*inputs, *figures) if (run.path / name).is_file()}
+    if gone := [name for name in (*inputs, *figures) if name not in now]:
+        yield f"{REPORT} was written with {', '.join(gone)}, which is missing; put it back, or {_AGAIN}"
+    changed = [name for name in inputs if name in now and now[name] != inputs[name]]
+    newer = [name for name in inputs_of(run) if name not in inputs]
+    if manifest.get("checkpoints") != _checkpoint_steps(run):
+        newer.append("the checkpoints")
+    if changed or newer:
+        yield f"{REPORT} is older than {', '.join(changed + newer)}; {_AGAIN}"
+    if other := [name for name in figures if name in now and now[name] != figures[name]]:
+        yield f"{', '.join(other)} changed after {REPORT} was written; {_AGAIN}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,41 +1,37 @@
 """The owner of a run's facts: what its config, run.json, logs, checkpoints and results each say.
 
 The report and the hand-in read a run only through here. Each source states facts under the same keys, so
-whether yaml, log, checkpoint and report agree is one comparison (notes, trap 6).
+whether yaml, data, log, checkpoint and report agree is one comparison (notes, trap 6). Sources are read each
+on its own: one that cannot be read is named by `unreadable` and left out everywhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from research_internlm import lora
+from research_internlm import lora, run_internlm
 from research_internlm import recipe as recipes
-from research_internlm.contest import logs, schedule, score, worker_logs
-from research_internlm.contest.checkpoint_header import adapter_facts, read_header, step_of
+from research_internlm.contest import launch, run_sources, schedule, score, worker_logs
+from research_internlm.contest.run_sources import Checkpoint
 from research_internlm.errors import ToolkitError
-from research_internlm.files import read_json, read_manifest, require_file
+from research_internlm.files import manifest_path, read_json, read_manifest, require_file
 
 Facts = dict[str, Any]
+CONFIG, RUN_FACTS = run_internlm.RESOLVED_CONFIG, run_internlm.RUN_FACTS
 LINKS = "obs_links.json"  # written by upload.py --record
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A full checkpoint of rank 0.
-
-    Attributes:
-        path: Its file.
-        step: Steps done when it was saved, read from inside.
-        facts: LoRA facts and global batch size, read from inside.
-    """
-
-    path: Path
-    step: int
-    facts: Facts
+PREDICTIONS = ".predictions.json"
+_HINT = "give the --output_dir of a run of run_internlm.py"
+_LEAST_FORM = {"workers": int, "data": {"train_dataset": {"counts": {"out": int}}}}
+_RUN_FORM = {"command": list, "started": str, "device_target": str, "versions": dict,
+             "parameters": {"trainable": int}, "data": {"train_dataset": {"file": str}}}
+_CONFIG_FORM = {"runner_config": {"batch_size": int, "epochs": int}, "train_dataset": dict,
+                "model": {"model_config": {"seq_length": int}},
+                "lr_schedule": {"learning_rate": (int, float)}}
 
 
 class RunFolder:
@@ -50,16 +46,50 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        hint = "give the --output_dir of a run of run_internlm.py"
-        self.recipe = recipes.load_yaml(require_file(self.path / "resolved_config.yaml", "the run's", hint))
-        self.facts = read_json(self.path / "run.json", "the run's facts", hint)
-        if "train_dataset" not in self.facts.get("data", {}):
+        self.recipe = recipes.load_yaml(require_file(self.path / CONFIG, "the run's", _HINT))
+        self.facts = read_json(self.path / RUN_FACTS, "the run's facts", _HINT)
+        if isinstance(self.facts, dict) and "train_dataset" not in (self.facts.get("data") or {}):
             raise ToolkitError(f"{self.path} is no training run: its run.json names no train_dataset")
+        run_sources.require_form(self.facts, _LEAST_FORM, self.path / RUN_FACTS, _HINT)
+        run_sources.require_form(self.recipe, _CONFIG_FORM, self.path / CONFIG, _HINT)
+
+    def name_of(self, path: Path) -> str:
+        """A file of the run as reports and manifests name it: relative to the run folder."""
+        return path.relative_to(self.path).as_posix()
+
+    def unreadable(self) -> list[str]:
+        """What is wrong with each source that cannot be read, one sentence a source."""
+        found = [*self._results[1], *self._links[1], *self._checkpoints[1], *self._attempts[1]]
+        readers: tuple[Callable[[], object], ...] = (
+            lambda: run_sources.require_form(self.facts, _RUN_FORM, self.path / RUN_FACTS, _HINT),
+            lambda: self.logs, lambda: self.steps, self._config_facts, self._manifest_facts)
+        for read in readers:
+            try:
+                read()
+            except ToolkitError as error:
+                found.append(str(error))
+        return list(dict.fromkeys(found))
 
     @cached_property
     def logs(self) -> dict[int, worker_logs.RankLog]:
-        """Rank -> worker log."""
+        """Rank -> worker log.
+
+        Raises:
+            ToolkitError: There are none.
+        """
         return worker_logs.read_run(self.path)
+
+    @property
+    def readable_logs(self) -> dict[int, worker_logs.RankLog]:
+        """Rank -> worker log; empty where there are none."""
+        with contextlib.suppress(ToolkitError):
+            return self.logs
+        return {}
+
+    @property
+    def log_files(self) -> list[Path]:
+        """Log files of all ranks and attempts."""
+        return [file for log in self.readable_logs.values() for file in log.files]
 
     @cached_property
     def steps(self) -> schedule.Steps:
@@ -77,56 +107,85 @@ class RunFolder:
         return recipes.model_config(self.recipe)
 
     @cached_property
-    def checkpoints(self) -> list[Checkpoint]:
-        """Full checkpoints of rank 0 by step.
+    def _checkpoints(self) -> tuple[dict[Path, Checkpoint], list[str]]:
+        return run_sources.read_each(sorted(self.path.glob("checkpoint/rank_0/*.ckpt")),
+                                     run_sources.read_checkpoint)
 
-        Raises:
-            ToolkitError: One of them is truncated.
-        """
-        found = []
-        for path in sorted(self.path.glob("checkpoint/rank_0/*.ckpt")):
-            header = read_header(path)
-            batch = header.get("global_batch_size")
-            facts = adapter_facts(header)
-            if batch and batch.scalar:
-                facts["global_batch_size"] = int(batch.scalar)
-            found.append(Checkpoint(path, step_of(header, path), facts))
-        return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.path))
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Full checkpoints of rank 0 by step."""
+        return sorted(self._checkpoints[0].values(),
+                      key=lambda checkpoint: (checkpoint.step, checkpoint.path))
 
     @cached_property
-    def results(self) -> dict[str, Mapping[str, Any]]:
+    def _results(self) -> tuple[dict[Path, Facts], list[str]]:
+        return run_sources.read_each((path for path in sorted(self.path.rglob("results*.json"))
+                                      if not path.name.endswith((PREDICTIONS, ".manifest.json"))),
+                                     run_sources.read_result)
+
+    @property
+    def results(self) -> dict[str, Facts]:
         """Result files of evaluate.py in the run folder: name -> content."""
-        files = [path for path in sorted(self.path.rglob("results*.json"))
-                 if ".predictions." not in path.name]
-        return {str(path.relative_to(self.path)): read_json(path, "the results") for path in files}
+        return {self.name_of(path): result for path, result in self._results[0].items()}
+
+    @cached_property
+    def _links(self) -> tuple[dict[Path, list[Facts]], list[str]]:
+        return run_sources.read_each(self.path.glob(LINKS), run_sources.read_links)
+
+    @property
+    def links(self) -> list[Facts]:
+        """Uploads that upload.py recorded."""
+        return [link for links in self._links[0].values() for link in links]
+
+    @cached_property
+    def _attempts(self) -> tuple[dict[Path, Facts], list[str]]:
+        return run_sources.read_each(
+            sorted(self.path.glob(f"{launch.LOG_FOLDER}/attempt-*/{launch.ATTEMPT}")),
+            run_sources.read_attempt)
+
+    @property
+    def attempts(self) -> dict[Path, Facts]:
+        """Records of train_msrun.sh, first attempt first."""
+        return self._attempts[0]
+
+    def command(self) -> str:
+        """The shell command that started the run, to be run in the toolkit's folder."""
+        for attempt in self.attempts.values():
+            return attempt["command"]
+        workers = self.facts["workers"]
+        start = ["python"] if workers == 1 else [
+            "msrun", f"--worker_num={workers}", f"--local_worker_num={workers}"]
+        return shlex.join([*start, "research_internlm/run_internlm.py", *self.facts["command"][1:]])
 
     def is_base(self, result: Mapping[str, Any]) -> bool:
         """Whether a result is the base model's own: made with the weights this run started from."""
         own = self.facts.get("load_checkpoint_sha256")
         return own is not None and result.get("checkpoint_sha256") == own
 
-    def results_of(self, task: str, base: bool) -> dict[str, Mapping[str, Any]]:
+    def results_of(self, task: str, base: bool) -> dict[str, Facts]:
         """Results of `mmlu` or `squad`, of the base model or of the tuned ones."""
         return {name: result for name, result in self.results.items()
-                if result.get("task") == task and self.is_base(result) == base}
+                if result["task"] == task and self.is_base(result) == base}
 
-    def best_mmlu(self) -> tuple[str, Mapping[str, Any]] | None:
+    def best_mmlu(self) -> tuple[str, Facts] | None:
         """The tuned model's best multiple-choice result; the rules let the best checkpoint count."""
         return max(self.results_of("mmlu", base=False).items(), default=None,
                    key=lambda item: item[1]["overall"]["accuracy"])
 
-    def tuned_squad(self) -> tuple[str, Mapping[str, Any]] | None:
-        """The SQuAD result of the checkpoint with the best accuracy; the last file where none matches."""
-        found = self.results_of("squad", base=False)
+    def tuned_squad(self) -> tuple[str, Facts] | None:
+        """The SQuAD result of the weights with the best accuracy, the only one that the gate may use."""
         best = self.best_mmlu()
-        same = {name: result for name, result in found.items()
-                if best and result["checkpoint_sha256"] == best[1]["checkpoint_sha256"]}
-        return max((same or found).items(), default=None)
+        found = {name: result for name, result in self.results_of("squad", base=False).items()
+                 if best is None or result["checkpoint_sha256"] == best[1]["checkpoint_sha256"]}
+        return max(found.items(), default=None, key=lambda item: item[0])
+
+    def base_squad(self) -> tuple[str, Facts] | None:
+        """The base model's SQuAD result."""
+        return max(self.results_of("squad", base=True).items(), default=None, key=lambda item: item[0])
 
     def gate(self) -> score.Gate | None:
         """The SQuAD gate against the base model's own result, where both were measured."""
-        tuned = self.tuned_squad()
-        base = max(self.results_of("squad", base=True).items(), default=None)
+        tuned, base = self.tuned_squad(), self.base_squad()
         if tuned is None or base is None:
             return None
         return score.gate_against_base(score.squad_pair(tuned[1]), score.squad_pair(base[1]))
@@ -135,12 +194,6 @@ class RunFolder:
     def contest_ratio(self) -> float:
         """Low-parameter ratio as the second phase counts it."""
         return lora.count_parameters(self.model_config).contest_ratio
-
-    @cached_property
-    def links(self) -> list[Mapping[str, Any]]:
-        """Uploads that upload.py recorded."""
-        path = self.path / LINKS
-        return read_json(path, "the upload record") if path.is_file() else []
 
     def provenance(self) -> list[tuple[str, Mapping[str, Any]]]:
         """File name and manifest of the data files and all they were made from, as far as still there."""
@@ -155,18 +208,28 @@ class RunFolder:
         return list(found.items())
 
     def stated(self) -> dict[str, Facts]:
-        """What each source says, source -> facts; sources that are absent are left out.
-
-        Raises:
-            ToolkitError: A source cannot be read.
-        """
-        sources = {"resolved_config.yaml": self._config_facts(), "run.json": {
-            "trainable": self.facts["parameters"]["trainable"], "cards": self.facts["workers"],
-            "train_rows": self.train_data["counts"]["out"]}}
-        sources["training log"] = self._log_facts()
+        """What each readable source says, source -> facts."""
+        sources: dict[str, Facts] = {}
+        with contextlib.suppress(ToolkitError):
+            sources[CONFIG] = self._config_facts()
+        sources[RUN_FACTS] = {"cards": self.facts["workers"], **_data_facts(self.train_data),
+                              **_given(self.facts.get("parameters") or {}, "trainable")}
+        with contextlib.suppress(ToolkitError):
+            sources |= self._manifest_facts()
+        sources |= self._log_facts()
         for checkpoint in self.checkpoints:
             sources[checkpoint.path.name] = checkpoint.facts
         return sources
+
+    def _manifest_facts(self) -> dict[str, Facts]:
+        """What the training file's manifest says today, where the file is still there."""
+        path = Path(self.train_data.get("file") or self.path / "none")
+        manifest = read_manifest(path)
+        if manifest is None:
+            return {}
+        run_sources.require_form(manifest, {"counts": {"out": int}}, manifest_path(path),
+                                 "convert the data again")
+        return {manifest_path(path).name: _data_facts(manifest)}
 
     def _config_facts(self) -> Facts:
         config = self.model_config
@@ -186,18 +249,31 @@ class RunFolder:
                     cell.name for cell in lora.matched_linears(config, pet_config)))}
         return facts
 
-    def _log_facts(self) -> Facts:
-        first = next(iter(self.logs.values()))
-        last = next(record for log in self.logs.values() for record in reversed(log.records.values()))
-        facts = {"scheduled_steps": last.total_steps, "cards": len(self.logs)}
-        if first.parameters is not None and not first.millions:
-            facts["trainable"] = first.parameters
-        return facts
+    def _log_facts(self) -> dict[str, Facts]:
+        """The first rank's facts as the training log's, and those of other ranks that differ from them."""
+        sources: dict[str, Facts] = {}
+        first: Facts = {}
+        logs = self.readable_logs
+        for rank, log in logs.items():
+            facts: Facts = {}
+            if log.records:
+                facts["scheduled_steps"] = log.records[max(log.records)].total_steps
+            if log.parameters is not None and not log.millions:
+                facts["trainable"] = log.parameters
+            differing = {key: value for key, value in facts.items() if first.setdefault(key, value) != value}
+            if differing:
+                sources[f"training log of rank {rank}"] = differing
+        return {"training log": {**first, "cards": len(logs)}, **sources} if logs else {}
 
-    def summary(self) -> Facts:
-        """The log's figures, see contest/logs.py."""
-        tokens = logs.useful_tokens_per_step(self.facts, self.recipe["runner_config"]["batch_size"])
-        return logs.summarize(self.logs, tokens, self.facts["workers"])
+
+def _data_facts(data: Mapping[str, Any]) -> Facts:
+    """Facts of a MindRecord's manifest, or of run.json's copy of it."""
+    return {"train_rows": data["counts"]["out"], **_given(data, "seq_length"),
+            **({"train_sha256": data["sha256"]} if data.get("sha256") else {})}
+
+
+def _given(facts: Mapping[str, Any], key: str) -> Facts:
+    return {} if facts.get(key) is None else {key: facts[key]}
 
 
 def disagreements(stated: Mapping[str, Facts]) -> Iterator[str]:

@@ -5,8 +5,9 @@
 Before anything is packed: all parts are there and complete; report, config, logs and checkpoints agree;
 five checkpoints are evenly spaced over the run; no file holds a credential. Layout, in the manual's order:
 
-    1_report/    report.md and its figures
-    2_training/  resolved_config.yaml, run.json, all worker logs
+    1_report/    report.md, its manifest and its figures
+    2_training/  resolved_config.yaml, run.json, all worker logs, the record of every attempt
+    3_source/    README.md: how to install and run what lies below
     3_source/mindformers/research/internlm/   this toolkit's source
     4_squad/     results, every prediction, the evaluation's log
     sha256.txt   of all files above
@@ -15,9 +16,7 @@ five checkpoints are evenly spaced over the run; no file holds a credential. Lay
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
-import itertools
 import re
 import zipfile
 from collections.abc import Iterator
@@ -25,15 +24,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from research_internlm.contest import logs, report, schedule, secrets_scan
-from research_internlm.contest.run_folder import LINKS, RunFolder, disagreements
+from research_internlm.contest import handin_checks, launch, report, secrets_scan, squad_check
+from research_internlm.contest.report_sections import SOURCE_PREFIX
+from research_internlm.contest.run_folder import CONFIG, RUN_FACTS, RunFolder
 from research_internlm.errors import ToolkitError, run_main
-from research_internlm.files import publish, read_manifest, require_absent, sha256_of, staging
+from research_internlm.files import manifest_path, publish, require_absent, sha256_of, staging
 
 Parts = dict[str, Path]  # name inside the zip -> file
-SOURCE_PREFIX = "3_source/mindformers/research/internlm"
 _SOURCE = ("research_internlm", "preprocess", "scripts", "yaml", "setup.cfg", "pyproject.toml", "LICENSE",
            "README.md", "README_zh.md", "CHANGELOG.md")
+_SOURCE_README = Path(__file__).with_name("source_readme.md")
 _TEAM = re.compile(r"[\w.-]+")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first date: the same inputs give the same bytes
 
@@ -44,8 +44,8 @@ def project_root() -> Path:
 
 
 def source_parts(root: Path) -> Parts:
-    """The source package: names below mindformers/research/internlm."""
-    found: Parts = {}
+    """The source package: names below mindformers/research/internlm, and how to make it run."""
+    found: Parts = {f"{SOURCE_PREFIX.split('/')[0]}/README.md": _SOURCE_README}
     for name in _SOURCE:
         top = root / name
         files = sorted(top.rglob("*")) if top.is_dir() else [top]
@@ -56,107 +56,38 @@ def source_parts(root: Path) -> Parts:
 
 
 def training_parts(run: RunFolder) -> Parts:
-    """Config, run facts and every log file of every worker, restarts included."""
-    files = [run.path / "resolved_config.yaml", run.path / "run.json",
-             *sorted(run.path.rglob("scheduler.log")),
-             *(file for log in run.logs.values() for file in log.files)]
-    return {f"2_training/{file.relative_to(run.path).as_posix()}": file for file in files}
+    """Config, run facts, every log file of every worker, and each attempt's record and words of msrun."""
+    attempts = run.path / launch.LOG_FOLDER
+    files = [run.path / CONFIG, run.path / RUN_FACTS, *sorted(run.path.rglob("scheduler.log")),
+             *sorted(attempts.glob(f"*/{launch.ATTEMPT}")), *sorted(attempts.rglob("msrun.log")),
+             *run.log_files]
+    return {f"2_training/{run.name_of(file)}": file for file in files}
 
 
 def report_parts(run: RunFolder) -> Parts:
-    """The report and the figures it shows."""
-    figures = sorted((run.path / logs.OUTPUT_FOLDER).glob("*.png"))
-    return {f"1_report/{file.relative_to(run.path).as_posix()}": file
-            for file in [run.path / report.REPORT, *figures]}
+    """The report, its manifest and the figures it shows."""
+    path = run.path / report.REPORT
+    figures = [run.path / name for name in report.figures_of(run)]
+    return {f"1_report/{run.name_of(file)}": file for file in [path, manifest_path(path), *figures]}
 
 
 def squad_parts(run: RunFolder) -> Parts:
     """Results, predictions and logs of all SQuAD evaluations (tuned and base)."""
-    results = [run.path / name for base in (False, True) for name in run.results_of("squad", base)]
-    files = [*results, *(path.with_suffix(".predictions.json") for path in results), *squad_logs(run)]
-    return {f"4_squad/{file.relative_to(run.path).as_posix()}": file for file in files if file.is_file()}
+    names = [name for base in (False, True) for name in run.results_of("squad", base)]
+    files = [*(run.path / name for name in names), *(squad_check.predictions_of(run, name) for name in names),
+             *squad_check.squad_logs(run)]
+    return {f"4_squad/{run.name_of(file)}": file for file in files}
 
 
-def squad_logs(run: RunFolder) -> list[Path]:
-    """Logs of SQuAD evaluations: *squad*.log anywhere in the run folder."""
-    return sorted(run.path.rglob("*squad*.log"))
-
-
-def problems(run: RunFolder) -> Iterator[str]:
-    """Everything that stands between a run and its hand-in, secrets aside."""
-    for check in (_checkpoint_problems, _log_problems, _report_problems, _squad_problems):
-        try:
-            yield from check(run)
-        except ToolkitError as error:
-            yield str(error)
-    if not any(link.get("public_read") for link in run.links):
-        yield (f"no public link to the weights is recorded in {run.path.name}/{LINKS}; upload them with "
-               "scripts/upload_obs.sh --public_read --record")
-
-
-def _checkpoint_problems(run: RunFolder) -> Iterator[str]:
-    steps = [checkpoint.step for checkpoint in run.checkpoints]
-    if schedule.evenly_spaced(steps, run.steps.total, run.steps.sink_size) is None:
-        yield (f"the checkpoints in {run.path.name}/checkpoint/rank_0 (steps "
-               f"{', '.join(map(str, steps)) or 'none'}) do not hold {schedule.REQUIRED_CHECKPOINTS} evenly "
-               f"spaced over {run.steps.total} steps; research_internlm/contest/plan.py --write sets them")
-
-
-def _log_problems(run: RunFolder) -> Iterator[str]:
-    workers = run.facts["workers"]
-    if missing := sorted(set(range(workers)) - set(run.logs)):
-        yield f"the training log of rank {', '.join(map(str, missing))} is missing ({workers} workers ran)"
-    for rank, log in run.logs.items():
-        steps = list(log.records)
-        if not steps or steps[-1] < run.steps.total:
-            yield (f"the training log of rank {rank} ends at step {steps[-1] if steps else 0} of "
-                   f"{run.steps.total}")
-        between = min((after - before for before, after in itertools.pairwise(steps)), default=1)
-        gaps = [f"{before} to {after}" for before, after in itertools.pairwise([0, *steps])
-                if after - before > between]
-        if gaps:
-            yield (f"the training log of rank {rank} lacks lines between steps {', '.join(gaps)}: an earlier "
-                   "part was overwritten or is in a file outside the run folder")
-
-
-def _report_problems(run: RunFolder) -> Iterator[str]:
-    stated = run.stated()
-    path = run.path / report.REPORT
-    if path.is_file():
-        stated[report.REPORT] = report.stated_in(path.read_text(encoding="utf-8"))
-        if not stated[report.REPORT]:
-            yield (f"{path.name} has no table of hyper-parameters; write it with "
-                   "research_internlm/contest/report.py")
-        inputs = (read_manifest(path) or {}).get("inputs", {})
-        changed = [name for name, digest in inputs.items()
-                   if not (run.path / name).is_file() or sha256_of(run.path / name) != digest]
-        newer = [name for name in run.results if name not in inputs]
-        if changed or newer:
-            yield (f"{path.name} is older than {', '.join(changed + newer)}; write it again with "
-                   "research_internlm/contest/report.py --overwrite")
-    else:
-        yield f"{path.name} is missing; write it with research_internlm/contest/report.py"
-    yield from disagreements(stated)
-
-
-def _squad_problems(run: RunFolder) -> Iterator[str]:
-    tuned = run.results_of("squad", base=False)
-    if not tuned:
-        yield "the SQuAD result after tuning is missing; make it with research_internlm/evaluate.py squad"
-    text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in squad_logs(run))
-    for name, result in tuned.items():
-        if result.get("limit") is not None:
-            yield f"{name} asked only the first {result['limit']} questions; evaluate without --limit"
-        if not (run.path / name).with_suffix(".predictions.json").is_file():
-            yield f"the predictions of {name} are missing"
-        scores = result["contest"]
-        printed = f"F1 {scores['f1']:.2f}, EM {scores['em']:.2f}"
-        if printed not in text:
-            yield (f"no *squad*.log in {run.path.name} ends in {name}'s {printed}: keep the evaluation's "
-                   "output, e.g. with 2>&1 | tee RUN_DIR/squad.log")
-    gate = run.gate()
-    if gate and not gate.passed:
-        yield f"the hand-in would not count: {gate}"
+def credentials(parts: Parts) -> Iterator[str]:
+    """Credentials in the files to be packed: file, first line, kind and number of lines."""
+    for name, path in tqdm(parts.items(), desc="looking for credentials", unit="file", disable=None):
+        lines: dict[str, list[int]] = {}
+        for line, what in secrets_scan.scan(path):
+            lines.setdefault(what, []).append(line)
+        for what, places in lines.items():
+            more = f" (and {len(places) - 1} more lines)" if len(places) > 1 else ""
+            yield f"{name} line {places[0]} holds {what}{more}; remove it"
 
 
 def package(folder: str | Path, team: str, output: str | Path, overwrite: bool = False) -> Path:
@@ -179,14 +110,10 @@ def package(folder: str | Path, team: str, output: str | Path, overwrite: bool =
                            "names the zip")
     target = require_absent(Path(output) / f"{team}.zip", overwrite)
     run = RunFolder(folder)
-    found = list(problems(run))
-    parts: Parts = {}
-    for collect in (report_parts, training_parts, lambda _: source_parts(project_root()), squad_parts):
-        with contextlib.suppress(ToolkitError):  # missing logs are among the problems already
-            parts |= collect(run)
-    parts = {name: path for name, path in parts.items() if path.is_file()}
-    for name, path in tqdm(parts.items(), desc="looking for credentials", unit="file", disable=None):
-        found += [f"{name} line {line} holds {what}; remove it" for line, what in secrets_scan.scan(path)]
+    parts = {name: path for collected in (report_parts(run), training_parts(run),
+                                          source_parts(project_root()), squad_parts(run))
+             for name, path in collected.items() if path.is_file()}
+    found = [*handin_checks.problems(run), *credentials(parts)]
     if found:
         listed = "; ".join(f"({place}) {text}" for place, text in enumerate(found, 1))
         raise ToolkitError(f"{folder} is not ready to hand in, {len(found)} problem(s): {listed}")

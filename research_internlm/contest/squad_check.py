@@ -1,0 +1,128 @@
+"""Whether the SQuAD evaluations of a run are the complete ones that the gate asks for.
+
+How many questions there are is a fact of the SQuAD file. A hand-in over dev-v1.1 must have its counts; over
+another file, as in a rehearsal, base and tuned model must have been asked the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from research_internlm.contest.report_text import Say
+from research_internlm.contest.run_folder import PREDICTIONS, RunFolder
+from research_internlm.errors import ToolkitError
+from research_internlm.files import read_json
+
+DEV_SHA256 = "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9"  # dev-v1.1.json
+DEV_CONTEST, DEV_OFFICIAL = 2067, 10570  # its first questions of a paragraph, and all its questions
+METRICS = ("contest", "official")
+# The last words of evaluate.py squad.
+_VERDICT = re.compile(r"^SQuAD (\w+): F1 ([\d.]+), EM ([\d.]+) over (\d+) questions")
+
+
+def squad_logs(run: RunFolder) -> list[Path]:
+    """Logs of SQuAD evaluations: *squad*.log anywhere in the run folder."""
+    return sorted(run.path.rglob("*squad*.log"))
+
+
+def predictions_of(run: RunFolder, name: str) -> Path:
+    """The predictions beside a result file."""
+    return (run.path / name).with_suffix(PREDICTIONS)
+
+
+def problems(run: RunFolder) -> Iterator[str]:
+    """What the SQuAD evaluations lack; one sentence each."""
+    tuned, base, best = run.tuned_squad(), run.base_squad(), run.best_mmlu()
+    if best is None:
+        yield ("the multiple-choice result after tuning is missing; make it with scripts/evaluate.sh RUN_DIR "
+               "mmlu")
+    elif best[1].get("limit") is not None:
+        yield f"{best[0]} asked only the first {best[1]['limit']} questions; evaluate without --limit"
+    if not run.results_of("squad", base=False):
+        yield "the SQuAD result after tuning is missing; make it with scripts/evaluate.sh RUN_DIR squad"
+    elif tuned is None:
+        yield (f"no SQuAD result is of the weights of {best[0]}, the best accuracy "
+               f"({best[1]['checkpoint']}, sha256 {best[1]['checkpoint_sha256'][:12]}); evaluate those with "
+               "scripts/evaluate.sh RUN_DIR squad")
+    if base is None:
+        yield ("the SQuAD result of the base model is missing, so the gate cannot be told; make it with "
+               "scripts/evaluate.sh RUN_DIR squad on the weights that the run started from")
+    if tuned and base:
+        yield from _different_questions(tuned, base)
+    verdicts = [_verdicts(path) for path in squad_logs(run)]
+    for is_base in (False, True):
+        for name, result in run.results_of("squad", is_base).items():
+            yield from _incomplete(run, name, result)
+            if not is_base:
+                yield from _unlogged(run, name, result, verdicts)
+    gate = run.gate()
+    if gate and not gate.passed:
+        yield f"the hand-in would not count: {gate}"
+
+
+def _different_questions(tuned: tuple[str, Mapping[str, Any]], base: tuple[str, Mapping[str, Any]]
+                         ) -> Iterator[str]:
+    """The gate compares two models, so they must have been asked the same in the same words."""
+    for key, read in (("squad_file_sha256", lambda result: result["squad_file_sha256"]),
+                      ("number of contest questions", lambda result: result["contest"]["total"]),
+                      ("prompt_version", lambda result: result.get("prompt_version")),
+                      ("tokenizer_sha256", lambda result: result.get("tokenizer_sha256"))):
+        if read(tuned[1]) != read(base[1]):
+            yield (f"{key} is {read(tuned[1])} in {tuned[0]} but {read(base[1])} in {base[0]}, so the gate "
+                   "compares nothing; evaluate both models with the same SQuAD file and recipe")
+
+
+def _incomplete(run: RunFolder, name: str, result: Mapping[str, Any]) -> Iterator[str]:
+    if result.get("limit") is not None:
+        yield f"{name} asked only the first {result['limit']} questions; evaluate without --limit"
+    elif result["squad_file_sha256"] == DEV_SHA256:
+        asked = [result[metric]["total"] for metric in METRICS]
+        if asked not in ([DEV_CONTEST, DEV_OFFICIAL], [DEV_CONTEST, DEV_CONTEST]):
+            yield (f"{name} has {asked[0]:,} contest and {asked[1]:,} questions in all, dev-v1.1 has "
+                   f"{DEV_CONTEST:,} and {DEV_OFFICIAL:,}; evaluate again")
+    missing = max(result[metric]["missing"] for metric in METRICS)
+    if missing:
+        yield (f"{missing:,} of the {result['official']['total']:,} questions of {name} have no answer; "
+               "raise model.model_config.seq_length of the evaluation so that every prompt fits")
+    path = predictions_of(run, name)
+    if not path.is_file():
+        yield f"the predictions of {name} are missing"
+        return
+    try:
+        predictions = read_json(path, "the predictions")
+    except ToolkitError as error:
+        yield str(error)
+        return
+    count = len(predictions) if isinstance(predictions, dict) else 0
+    if count != result["official"]["total"] - result["official"]["missing"]:
+        yield (f"{path.name} holds {count:,} predictions, {name} was scored over "
+               f"{result['official']['total']:,}; evaluate again")
+
+
+def _verdicts(path: Path) -> set[tuple[str, ...]]:
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        return {match.groups() for line in lines if (match := _VERDICT.match(line))}
+
+
+def _unlogged(run: RunFolder, name: str, result: Mapping[str, Any], verdicts: list[set[tuple[str, ...]]]
+              ) -> Iterator[str]:
+    due = {(metric, f"{scores['f1']:.2f}", f"{scores['em']:.2f}", str(scores["total"]))
+           for metric in METRICS for scores in [result[metric]]}
+    if not any(due <= found for found in verdicts):
+        f1, em = (f"{result['contest'][key]:.2f}" for key in ("f1", "em"))
+        yield (f"no *squad*.log in {run.path.name} ends in the verdicts of {name} (SQuAD contest: F1 {f1}, "
+               f"EM {em} over {result['contest']['total']} questions, and the official metric's): keep the "
+               "evaluation's whole output, as scripts/evaluate.sh does")
+
+
+def file_lines(run: RunFolder, say: Say) -> Iterator[str]:
+    """The SQuAD files behind the results, for the report."""
+    for digest in sorted({result["squad_file_sha256"] for base in (False, True)
+                          for result in run.results_of("squad", base).values()}):
+        is_dev = digest == DEV_SHA256
+        yield say(f"SQuAD 文件：{'dev-v1.1.json' if is_dev else '不是 dev-v1.1.json'}（sha256 `{digest}`）。",
+                  f"SQuAD file: {'dev-v1.1.json' if is_dev else 'not dev-v1.1.json'} (sha256 `{digest}`).")
+        yield ""
