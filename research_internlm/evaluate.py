@@ -189,9 +189,9 @@ def compare_letters(evaluation: Evaluation, items: Sequence[mmlu.ChoiceItem], pr
     full = [prompt + prefix for prompt, (prefix, _) in zip(prompts, places, strict=True)]
     indices = evaluation.fitting(full, 0)
     asked = [full[index] for index in indices]
-    scores = evaluation.model(max(map(len, asked)), for_scores=True).next_token_scores(asked, "mmlu")
-    letters = {index: LETTERS[int(row[places[index][1]].argmax())]
-               for index, row in zip(indices, scores, strict=True)}
+    model = evaluation.model(max(map(len, asked)), for_scores=True)
+    scores = model.next_token_scores(asked, [places[index][1] for index in indices], "mmlu")
+    letters = {index: LETTERS[int(row.argmax())] for index, row in zip(indices, scores, strict=True)}
     return [mmlu.ChoiceResult(item, letters.get(index)) for index, item in enumerate(items)]
 
 

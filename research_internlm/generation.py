@@ -57,6 +57,7 @@ class InferenceModel:
                               model_config["seq_length"])
         model_config["seq_length"] = self.seq_length
         pet_config = model_config.pop("pet_config", None)
+        model_config["packed"] = False  # a training run's config may say so, but a prompt is one sample
         if for_scores:
             # One pass over the whole prompt: no cache, and flash attention needs one at predict time.
             # is_dynamic without use_past only cuts the causal mask to the batch's length.
@@ -113,15 +114,17 @@ class InferenceModel:
         ends = [ids.index(stop) for stop in self.special.stop_ids if stop in ids]
         return ids[:min(ends)] if ends else ids
 
-    def next_token_scores(self, prompts: Sequence[Sequence[int]], describe: str = "score") -> np.ndarray:
-        """Logits of the token that follows each prompt, in one forward pass per batch.
+    def next_token_scores(self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]],
+                          describe: str = "score") -> np.ndarray:
+        """Logits of some tokens to follow each prompt, in one forward pass per batch.
 
         Args:
             prompts: Token ids of length at most `seq_length`.
+            candidates: For each prompt the tokens asked about, k ids.
             describe: Label of the progress bar.
 
         Returns:
-            Float32 logits of shape (number of prompts, vocab_size).
+            Float32 logits of shape (number of prompts, k).
         """
         from mindspore import Tensor
 
@@ -129,14 +132,17 @@ class InferenceModel:
         budget = self.batch_size * self.seq_length
         rows = {length: budget // length for length in self._padded_lengths(prompts)}
         batches = make_batches(list(map(len, prompts)), rows)
-        scores = np.empty((len(prompts), self.special.vocab_size), np.float32)
+        asked = np.array(candidates, np.int32)
+        scores = np.empty(asked.shape, np.float32)
         for length, batch in tqdm(batches, desc=describe, unit="batch", disable=len(batches) < 2):
             ids = np.full((rows[length], length), PAD_ID, np.int32)
             last = np.zeros(rows[length], np.int32)
+            wanted = np.zeros((rows[length], asked.shape[1]), np.int32)
+            wanted[:len(batch)] = asked[batch]
             for row, index in enumerate(batch):
                 ids[row, :len(prompts[index])] = prompts[index]
                 last[row] = len(prompts[index]) - 1
-            scores[batch] = self._scorer(Tensor(ids), Tensor(last)).asnumpy()[:len(batch)]
+            scores[batch] = self._scorer(Tensor(ids), Tensor(last), Tensor(wanted)).asnumpy()[:len(batch)]
         return scores
 
 
@@ -161,22 +167,23 @@ def _build(recipe: Mapping[str, Any], batch_size: int, checkpoint: str | Path, p
 
 
 def _make_scorer(network: Any) -> Any:
-    """A cell that computes the head at one position per row only."""
+    """A cell that computes the head at one position per row and keeps the scores asked for."""
     from mindspore import dtype, nn, ops
 
     class NextTokenScorer(nn.Cell):
-        """(batch, length) ids and (batch,) last positions to (batch, vocab_size) float32 logits."""
+        """(batch, length) ids, (batch,) last positions, (batch, k) tokens to (batch, k) float32 logits."""
 
         def __init__(self, network: nn.Cell) -> None:
             super().__init__(auto_prefix=False)
             self.model = network.model
             self.lm_head = network.lm_head
 
-        def construct(self, input_ids, last):  # noqa: ANN001 (compiled by MindSpore)
+        def construct(self, input_ids, last, candidates):  # noqa: ANN001 (compiled by MindSpore)
             hidden = self.model(input_ids)
             rows = ops.arange(0, input_ids.shape[0])
             at_last = ops.gather_nd(hidden, ops.stack((rows, last.astype(rows.dtype)), axis=1))
-            return ops.cast(self.lm_head(at_last), dtype.float32)
+            logits = ops.cast(self.lm_head(at_last), dtype.float32)
+            return ops.gather_elements(logits, 1, candidates)
 
     scorer = NextTokenScorer(network)
     scorer.set_train(False)

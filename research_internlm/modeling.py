@@ -37,7 +37,8 @@ class _InternLMForCausalLM(LlamaForCausalLM):
         super().__init__(config=config)
         if config.packed:
             self.model.casual_mask = PackedCausalMask(config.seq_length, config.bos_token_id,
-                                                      config.compute_dtype, config.use_flash_attention)
+                                                      config.pad_token_id, config.compute_dtype,
+                                                      config.use_flash_attention)
         self.labels_per_row = min(config.labels_per_row, config.seq_length)
         # Earlier positions rank higher; all numbers are whole and exact in float32.
         self.ranking = Tensor(np.arange(config.seq_length, 0, -1)[None], dtype.float32)

@@ -40,6 +40,7 @@ _PARALLEL_KEYS = {
     "enable_alltoall": bool, "enable_parallel_optimizer": bool, "strategy_ckpt_config": dict,
     "strategy_ckpt_save_file": str, "parallel_optimizer_config": dict, "dataset_strategy": (str, list),
 }
+_OTHER_MASKS = ("use_ring_attention", "use_attn_mask_compression", "use_eod_attn_mask_compression")
 _TEMPLATE_SECTIONS = ("parallel_config", "recompute_config", "runner_config")
 _COMPONENTS = {
     "trainer": Module.TRAINER, "optimizer": Module.OPTIMIZER, "lr_schedule": Module.LR,
@@ -83,6 +84,7 @@ def _findings(recipe: Mapping[str, Any]) -> Iterable[str]:
     for item in (recipe.get("callbacks") or []) + (recipe.get("eval_callbacks") or []):
         yield from _check_component(item, Module.CALLBACK, "callbacks")
     yield from _check_model(recipe.get("model") or {})
+    yield from _check_packed(recipe)
     yield from _check_processor(recipe.get("processor"))
 
 
@@ -95,6 +97,19 @@ def _check_model(model: Mapping[str, Any]) -> Iterable[str]:
     if pet:
         yield from _check_mapping(pet, {"pet_type": str, **_parameter_types(LoraConfig)},
                                   "model.model_config.pet_config")
+
+
+def _check_packed(recipe: Mapping[str, Any]) -> Iterable[str]:
+    """Settings under which MindFormers takes another mask than the packed one, or none at all."""
+    config = (recipe.get("model") or {}).get("model_config") or {}
+    parallel = recipe.get("parallel_config") or {}
+    if not config.get("packed"):
+        return
+    others = [f"model.model_config.{key}" for key in _OTHER_MASKS if config.get(key)]
+    others += [f"parallel_config.{key}" for key in ("context_parallel", "seq_split_num")
+               if (parallel.get(key) or 1) > 1]
+    for key in others:
+        yield f"{key} does not go with model.model_config.packed: samples of a row would read each other"
 
 
 def _check_processor(processor: Mapping[str, Any] | None) -> Iterable[str]:

@@ -147,9 +147,9 @@ def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str
     if recipe.get("load_checkpoint") and not Path(recipe["load_checkpoint"]).exists():
         raise ToolkitError(f"--load_checkpoint {recipe['load_checkpoint']} does not exist")
     if recipe.get("use_parallel") and Path(recipe.get("load_checkpoint") or "").suffix == ".safetensors":
-        raise ToolkitError(f"--load_checkpoint {recipe['load_checkpoint']}: under several workers MindFormers "
-                           "takes a single file as .ckpt only; make one with weights.py from-hf HF_DIR "
-                           "base.ckpt, or train with --use_parallel False")
+        raise ToolkitError(f"--load_checkpoint {recipe['load_checkpoint']}: under several workers "
+                           "MindFormers takes a single file as .ckpt only; make one with weights.py "
+                           "from-hf HF_DIR base.ckpt, or train with --use_parallel False")
     return facts
 
 
@@ -260,7 +260,9 @@ def fill_from_data(recipe: recipes.Recipe, facts: Mapping[str, Any]) -> None:
         recipe[section]["data_loader"]["dataset_dir"] = mindrecord_files(fact["file"])[0]
     if "train_dataset" in data:
         most, config = data["train_dataset"]["tokens"]["longest_answer"], recipes.model_config(recipe)
-        if 0 < config.setdefault("labels_per_row", most) < most:
+        if config.get("labels_per_row") is None:
+            config["labels_per_row"] = most
+        if 0 < config["labels_per_row"] < most:
             raise ToolkitError(f"model.model_config.labels_per_row is {config['labels_per_row']}, but a row "
                                f"of {data['train_dataset']['file']} has {most} labels; leave the key out")
     monitor = recipes.callback(recipe, "UsefulTokensMonitor")

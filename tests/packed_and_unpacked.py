@@ -30,6 +30,7 @@ def samples():
     for length in SAMPLES:
         ids = random.integers(3, VOCAB, length).astype(np.int32)
         ids[0], ids[-1] = 1, 2
+        ids[length // 2] = 0  # the padding's id inside a sample, which the stock mask hides
         labels = np.where(np.arange(length) < length - random.integers(3, 8), -100, ids).astype(np.int32)
         yield ids, labels
 
