@@ -1,6 +1,7 @@
-"""Worker logs: both formats, restarts, torn lines, warnings, and the files written."""
+"""Worker logs: restarts, ranks, torn lines, warnings, and the files written."""
 
 import csv
+import json
 import math
 import subprocess
 import sys
@@ -10,15 +11,7 @@ import pytest
 from research_internlm.contest import logs, worker_logs
 from research_internlm.errors import ToolkitError
 from research_internlm.files import read_json, write_json, write_text
-
-# The contest's own line (2024, MindFormers 1.1), and one a CPU run of MindFormers 1.9.0 wrote.
-LINE_2024 = ("2024-10-11 08:00:00,123 - mindformers[callback.py:314] - INFO - { Epoch:[  5/ 10], "
-             "step:[ 1508/ 1725], loss: 1.215, per_step_time: 3772ms, lr: 2.7e-05, overflow cond: False, "
-             "loss_scale: 32768.0")
-LINE_190 = ("2026-11-23 15:41:47,567 - mindformers/log[mindformers/core/callback/callback.py:747] - INFO - "
-            "{ Epoch:[  1/  1], step:[    2/    8], loss:[7.068600/7.065298], per_step_time: 201ms, "
-            "lr: 4.8096987e-05, overflow cond: False, loss_scale: 16384.0, global_norm: [0.9897672], "
-            "train_throughput_per_npu: 0.014T")
+from tests.test_contest_loss_lines import LINE_2024
 
 
 def line(step, loss, total=100, ms=1000, overflow=False):
@@ -35,42 +28,6 @@ def write_run(folder, *ranks):
 
 def read(folder, *ranks):
     return worker_logs.read_run(write_run(folder, *ranks))
-
-
-def test_line_of_2024(tmp_path):
-    [(step, [record])] = worker_logs.steps_of_all(read(tmp_path, LINE_2024 + "\n"))
-    assert step == 4 * 1725 + 1508 and record.total_steps == 17_250
-    assert (record.loss, record.step_ms, record.learning_rate) == (1.215, 3772, 2.7e-05)
-    assert record.loss_scale == 32768
-    assert record.overflow is False and record.global_norm is None and record.time.day == 11
-
-
-def test_line_of_this_version(tmp_path):
-    record = read(tmp_path, LINE_190)[0].records[2]
-    assert (record.loss, record.step_ms, record.learning_rate, record.global_norm) == (
-        7.0686, 201, 4.8096987e-05, 0.9897672)
-
-
-@pytest.mark.parametrize(("old", "new", "field", "value"), [
-    ("overflow cond: False", "overflow cond: [ True]", "overflow", True),
-    ("loss_scale: 32768.0", "loss_scale: unavailable", "loss_scale", None),
-    ("lr: 2.7e-05, ", "", "learning_rate", None),
-    ("lr: 2.7e-05", "lr: [2.7e-05]", "learning_rate", 2.7e-05),
-    ("loss: 1.215", "loss: nan", "loss", "nan"),
-])
-def test_variants_of_the_line(tmp_path, old, new, field, value):
-    [record] = read(tmp_path, LINE_2024.replace(old, new))[0].records.values()
-    assert str(getattr(record, field)) == str(value)
-
-
-@pytest.mark.parametrize(("text", "number", "millions"), [
-    ("Network Parameters: 16777216", 16_777_216, False),
-    ("Network Parameters: 16,777,216 M.", 16_777_216, False),
-    ("Network Parameters: 16 M.", 16_000_000, True),
-])
-def test_network_parameters(tmp_path, text, number, millions):
-    log = read(tmp_path, f"INFO - {text}\n{LINE_2024}")[0]
-    assert (log.parameters, log.millions) == (number, millions)
 
 
 def test_a_restart_supersedes_what_was_done_again(tmp_path):
@@ -97,6 +54,77 @@ def test_evaluations_belong_to_the_step_before_them(tmp_path):
     text = line(1, 1.0) + line(2, 1.0) + "x Eval result: {'PerplexityMetric': {'loss': %s, 'PPL': 3.0}}\n"
     logs_read = read(tmp_path, text % 1.5, text % 2.5)
     assert logs.evaluations(logs_read) == {2: 2.0}
+
+
+def test_lines_that_only_look_like_loss_lines_are_said(tmp_path):
+    strange = line(1, 1.0).replace("per_step_time", "step time") * 3
+    with pytest.raises(ToolkitError, match=r"3 line\(s\) in worker_0.log look like .* '\{ Epoch"):
+        read(tmp_path, strange)
+
+
+def test_a_torn_line_does_not_take_the_next_one_with_it(tmp_path):
+    log = read(tmp_path, line(1, 1.0) + line(2, 1.0)[:90] + line(3, 1.0))[0]
+    assert list(log.records) == [1, 3] and log.unreadable == 1
+
+
+def test_a_job_log_of_all_ranks(tmp_path):
+    """Four ranks at most one step apart, evaluated once, killed at step 30 and started again at 21."""
+    def lines(first, last):
+        order = sorted((step + (rank == 3) * 1.5, step, rank)
+                       for step in range(first, last) for rank in range(4))
+        return "".join(line(step, 1.0 + rank, ms=1000 + rank) for _, step, rank in order)
+
+    evaluated = "".join(f"Eval result: {{'P': {{'loss': {rank}.0}}}}\n" for rank in range(4))
+    write_text(tmp_path / "train.log", lines(1, 31) + lines(21, 51) + evaluated)
+    for place in (tmp_path / "train.log", tmp_path):
+        found = worker_logs.read_run(place)
+        summary = logs.summarize(found)
+        assert sorted(found) == [0, 1, 2, 3] and summary["step"] == 50
+        assert {row["loss"] for row in logs.table(found)} == {2.5}
+        assert {restart["step"] for restart in summary["restarts"]} == {21}
+        assert sum(restart["superseded_lines"] for restart in summary["restarts"]) == 40
+        assert logs.evaluations(found) == {50: 1.5}
+        text = "\n".join(logs.describe(summary))
+        assert "4 rank(s) started again at step 21; 40 earlier lines superseded" in text
+
+
+@pytest.mark.parametrize(("steps", "number"), [
+    ([1, 2, 3, 4], 1), ([1, 1, 2, 2, 3, 3], 2), ([1, 1, 2, 1, 2, 2, 3, 3, 3], 3),
+    ([1, 2, 3, 4, 1, 2, 3, 4, 5], 1), ([10, 20, 30, 20, 30, 40, 50], 1), ([7], 1), ([7, 7], 2), ([], 1),
+])
+def test_how_many_wrote_a_file(steps, number):
+    assert worker_logs.writers(steps) == number
+
+
+def test_a_rank_s_own_file_is_never_taken_for_several(tmp_path):
+    log = read(tmp_path, line(1, 2.0) + line(1, 1.0))[0]
+    assert log.restarts == [(1, 1)] and log.records[1].loss == 1.0
+
+
+def test_many_restarts_are_few_lines(tmp_path):
+    text = "".join(line(step, 1.0) for start in range(1, 40) for step in range(start, start + 4))
+    summary = logs.summarize(read(tmp_path, text))
+    assert len(summary["restarts"]) == 38
+    found = [text for text in logs.describe(summary) if "started again" in text]
+    assert len(found) == 6 and "at 33 other step(s)" in found[0] and "step 39;" in found[-1]
+
+
+@pytest.mark.parametrize("names", [["train.log"], ["mf_parallel0/rank_0.log", "mf_parallel1/rank_1.log"],
+                                   ["mf_parallel0/mindformers.log", "mf_parallel1/mindformers.log"]])
+def test_folders_of_other_launchers(tmp_path, names):
+    for name in names:
+        write_text(tmp_path / name, line(1, 1.0) + line(2, 1.0))
+    write_text(tmp_path / "upload.log", "done\n")
+    assert list(worker_logs.read_run(tmp_path)) == list(range(len(names)))
+
+
+def test_a_copy_inside_the_run_is_no_second_attempt(tmp_path):
+    text = "2024-01-01 00:00:00 start\n" + "".join(line(step, 1.0) for step in range(1, 9))
+    write_run(tmp_path, text)
+    write_text(tmp_path / "backup/worker_0.log", text)
+    write_text(tmp_path / "backup/early/worker_0.log", text[:300])
+    log = worker_logs.read_run(tmp_path)[0]
+    assert log.restarts == [] and [file.parent.name for file in log.files] == ["msrun_log"]
 
 
 def test_torn_lines_are_counted_not_hidden(tmp_path):
@@ -147,6 +175,27 @@ def test_nan_and_overflow(tmp_path):
     assert "1 of 3 logged steps overflowed" in found
 
 
+def test_nan_is_neither_best_nor_hides_what_was_before(tmp_path):
+    evaluation = "Eval result: {'P': {'loss': %s}}\n"
+    run = write_run(tmp_path, line(1, 3.0) + evaluation % "nan" + line(2, 1.0) + evaluation % "2.0"
+                    + line(3, float("nan")) + line(4, float("nan")))
+    summary = logs.analyse(run, tmp_path / "out")
+    assert summary["best_valid_step"] == 2 and summary["last_loss"] == 2.0
+    assert "2.0000 lately up to step 2, and no number since" in "\n".join(logs.describe(summary))
+    assert "validation loss is not a number at 1 logged step(s)" in " ".join(summary["warnings"])
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    written = json.loads((tmp_path / "out/summary.json").read_text(), parse_constant=refuse)
+    assert [entry["loss"] for entry in written["valid_loss"]] == [None, 2.0]
+
+
+def test_moving_mean_by_hand():
+    assert logs._moving_mean([4.0, 2.0, math.nan, 6.0], 2) == [4.0, 3.0, 2.0, 6.0]
+    assert math.isnan(logs._moving_mean([math.nan], 1)[0])
+
+
 def test_lagging_rank(tmp_path):
     ahead = "".join(line(step, 1 / step) for step in range(1, 10))
     behind = "".join(line(step, 1 / step) for step in range(1, 5))
@@ -188,5 +237,27 @@ def test_command_line(root, tmp_path):
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
     with pytest.raises(ToolkitError, match="holds no worker"):
         worker_logs.read_run(tmp_path / "msrun_log/none")
-    write_run(tmp_path, LINE_2024)
-    assert logs.main([str(tmp_path)]) == 0
+
+
+def test_the_run_s_own_analysis_follows_a_growing_log(tmp_path, capsys):
+    for steps in (1, 2):
+        write_run(tmp_path, "Network Parameters: 16777216 M.\n" + "".join(
+            line(step, 1.0) for step in range(1, steps + 1)))
+        assert logs.main([str(tmp_path)]) == 0
+    assert read_json(tmp_path / "analysis/summary.json", "")["step"] == 2
+    assert "trainable parameters by the log: 16,777,216" in capsys.readouterr().out
+    elsewhere = [str(tmp_path), "--output", str(tmp_path / "other")]
+    assert logs.main(elsewhere) == 0
+    with pytest.raises(ToolkitError, match="exists already"):
+        logs.main(elsewhere)
+
+
+def test_one_rank_s_file_says_nothing_of_the_others(tmp_path):
+    run = write_run(tmp_path, "", line(1, 1.0) + line(2, 1.0))
+    assert logs.analyse(run / "msrun_log/worker_1.log", tmp_path / "out")["warnings"] == []
+
+
+def test_a_config_without_a_runner_tells_no_tokens(tmp_path):
+    run = write_run(tmp_path, line(1, 1.0))
+    write_text(run / "resolved_config.yaml", "seed: 0\n")
+    assert logs.analyse(run, tmp_path / "out")["useful_tokens_per_second"] is None

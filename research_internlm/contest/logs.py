@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from research_internlm.contest.worker_logs import RankLog, read_run, steps_of_all
+from research_internlm.contest.log_warnings import RECENT, warnings
+from research_internlm.contest.worker_logs import RankLog, evaluations, read_run, steps_of_all
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.files import publish, read_json, require_absent, staging, write_json, write_text
 from research_internlm.recipe import load_yaml
@@ -26,12 +27,7 @@ from research_internlm.recipe import load_yaml
 CSV_COLUMNS = ("step", "epoch", "loss", "ranks", "learning_rate", "step_ms", "overflow", "loss_scale",
                "global_norm", "valid_loss", "time")
 OUTPUT_FOLDER = "analysis"
-RECENT = 100  # loss lines that step time and ETA are taken from
-_FLOOR_LINES = 40  # fewer lines tell no trend
-_FLOOR_LOSS = 0.5  # nats; below it a standing loss is a learned task
-_FLOOR_CHANGE = 0.02
-_STUCK_LINES = 20
-_OVERFLOW_SHARE = 0.05
+_RESTARTS_SHOWN = 5
 
 
 def table(logs: Mapping[int, RankLog]) -> list[dict[str, Any]]:
@@ -54,13 +50,6 @@ def table(logs: Mapping[int, RankLog]) -> list[dict[str, Any]]:
             "time": first.time.isoformat() if first.time else None,
         })
     return rows
-
-
-def evaluations(logs: Mapping[int, RankLog]) -> dict[int, float]:
-    """Step -> validation loss, mean over the ranks."""
-    steps = sorted(set().union(*(log.evaluations for log in logs.values())))
-    return {step: statistics.fmean(log.evaluations[step] for log in logs.values() if step in log.evaluations)
-            for step in steps}
 
 
 def useful_tokens_per_step(facts: Mapping[str, Any] | None, batch_size: int | None) -> float | None:
@@ -86,10 +75,12 @@ def summarize(logs: Mapping[int, RankLog], tokens_per_step: float | None = None,
     Args:
         logs: From read_run.
         tokens_per_step: Useful tokens of one step, or None.
-        workers: Number of workers that were started, or None to go by the logs.
+        workers: Number of workers that were started, None to go by the logs, 0 where the logs are only
+            some of them.
 
     Returns:
-        JSON-ready mapping; times in milliseconds or seconds as the keys say.
+        Mapping; times in milliseconds or seconds as the keys say. A loss that is no number stays nan
+        (`json_ready` is for files); last_loss is the mean of the last ones that are.
     """
     rows = table(logs)
     losses = [row["loss"] for row in rows]
@@ -97,7 +88,8 @@ def summarize(logs: Mapping[int, RankLog], tokens_per_step: float | None = None,
                key=lambda record: record.step)
     step_ms = statistics.median(row["step_ms"] for row in rows[-RECENT:])
     valid = evaluations(logs)
-    best = min(valid, key=valid.get, default=None)
+    best = min((step for step, loss in valid.items() if math.isfinite(loss)), key=valid.get, default=None)
+    finite = [loss for loss in losses if math.isfinite(loss)]
     return {
         "ranks": sorted(logs), "files": [file.name for log in logs.values() for file in log.files],
         "step": last.step, "total_steps": last.total_steps, "epoch": last.epoch,
@@ -105,8 +97,9 @@ def summarize(logs: Mapping[int, RankLog], tokens_per_step: float | None = None,
         "unreadable_lines": sum(log.unreadable for log in logs.values()),
         "restarts": [{"rank": log.rank, "step": step, "superseded_lines": count}
                      for log in logs.values() for step, count in log.restarts],
-        "first_loss": losses[0], "last_loss": statistics.fmean(losses[-RECENT:]),
-        "lowest_loss": min((loss for loss in losses if math.isfinite(loss)), default=None),
+        "first_loss": losses[0], "last_loss": statistics.fmean(finite[-RECENT:]) if finite else math.nan,
+        "last_finite_step": max((row["step"] for row in rows if math.isfinite(row["loss"])), default=None),
+        "lowest_loss": min(finite, default=None),
         "valid_loss": [{"step": step, "loss": loss} for step, loss in valid.items()],
         "best_valid_step": best, "step_ms": step_ms,
         "useful_tokens_per_second": tokens_per_step * 1000 / step_ms if tokens_per_step and step_ms else None,
@@ -116,58 +109,6 @@ def summarize(logs: Mapping[int, RankLog], tokens_per_step: float | None = None,
         "network_parameters": next((log.parameters for log in logs.values() if log.parameters), None),
         "warnings": list(warnings(logs, rows, workers)),
     }
-
-
-def warnings(logs: Mapping[int, RankLog], rows: Sequence[Mapping[str, Any]], workers: int | None = None
-             ) -> Iterator[str]:
-    """What in the logs deserves a look; `rows` from `table`, `workers` as for `summarize`."""
-    broken = [row["step"] for row in rows if not math.isfinite(row["loss"])]
-    if broken:
-        yield f"the loss is not a number at {len(broken)} logged step(s), first at step {broken[0]}"
-    yield from _still(rows)
-    overflows = sum(row["overflow"] for row in rows)
-    if overflows > _OVERFLOW_SHARE * len(rows):
-        yield (f"{overflows} of {len(rows)} logged steps overflowed and changed no weight; lower the "
-               "learning rate or start with a smaller loss_scale_value")
-    yield from _lagging(logs, workers or max(logs) + 1)
-    unreadable = sum(log.unreadable for log in logs.values())
-    if unreadable:
-        yield f"{unreadable} loss line(s) could not be read and are left out"
-
-
-def _still(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A loss that stopped falling above zero: some label tokens cannot be learned (notes, trap 10)."""
-    losses = [row["loss"] for row in rows if math.isfinite(row["loss"])]
-    if len(losses) >= _STUCK_LINES and len(set(losses[-_STUCK_LINES:])) == 1:
-        yield f"the last {_STUCK_LINES} losses are all {losses[-1]:g}: nothing is being trained"
-        return
-    if len(losses) < _FLOOR_LINES:
-        return
-    quarter = len(losses) // 4
-    early, late = statistics.fmean(losses[quarter:2 * quarter]), statistics.fmean(losses[-quarter:])
-    if late > _FLOOR_LOSS and abs(early - late) < _FLOOR_CHANGE * early:
-        yield (f"the loss stands at {late:.3f} since the second quarter of the log ({early:.3f} there): a "
-               "floor this high means that some label tokens are not learned at all, e.g. an end marker the "
-               "frozen head cannot say")
-
-
-def _lagging(logs: Mapping[int, RankLog], workers: int) -> Iterator[str]:
-    reached = {rank: max(log.records, default=0) for rank, log in logs.items()}
-    lead = max(reached.values())
-    missing = sorted(set(range(workers)) - set(logs))
-    if missing:
-        yield f"no log of rank {', '.join(map(str, missing))}"
-    for rank, log in logs.items():
-        steps = sorted(log.records)
-        between = steps[-1] - steps[-2] if len(steps) > 1 else 1
-        # Workers write one after the other, so one line behind is no lag.
-        if lead - reached[rank] > between:
-            yield f"rank {rank} lags: its last step is {reached[rank]}, the others are at {lead}"
-    times = {rank: statistics.median(record.step_ms for record in list(log.records.values())[-RECENT:])
-             for rank, log in logs.items() if log.records}
-    slowest, typical = max(times, key=times.get), statistics.median(times.values())
-    if times[slowest] > 1.2 * typical:
-        yield f"rank {slowest} needs {times[slowest]:g} ms a step, the median rank {typical:g} ms"
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -190,8 +131,8 @@ def draw(points: Mapping[int, float], title: str, path: str | Path) -> None:
     marker = "o" if len(losses) <= 50 else None
     axes.plot(steps, losses, marker=marker, color="tab:blue", alpha=0.3 if window > 1 else 1.0, label="loss")
     if window > 1:
-        means = [statistics.fmean(losses[max(0, end - window):end]) for end in range(1, len(losses) + 1)]
-        axes.plot(steps, means, color="tab:blue", label=f"mean of {window} logged steps")
+        axes.plot(steps, _moving_mean(losses, window), color="tab:blue",
+                  label=f"mean of {window} logged steps")
         axes.legend()
     axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats a token)")
     axes.grid(alpha=0.3)
@@ -199,6 +140,26 @@ def draw(points: Mapping[int, float], title: str, path: str | Path) -> None:
         # No creation date inside: the same log gives the same bytes.
         figure.savefig(folder / "figure.png", dpi=120, metadata={"Software": None})
         publish(folder / "figure.png", Path(path))
+
+
+def _moving_mean(losses: Sequence[float], window: int) -> list[float]:
+    """Mean of each loss and those before it in the window, without those that are no number."""
+    import numpy as np
+
+    finite = np.isfinite(losses)
+    sums, counts = (np.concatenate([np.zeros(window), np.cumsum(values)])
+                    for values in (np.where(finite, losses, 0.0), finite))
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the nan it should be
+        return ((sums[window:] - sums[:-window]) / (counts[window:] - counts[:-window])).tolist()
+
+
+def json_ready(value: Any) -> Any:
+    """The same with null for numbers that JSON has not: nan and the infinities."""
+    if isinstance(value, dict):
+        return {key: json_ready(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [json_ready(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dict[str, Any]:
@@ -211,7 +172,9 @@ def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dic
     require_absent(output / "summary.json", overwrite)
     logs = read_run(run)
     facts = read_json(run / "run.json", "run facts") if (run / "run.json").is_file() else None
-    summary = summarize(logs, useful_tokens_per_step(facts, _batch_size(run)), facts and facts["workers"])
+    # One file says nothing of the ranks beside it.
+    workers = (facts or {}).get("workers", 0 if run.is_file() else None)
+    summary = summarize(logs, useful_tokens_per_step(facts, _batch_size(run)), workers)
     rows = table(logs)
     write_csv(rows, output / "train_log.csv")
     draw({row["step"]: row["loss"] for row in rows}, "Training loss (mean over ranks)",
@@ -220,23 +183,26 @@ def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dic
     (output / "valid_loss.png").unlink(missing_ok=True)  # of an earlier analysis
     if valid:
         draw(valid, "Validation loss (mean over ranks)", output / "valid_loss.png")
-    write_json(output / "summary.json", summary)
+    write_json(output / "summary.json", json_ready(summary))
     return summary
 
 
 def _batch_size(run: Path) -> int | None:
     resolved = run / "resolved_config.yaml"
-    return load_yaml(resolved)["runner_config"]["batch_size"] if resolved.is_file() else None
+    recipe = load_yaml(resolved) if resolved.is_file() else {}
+    return (recipe.get("runner_config") or {}).get("batch_size")
 
 
 def describe(summary: Mapping[str, Any]) -> Iterator[str]:
     """The summary as lines for a terminal."""
     yield (f"step {summary['step']:,} of {summary['total_steps']:,} (epoch {summary['epoch']}), "
            f"{len(summary['ranks'])} rank(s), {summary['logged_lines']:,} loss lines")
-    for restart in summary["restarts"]:
-        yield (f"rank {restart['rank']} started again at step {restart['step']:,}; "
-               f"{restart['superseded_lines']:,} earlier lines superseded")
-    yield f"loss {summary['first_loss']:.4f} at first, {summary['last_loss']:.4f} lately"
+    yield from _describe_restarts(summary["restarts"])
+    if summary["network_parameters"]:
+        yield f"trainable parameters by the log: {summary['network_parameters']:,}"
+    finite = summary["last_finite_step"] or 0
+    since = "" if finite == summary["step"] else f" up to step {finite:,}, and no number since"
+    yield f"loss {summary['first_loss']:.4f} at first, {summary['last_loss']:.4f} lately{since}"
     for entry in summary["valid_loss"]:
         best = " (best)" if entry["step"] == summary["best_valid_step"] else ""
         yield f"validation loss {entry['loss']:.4f} after step {entry['step']:,}{best}"
@@ -250,6 +216,19 @@ def describe(summary: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"warning: {text}" for text in summary["warnings"])
 
 
+def _describe_restarts(restarts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line for each of the last few steps the run started again at."""
+    by_step: dict[int, list[Mapping[str, Any]]] = {}
+    for restart in restarts:
+        by_step.setdefault(restart["step"], []).append(restart)
+    earlier = max(0, len(by_step) - _RESTARTS_SHOWN)
+    if earlier:
+        yield f"started again at {earlier:,} other step(s), see summary.json"
+    for step, found in list(by_step.items())[earlier:]:
+        ranks, lines = {one["rank"] for one in found}, sum(one["superseded_lines"] for one in found)
+        yield f"{len(ranks)} rank(s) started again at step {step:,}; {lines:,} earlier lines superseded"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Reads the logs of the command line's run."""
     parser = argparse.ArgumentParser(description=__doc__,
@@ -257,14 +236,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", metavar="RUN_DIR", help="output_dir of a run, or one log file")
     parser.add_argument("--output", metavar="D",
                         help=f"folder for csv and figures (default: RUN_DIR/{OUTPUT_FOLDER})")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier analysis")
+    parser.add_argument("--overwrite", action="store_true",
+                        help=f"replace an earlier analysis in --output; RUN_DIR/{OUTPUT_FOLDER} is always "
+                        "brought up to date")
     arguments = parser.parse_args(argv)
     if not Path(arguments.run).exists():
         raise ToolkitError(f"{arguments.run} does not exist; give the output_dir of a run, or a log file")
     if arguments.output is None and Path(arguments.run).is_file():
         raise ToolkitError(f"{arguments.run} is one file: say with --output where csv and figures shall go")
     output = Path(arguments.output or Path(arguments.run) / OUTPUT_FOLDER)
-    summary = analyse(arguments.run, output, arguments.overwrite)
+    summary = analyse(arguments.run, output, arguments.overwrite or arguments.output is None)
     print("\n".join(describe(summary)))
     if not summary["valid_loss"]:
         print("no evaluation in the logs: valid_loss.png not drawn")
