@@ -7,15 +7,19 @@ hand-in find (run_folder.py, submission.py), one for each checkpoint.
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from research_internlm import evaluate as evaluate_entry
+from research_internlm import recipe as recipes
 from research_internlm.contest import preflight
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.files import require_absent, require_file
 
-EVALUATE = Path(__file__).resolve().parents[1] / "evaluate.py"
+EVALUATE = Path(evaluate_entry.__file__)
+LEAST_FREE = 100_000_000  # bytes; 10,570 predictions, results and log are some 10 MB
 
 
 def output_files(run: Path, task: str, checkpoint: Path) -> tuple[Path, Path]:
@@ -28,6 +32,24 @@ def output_files(run: Path, task: str, checkpoint: Path) -> tuple[Path, Path]:
     return run / f"results_{task}_{name}.json", run / f"{task}_{name}.log"
 
 
+def problems(run: Path, recipe: recipes.Recipe, device_target: str | None) -> list[str]:
+    """What stands between this machine and the evaluation, all of it.
+
+    Args:
+        run: Folder of results and log.
+        recipe: The resolved predict recipe.
+        device_target: `--device_target`, which goes before the recipe's.
+    """
+    device = device_target or (recipe.get("context") or {}).get("device_target", "Ascend")
+    found = [*preflight.version_problems(preflight.installed_versions(), device),
+             *preflight.device_problems(1, device), *preflight.writable_problems(run)]
+    free = shutil.disk_usage(next(folder for folder in (run, *run.parents) if folder.exists())).free
+    if free < LEAST_FREE:
+        found.append(f"results, predictions and log need about {LEAST_FREE / 1e6:.0f} MB in {run}, but "
+                     f"{free / 1e6:.0f} MB are free: make room, or use a run folder on another disk")
+    return found
+
+
 def evaluate(run: Path, task: str, options: list[str]) -> int:
     """Runs evaluate.py, its words passed on and kept.
 
@@ -37,22 +59,19 @@ def evaluate(run: Path, task: str, options: list[str]) -> int:
     Raises:
         ToolkitError: Something does not hold before the start, or the results exist already.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--load_checkpoint")
-    parser.add_argument("--overwrite", action="store_true")
-    known, _ = parser.parse_known_args(options)
-    if known.load_checkpoint is None:
-        raise ToolkitError("--load_checkpoint is missing: name the checkpoint to evaluate")
-    checkpoint = require_file(known.load_checkpoint, "--load_checkpoint")
-    problems = [*preflight.version_problems(preflight.installed_versions(), "CPU"),
-                *preflight.writable_problems(run)]
-    if problems:
-        raise ToolkitError("; ".join(problems))
+    # Only the command's own options are known before the results have a name.
+    given = evaluate_entry.parse_arguments([task, *options, "--output", "named below"])
+    checkpoint = require_file(given.load_checkpoint, "--load_checkpoint")
+    found = problems(run.absolute(), recipes.resolve(given.config, given.overlay, given.overrides),
+                     given.device_target)
+    if found:
+        raise ToolkitError(f"{len(found)} problem(s) before the start: "
+                           + " ".join(f"({number}) {text}." for number, text in enumerate(found, 1)))
     results, log = output_files(run.absolute(), task, checkpoint)
-    require_absent(results, known.overwrite)
+    require_absent(results, given.overwrite)
     command = [sys.executable, str(EVALUATE), task, *options, "--output", str(results)]
     # A log without results is of an evaluation that failed: the next attempt goes behind it.
-    with open(log, "w" if known.overwrite else "a", encoding="utf-8") as kept:
+    with open(log, "w" if given.overwrite else "a", encoding="utf-8") as kept:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                    errors="replace")
         for line in process.stdout:
