@@ -17,10 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sentencepiece
 from tqdm import tqdm
 
 from research_internlm import recipe as recipes
+from research_internlm.contest.audit_findings import (
+    Row,
+    end_costs,
+    own_end,
+    row_kinds,
+    summarize,
+    table,
+    unlearnt,
+)
+from research_internlm.contest.logs import json_ready
 from research_internlm.dataset_check import check_mindrecord, mindrecord_files
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.files import (
@@ -32,14 +41,8 @@ from research_internlm.files import (
     staging,
     write_json,
 )
-from research_internlm.label_kinds import END_KINDS, KINDS, end_ids, label_kinds
-from research_internlm.prompts import UPSTREAM_END
+from research_internlm.label_kinds import end_ids
 from research_internlm.tokens import IGNORE_ID, PAD_ID, SpecialTokens, load_tokenizer, special_tokens
-
-IMPROVED = 0.9  # of the base's loss: a kind above it has not been learnt
-LEARNT = 0.1  # nats: nothing to improve where the base is below
-
-Row = tuple[np.ndarray, np.ndarray]
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -70,12 +73,6 @@ def read_rows(path: str, limit: int | None) -> Iterator[Row]:
         if number == limit:
             return
         yield row["input_ids"], row["labels"]
-
-
-def row_kinds(labels: np.ndarray, processor: sentencepiece.SentencePieceProcessor, special: SpecialTokens
-              ) -> list[str]:
-    """Kinds of a row's labels, in order."""
-    return label_kinds(labels[labels != IGNORE_ID].tolist(), processor, special)
 
 
 class LabelLosses:
@@ -156,44 +153,6 @@ def _make_cell(network: Any, ends: Sequence[int]) -> Any:
     return cell
 
 
-def summarize(kinds: Sequence[Sequence[str]], losses: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
-    """Mean loss and share by kind.
-
-    Args:
-        kinds: Of each row, the kinds of its labels.
-        losses: Of each row, its labels' losses in nats.
-
-    Returns:
-        Kind -> `count`, `mean` (nats a token) and `share` (of the sum over all labels).
-    """
-    names, values = np.array([kind for row in kinds for kind in row]), np.concatenate(losses)
-    total = float(values.sum())
-    return {kind: {"count": int(found.sum()), "mean": float(values[found].mean()),
-                   "share": float(values[found].sum()) / total if total else 0.0}
-            for kind in KINDS if (found := names == kind).any()}
-
-
-def unlearnt(tuned: Mapping[str, Mapping[str, float]], base: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Kinds whose loss has not fallen below 90 % of the base's, where there was anything to learn."""
-    return [kind for kind, found in tuned.items()
-            if base[kind]["mean"] > LEARNT and found["mean"] > IMPROVED * base[kind]["mean"]]
-
-
-def warnings(result: Mapping[str, Any]) -> list[str]:
-    """What the numbers mean for the next run, one sentence a kind."""
-    found = []
-    for kind in result["unlearnt"]:
-        tuned, base = (result[name]["kinds"][kind] for name in ("tuned", "base"))
-        text = (f"{kind} did not improve: {tuned['mean']:.3f} nats, base {base['mean']:.3f}; it is "
-                f"{tuned['share']:.0%} of the whole loss")
-        others = {name: loss for name, loss in result["tuned"]["end_markers"].items() if name != UPSTREAM_END}
-        if kind in END_KINDS and others:
-            text += "; at the end of an answer " + ", ".join(
-                f"--end_marker {name} would cost {loss:.3f} nats" for name, loss in others.items())
-        found.append(text)
-    return found
-
-
 def audit(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs the audit.
 
@@ -213,36 +172,22 @@ def audit(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ToolkitError(f"{arguments.dataset} was made with another tokenizer than {arguments.model_file}")
     rows = list(read_rows(arguments.dataset, arguments.limit))
     kinds = [row_kinds(labels, processor, special) for _, labels in rows]
+    marker, end_kind = own_end(rows, kinds, special)
     result: dict[str, Any] = {"dataset": Path(arguments.dataset).name, "rows": len(rows),
-                              "limit": arguments.limit, "prompt_version": manifest["prompt_version"]}
+                              "limit": arguments.limit, "prompt_version": manifest["prompt_version"],
+                              "end_marker": marker, "end_kind": end_kind}
     for name, checkpoint in (("tuned", arguments.load_checkpoint), ("base", arguments.base)):
         if checkpoint is None:
             continue
         measured = LabelLosses(recipe, checkpoint, special, length, manifest["tokens"]["longest_answer"])
         losses, ends = measured.of(rows, name)
-        # The first end marker of an answer stands where the alternatives would.
-        at_end = np.array([row[next(place for place, kind in enumerate(found) if kind in END_KINDS)]
-                           for row, found in zip(ends, kinds, strict=True)])
         result[name] = {
             "checkpoint": Path(checkpoint).name, "mean": float(np.concatenate(losses).mean()),
             "kinds": summarize(kinds, losses),
-            "end_markers": dict(zip(end_ids(special), map(float, at_end.mean(axis=0)), strict=True)),
+            "end_markers": end_costs(ends, kinds, special),
         }
     result["unlearnt"] = unlearnt(result["tuned"]["kinds"], result["base"]["kinds"]) if arguments.base else []
     return result
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """The result for people: a line a kind."""
-    base = result.get("base", {}).get("kinds", {})
-    lines = [f"{'label':<16}{'tokens':>9}{'loss, nats':>12}{'base':>9}{'share':>8}"]
-    for kind, found in result["tuned"]["kinds"].items():
-        before = f"{base[kind]['mean']:.3f}" if kind in base else ""
-        lines.append(f"{kind:<16}{found['count']:>9,}{found['mean']:>12.3f}{before:>9}{found['share']:>8.0%}")
-    total = sum(found["count"] for found in result["tuned"]["kinds"].values())
-    before = f"{result['base']['mean']:.3f}" if base else ""
-    lines.append(f"{'all':<16}{total:>9,}{result['tuned']['mean']:>12.3f}{before:>9}")
-    return "\n".join([*lines, *(f"warning: {text}" for text in warnings(result))])
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
@@ -268,10 +213,12 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(argv)
     arguments.device_target = None
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ToolkitError(f"--limit {arguments.limit} audits no row; give 1 or more, or leave it out")
     output = require_absent(arguments.output, arguments.overwrite)
     for path in (arguments.load_checkpoint, arguments.base):
         if path:
@@ -279,7 +226,7 @@ def main() -> int:
     result = audit(arguments)
     print(table(result))
     draw(result, output.with_suffix(".png"))
-    write_json(output, result)
+    write_json(output, json_ready(result))
     return 0
 
 
