@@ -1,4 +1,4 @@
-"""Report and hand-in on a made-up run folder: what is written, what is refused, and that bytes repeat."""
+"""The hand-in of a made-up run folder: what is packed, what is refused, and that bytes repeat."""
 
 import contextlib
 import hashlib
@@ -6,7 +6,8 @@ import os
 import shutil
 import struct
 import subprocess
-import sys
+import sysconfig
+import venv
 import zipfile
 
 import pytest
@@ -93,9 +94,15 @@ def link(sha, number):
 
 
 @pytest.fixture
-def run(root, tmp_path):
+def run(complete_run, tmp_path):
     """A run folder in which everything is there and agrees, report included."""
-    folder = tmp_path / "run1"
+    return shutil.copytree(complete_run, tmp_path / "run1")
+
+
+@pytest.fixture(scope="session")
+def complete_run(root, tmp_path_factory):
+    """What `run` is a copy of."""
+    folder = tmp_path_factory.mktemp("complete") / "run1"
     recipe = recipes.merge(recipes.load_yaml(root / "yaml/lora_finetune.yaml"), {
         "runner_config": {"epochs": EPOCHS, "batch_size": BATCH, "sink_mode": False, "sink_size": 1},
         "model": {"model_config": {"hidden_size": HIDDEN, "num_layers": LAYERS, "num_heads": 2,
@@ -131,44 +138,17 @@ def rewrite_report(run):
     report.write_report(run, "zh", overwrite=True)
 
 
-def test_report_numbers_come_from_the_files(run):
-    text = (run / "report.md").read_text(encoding="utf-8")
-    assert report.stated_in(text) == {
-        "lora_rank": "8", "lora_alpha": "32", "target_modules": "wo wq", "trainable": "4096",
-        "seq_length": "1024", "batch_size": "4", "cards": "2",
-        "global_batch_size": "8", "epochs": "2", "scheduled_steps": "10",
-        "train_rows": "40", "learning_rate": "5e-05"}
-    for number in ("75.00%", "49.54 / 31.40", "50.00 / 32.00", "F1 49.54（至少 45.00）", "4.0000",
-                   "https://bucket.example/merged_5.ckpt", "too_long | 1"):
-        assert number in text
-    # By hand: 4,096 of 7,321,000,000; (1 - 10 x 5.595e-7) x 0.3 + 0.75 x 0.7.
-    assert "0.000000559" in text and "0.824998" in text
-    assert (run / "analysis/train_loss.png").exists()
-
-
-def test_report_in_english_says_the_same(run):
-    chinese = report.stated_in((run / "report.md").read_text(encoding="utf-8"))
-    report.write_report(run, "en", overwrite=True)
-    text = (run / "report.md").read_text(encoding="utf-8")
-    assert report.stated_in(text) == chinese and "Hyper-parameters" in text
-    assert not any("\u4e00" <= character <= "\u9fff" for character in text)
-    with pytest.raises(ToolkitError, match="exists already"):
-        report.write_report(run, "en", overwrite=False)
-
-
-def test_report_without_results_says_not_measured(run):
-    for path in run.glob("results*"):
-        path.unlink()
+def test_attempts_are_packed_and_searched(run, tmp_path):
+    write_json(run / "msrun_log/attempt-001/attempt.json", {"command": "bash scripts/train_msrun.sh"})
+    write_text(run / "msrun_log/attempt-001/msrun.log", "started\n")
+    assert "report.md is older than msrun_log/attempt-001/attempt.json" in found(run)
     rewrite_report(run)
-    text = (run / "report.md").read_text(encoding="utf-8")
-    assert text.count("未测") == 2
-
-
-def test_memory_is_called_memory(run):
-    result = mmlu_result("tuned") | {"evaluation_kind": "reordered_train_questions"}
-    write_json(run / "results_mmlu.json", result)
-    rewrite_report(run)
-    assert "衡量的是记忆" in (run / "report.md").read_text(encoding="utf-8")
+    with zipfile.ZipFile(submission.package(run, "t", tmp_path)) as archive:
+        assert {f"2_training/msrun_log/attempt-001/{name}" for name in ("attempt.json", "msrun.log")} <= set(
+            archive.namelist())
+    write_text(run / "msrun_log/attempt-001/msrun.log", "--password hunter22x\n" * 3)
+    with pytest.raises(ToolkitError, match=r"msrun\.log line 1 holds a password \(and 2 more lines\)"):
+        submission.package(run, "t", tmp_path, overwrite=True)
 
 
 def test_package_of_a_complete_run(run, tmp_path):
@@ -196,15 +176,37 @@ def test_package_of_a_complete_run(run, tmp_path):
         submission.package(run, "team-1", tmp_path / "a")
 
 
-def test_the_packed_source_runs(run, tmp_path):
+@pytest.fixture(scope="session")
+def empty_environment(tmp_path_factory):
+    """A Python of its own that has what the toolkit needs, but not the toolkit."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    site = next(folder.glob("lib/python3*/site-packages"))
+    # Packages are found in this path; the .pth files in it, such as this checkout's own, are not read.
+    (site / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "bin/python"
+
+
+def test_the_packed_source_runs_as_its_readme_says(run, tmp_path, empty_environment):
     target = submission.package(run, "t", tmp_path)
     with zipfile.ZipFile(target) as archive:
         archive.extractall(tmp_path / "out")
+    readme = (tmp_path / "out/3_source/README.md").read_text(encoding="utf-8")
     source = tmp_path / "out" / submission.SOURCE_PREFIX
-    command = [sys.executable, "research_internlm/contest/score.py", "--accuracy", "1", "--ratio", "0"]
-    done = subprocess.run(command, cwd=source, env={"PYTHONPATH": str(source)}, capture_output=True,
-                          text=True)
-    assert "score 1.000000000" in done.stdout
+    assert "cd mindformers/research/internlm\npip install -e .\n" in readme
+    command = [empty_environment, "research_internlm/contest/score.py", "--accuracy", "1", "--ratio", "0"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+    def started(words):
+        return subprocess.run(words, cwd=source, env=environment, capture_output=True, text=True)
+
+    assert "No module named 'research_internlm'" in started(command).stderr
+    installed = started([empty_environment, "-m", "pip", "install", "--quiet", "--no-deps",
+                         "--no-build-isolation", "--disable-pip-version-check", "-e", "."])
+    assert installed.returncode == 0, installed.stderr
+    assert "score 1.000000000" in started(command).stdout
+    help_text = started([empty_environment, "research_internlm/run_internlm.py", "--help"])
+    assert "--train_dataset" in help_text.stdout, help_text.stderr
 
 
 def test_everything_wrong_is_listed_at_once(run, tmp_path):

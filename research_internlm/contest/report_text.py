@@ -10,13 +10,21 @@ from research_internlm.contest import score
 
 Say = Callable[[str, str], str]  # (Chinese, English) -> the one of the report's language
 
-# The warnings of contest/logs.py: pattern of the English sentence -> Chinese one with its groups.
+# The warnings on a run's logs: pattern of the English sentence -> Chinese one with its groups.
 _WARNINGS = (
     (r"the loss is not a number at (\d+) logged step\(s\), first at step (\d+)",
      r"有 \1 个记录步的损失不是数值，最早在第 \2 步"),
+    (r"the loss is not a number at (\d+) logged step\(s\), first at step (\d+), and still so at the last",
+     r"有 \1 个记录步的损失不是数值，最早在第 \2 步，直到最后一步仍是如此"),
+    (r"the validation loss is not a number at (\d+) logged step\(s\), first at step (\d+)",
+     r"有 \1 次验证的损失不是数值，最早在第 \2 步"),
+    (r"the validation loss is not a number at (\d+) logged step\(s\), first at step (\d+), and still so at "
+     r"the last", r"有 \1 次验证的损失不是数值，最早在第 \2 步，直到最后一次仍是如此"),
     (r"(\d+) of (\d+) logged steps overflowed and changed no weight; .*",
      r"\2 个记录步中有 \1 步溢出、未更新权重；请降低学习率或减小初始 loss_scale_value"),
     (r"(\d+) loss line\(s\) could not be read and are left out", r"有 \1 行损失记录无法读取，未计入"),
+    (r"(\d+) loss line\(s\) could not be read and are left out, the first: '(.*)'",
+     r"有 \1 行损失记录无法读取，未计入；第一行是“\2”"),
     (r"the last (\d+) losses are all (\S+): nothing is being trained",
      r"最后 \1 条损失都是 \2：没有任何参数在训练"),
     (r"the loss stands at (\S+) since the second quarter of the log \((\S+) there\): .*",
@@ -68,7 +76,7 @@ def in_line(settings: Mapping[str, Any], say: Say) -> str:
 
 
 def warning(text: str, say: Say) -> str:
-    """A warning of contest/logs.py in the report's language."""
+    """A warning on the logs in the report's language."""
     for pattern, chinese in _WARNINGS:
         if match := re.fullmatch(pattern, text):
             return say(match.expand(chinese), text)
