@@ -91,6 +91,7 @@ def test_what_got_worse_and_what_is_no_number_is_said():
     assert "letter got worse: 3.000 nats, base 0.050" in worse
     assert audit_findings.unlearnt(kinds_with(letter=0.09), kinds_with(letter=0.05)) == []
     broken = kinds_with(letter=float("nan"), eoa=0.1)
+    assert audit_findings.unlearnt(broken, kinds_with(letter=1.0, eoa=11.0)) == ["letter"]
     (text,) = warned(broken, kinds_with(letter=1.0, eoa=11.0))
     assert "the loss of letter is not a number" in text
     without_base = {"unlearnt": [], "tuned": {"kinds": broken}}

@@ -50,6 +50,7 @@ def test_line_of_this_version():
     ("loss: 1.215", "loss: 1.5, lm_loss: 0.5", "loss", 1.5),
     ("loss: 1.215", "loss: Tensor(shape=[], dtype=Float32, value= 1.5)", "loss", 1.5),
     ("{ Epoch:[", "{Epoch:[", "step", 8408),
+    ("{ Epoch:[", "\x1b[32m{ \x1b[1mEpoch:\x1b[0m[", "step", 8408),
     ("3772ms", "3772.5ms", "step_ms", 3772.5),
     ("3772ms", "3772 ms", "step_ms", 3772.0),
 ])

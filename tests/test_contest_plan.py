@@ -248,7 +248,6 @@ def test_written_yaml_holds_what_was_planned(root, tmp_path, capsys):
         "callbacks": [{"type": "CheckpointMonitor", "save_checkpoint_steps": 1_726,
                        "keep_checkpoint_max": 10}]})
     assert recipes.resolve(target) == expected
-    # What was written is planned again without a word.
     capsys.readouterr()
     plan.main(["--config", str(target), "--items", "138020"])
     assert "warning" not in capsys.readouterr().out
