@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from research_internlm import lora, weight_names
+from research_internlm import hf_config, lora, weight_names
 from research_internlm import recipe as recipes
 from research_internlm.errors import ToolkitError
 from research_internlm.files import read_json
-from research_internlm.tensor_files import TensorFile
+from research_internlm.tensor_files import SUFFIXES, TensorFile
 
 RESOLVED_CONFIG = "resolved_config.yaml"
 RUN_FACTS = "run.json"
-_LEVELS = 4  # OUTPUT_DIR/checkpoint_trainable/rank_0/x.ckpt lies three below OUTPUT_DIR
+_RANK_FOLDER = re.compile(r"checkpoint\w*/rank_\d+")  # where a run keeps its files, below its output folder
 
 
 @dataclass
@@ -46,20 +47,33 @@ class Adapter:
         """Whether the frozen base weights are in the file too."""
         return self.weights[0] in self.file.entries
 
+    def full_checkpoints(self) -> list[Path]:
+        """The run's checkpoints of base and adapter together, newest first."""
+        files = self.config_file.parent.glob("checkpoint/rank_*/*")
+        return sorted((file for file in files if file.suffix in SUFFIXES.values()),
+                      key=lambda file: file.stat().st_mtime, reverse=True)
+
 
 def run_config_of(path: Path) -> Path:
-    """The resolved config of the run that wrote a checkpoint, beside or above it.
+    """The resolved config of the run that wrote a checkpoint.
+
+    Beside the checkpoint, or in the folder of a run that the checkpoint lies in as runs lay them out; any
+    other folder above it may be another run's.
 
     Raises:
         ToolkitError: There is none; says where it was looked for.
     """
-    folders = list(path.absolute().parents)[:_LEVELS]
-    for folder in folders:
-        if (folder / RESOLVED_CONFIG).is_file():
-            return folder / RESOLVED_CONFIG
+    folder = path.absolute().parent
+    folders = [folder]
+    if _RANK_FOLDER.fullmatch(f"{folder.parent.name}/{folder.name}"):
+        folders.append(folder.parent.parent)
+    for place in folders:
+        if (place / RESOLVED_CONFIG).is_file():
+            return place / RESOLVED_CONFIG
     raise ToolkitError(
-        f"the scaling of {path} is in its run's {RESOLVED_CONFIG}, which is in none of "
-        f"{', '.join(map(str, folders))}; copy the run's {RESOLVED_CONFIG} beside the adapter")
+        f"the scaling of {path} is in its run's {RESOLVED_CONFIG}, which is not in "
+        f"{' or '.join(map(str, folders))}; copy the run's {RESOLVED_CONFIG} and {RUN_FACTS} beside the "
+        "adapter")
 
 
 def open_adapter(path: Path) -> Adapter:
@@ -73,6 +87,7 @@ def open_adapter(path: Path) -> Adapter:
     """
     config_file = run_config_of(path)
     model_config = recipes.model_config(recipes.load_yaml(config_file))
+    hf_config.check_model_config(model_config, str(config_file))
     pet_config = model_config.get("pet_config")
     if not pet_config:
         raise ToolkitError(f"{config_file} has no model.model_config.pet_config: the run trained no adapter")
@@ -83,15 +98,16 @@ def open_adapter(path: Path) -> Adapter:
                            "a base or already merged checkpoint; give the run's "
                            "checkpoint_trainable/rank_0/*.ckpt")
     weights, wanted = _expected(model_config)
-    weight_names.require_parameters(found, wanted, str(path), f"{config_file} (lora_rank "
-                                    f"{pet_config['lora_rank']}) is another run's, or the file is incomplete")
+    rank = lora.setting(pet_config, "lora_rank")
+    weight_names.require_parameters(found, wanted, str(path), f"{config_file} (lora_rank {rank}) is another "
+                                    "run's, or the file is incomplete")
     return Adapter(file, config_file, model_config, weights, _base_sha256(config_file))
 
 
 def _expected(model_config: Mapping[str, Any]) -> tuple[list[str], dict[str, tuple[int, ...]]]:
     """Names of the adapted weights, and names and shapes of their LoRA matrices."""
     cells = {linear.name for linear in lora.matched_linears(model_config, model_config["pet_config"])}
-    rank = model_config["pet_config"]["lora_rank"]
+    rank = lora.setting(model_config["pet_config"], "lora_rank")
     weights, shapes = [], {}
     for name, shape in weight_names.parameter_shapes(model_config).items():
         if name.endswith(".weight") and name.split(".")[-2] in cells:
@@ -102,8 +118,15 @@ def _expected(model_config: Mapping[str, Any]) -> tuple[list[str], dict[str, tup
 
 
 def _base_sha256(config_file: Path) -> str | None:
-    facts = config_file.with_name(RUN_FACTS)
-    return read_json(facts, "the run's facts").get("load_checkpoint_sha256") if facts.exists() else None
+    path = config_file.with_name(RUN_FACTS)
+    if not path.exists():
+        return None
+    facts = read_json(path, "the run's facts")
+    digest = facts.get("load_checkpoint_sha256", "") if isinstance(facts, dict) else 0
+    if not isinstance(digest, str | None):
+        raise ToolkitError(f"{path} is not as run_internlm.py writes it (load_checkpoint_sha256 is neither a "
+                           "sha256 nor null); restore the run's own")
+    return digest or None
 
 
 def peft_config(adapter: Adapter) -> str:
@@ -114,9 +137,9 @@ def peft_config(adapter: Adapter) -> str:
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,
-        "r": pet["lora_rank"],
-        "lora_alpha": pet["lora_alpha"],
-        "lora_dropout": pet.get("lora_dropout", 0.0),
+        "r": lora.setting(pet, "lora_rank"),
+        "lora_alpha": lora.setting(pet, "lora_alpha"),
+        "lora_dropout": lora.setting(pet, "lora_dropout"),
         "target_modules": sorted(cells),
         "bias": "none",
         "fan_in_fan_out": False,

@@ -14,6 +14,7 @@ import numpy as np
 from research_internlm.errors import ToolkitError
 
 BF16 = np.dtype([("bf16", "<u2")])
+FP64 = np.dtype("<f8")  # read, and written only as another type
 FLAG_TYPES = {"fp16": np.dtype("<f2"), "bf16": BF16, "fp32": np.dtype("<f4")}  # --dtype
 
 # numpy type, its name in safetensors, its name in a MindSpore .ckpt (mindspore/train/serialization.py)
@@ -21,7 +22,7 @@ _TABLE = (
     (np.dtype("<f2"), "F16", "Float16"),
     (BF16, "BF16", "BFloat16"),
     (np.dtype("<f4"), "F32", "Float32"),
-    (np.dtype("<f8"), "F64", "Float64"),
+    (FP64, "F64", "Float64"),
     (np.dtype("i1"), "I8", "Int8"),
     (np.dtype("<i2"), "I16", "Int16"),
     (np.dtype("<i4"), "I32", "Int32"),
@@ -60,14 +61,15 @@ class Entry:
 
 
 def to_float32(array: np.ndarray) -> np.ndarray:
-    """The values as float32; exact for float16 and bfloat16."""
+    """The values as float32; exact for float16 and bfloat16, infinite beyond float32's range."""
     if array.dtype == BF16:
         return (array["bf16"].astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # the caller's finite check says it with the tensor's name
+        return array.astype(np.float32, copy=False)
 
 
 def cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Casts between float types, to the nearest value, ties to even.
+    """Casts between float types, to the nearest value, ties to even; float64 by way of float32.
 
     Args:
         array: Any shape, of a type of the table.
@@ -88,23 +90,46 @@ def cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.where(np.isnan(values), np.uint16(_QUIET_NAN), rounded).view(BF16)
 
 
-def require_finite(array: np.ndarray, what: str) -> np.ndarray:
-    """Passes an array on if none of its values is NaN or infinite.
+def is_finite(array: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite.
 
     Looks at the exponent bits: several times faster than isfinite for 16-bit types.
 
     Args:
         array: Contiguous float16, bfloat16 or float32 values; other types pass unseen.
-        what: The tensor, for the message.
-
-    Raises:
-        ToolkitError: A value is not finite.
     """
     mask = _INFINITE_BITS.get(array.dtype)
-    if mask is not None:
-        bits = array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint32)
-        if ((bits & bits.dtype.type(mask)) == mask).any():
-            name = next(flag for flag, dtype in FLAG_TYPES.items() if dtype == array.dtype)
-            raise ToolkitError(f"{what} would hold NaN or infinite values as {name}: the source does, or its "
-                               "values are beyond the type's range; use another --dtype or checkpoint")
-    return array
+    if mask is None:
+        return True
+    bits = array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint32)
+    return not ((bits & bits.dtype.type(mask)) == mask).any()
+
+
+class FiniteCheck:
+    """Looks at every block of a result and tells of all tensors that are not finite at once.
+
+    Args:
+        advice: What the user can do, for the message.
+    """
+
+    def __init__(self, advice: str) -> None:
+        self._advice = advice
+        self._found: dict[str, np.dtype] = {}
+
+    def see(self, array: np.ndarray, name: str) -> np.ndarray:
+        """Passes a block of a tensor on, noting the name if it holds NaN or infinite values."""
+        if name not in self._found and not is_finite(array):
+            self._found[name] = array.dtype
+        return array
+
+    def finish(self) -> None:
+        """Ends the check.
+
+        Raises:
+            ToolkitError: Tensors were not finite; all are named.
+        """
+        if self._found:
+            flags = {dtype: flag for flag, dtype in FLAG_TYPES.items()}
+            listed = ", ".join(f"{name} ({flags[dtype]})" for name, dtype in self._found.items())
+            raise ToolkitError(f"{len(self._found)} tensors would hold NaN or infinite values: {listed}; "
+                               f"the source does, or its values are beyond the type's range; {self._advice}")

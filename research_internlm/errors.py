@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 
 USER_ERROR_EXIT_CODE = 2
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 class ToolkitError(Exception):
@@ -36,11 +37,19 @@ def run_main(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.filename is None and error.errno not in _DISK_ERRORS:  # no path: not the user's to mend
             raise
-        fail(f"cannot write {error.filename or 'an output file'}: {error.strerror}; free space or choose "
-             "another output folder, then run the same command again (no partial file was left behind)")
+        fail(_describe(error))
     sys.exit(code or 0)
+
+
+def _describe(error: OSError) -> str:
+    """What the system refused to do, where, and what to do about it."""
+    if error.errno in _DISK_ERRORS:
+        return (f"cannot write {error.filename or 'an output file'}: {error.strerror}; free space or choose "
+                "another output folder, then run the same command again (no partial file was left behind)")
+    places = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"cannot use {places}: {error.strerror}; check the path given on the command line"
 
 
 def fail(message: str) -> None:

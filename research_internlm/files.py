@@ -12,8 +12,11 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,31 +66,90 @@ def require_file(path: str | os.PathLike, what: str, hint: str = "") -> Path:
     return path
 
 
-def require_absent(path: str | os.PathLike, overwrite: bool) -> Path:
-    """Refuses to replace an existing output unless the user asked for it.
+def require_absent(path: str | os.PathLike, overwrite: bool, inputs: Iterable[str | os.PathLike] = (),
+                   is_folder: bool = False) -> Path:
+    """Checks, before any work, that an output can be written and destroys nothing it should not.
+
+    Args:
+        path: The output.
+        overwrite: Whether the user asked to replace an existing one.
+        inputs: Files the work reads: none of them may be, or lie in, the output.
+        is_folder: Whether the output is a folder of files.
 
     Raises:
-        ToolkitError: `path` exists and `overwrite` is False.
+        ToolkitError: `path` exists and `overwrite` is False, is of the other kind, is an input, or cannot
+            be made where it is.
     """
     path = Path(path)
+    _require_writable_place(path)
     if path.exists() and not overwrite:
         raise ToolkitError(f"{path} exists already; pass --overwrite to replace it, or name another output")
+    for source in map(Path, inputs):
+        if path.resolve() in (source.resolve(), *(source.resolve().parents if is_folder else ())):
+            raise ToolkitError(f"the output {path} is also the input {source}, or the folder that holds it; "
+                               "name another output")
+    if path.exists() and path.is_dir() != is_folder:
+        found, wanted = ("a file", "a folder") if is_folder else ("a folder", "a file")
+        raise ToolkitError(f"the output {path} is {found}, but {wanted} is to be written; name another "
+                           "output")
     return path
+
+
+def _require_writable_place(path: Path) -> None:
+    """Refuses a path that no file can be made at: its name is too long, or a parent is none or locked."""
+    try:
+        manifest_path(path).lstat()  # the longest name that will be written there
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise ToolkitError(f"cannot write {path}: {error.strerror}; name another output") from None
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise ToolkitError(f"cannot write {path}: {parent} is a file, not a folder; name another output")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ToolkitError(f"cannot write {path}: the folder {parent} is not yours to write to; name another "
+                           "output")
 
 
 @contextlib.contextmanager
 def staging(parent: str | os.PathLike) -> Iterator[Path]:
-    """A temporary folder beside the outputs, gone at the end whatever happens.
+    """A temporary folder beside the outputs, gone at the end whatever happens, SIGTERM included.
 
     Files written into it are on the same file system as their destination, so that `publish` is a rename.
     """
     parent = Path(parent)
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
+    with _terminated_as_exit():
+        folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _terminated_as_exit() -> Iterator[None]:
+    """Lets SIGTERM end the process through its `finally` blocks, where it would end it on the spot.
+
+    Only while there is something to clean up: a process that is busy in C code must stay killable.
+    """
+    if threading.current_thread() is not threading.main_thread() or (
+            signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL):
+        yield
+        return
+    owner = os.getpid()
+
+    def leave(number: int, _: Any) -> None:
+        if os.getpid() == owner:
+            sys.exit(128 + number)
+        signal.signal(number, signal.SIG_DFL)  # a forked worker has nothing to clean up
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, leave)
     try:
-        yield folder
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def publish(staged: Path, final: Path) -> None:

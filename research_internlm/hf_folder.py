@@ -37,9 +37,7 @@ def shards_of(folder: str | os.PathLike) -> list[Path]:
     for stem, suffix in _KINDS:
         index = folder / f"{stem}{suffix}.index.json"
         if index.exists():
-            names = sorted(set(_weight_map(index).values()))
-            return [require_file(folder / name, "the shard", f"{index.name} names it; download it again")
-                    for name in names]
+            return _require_shards(folder, index)
         if (folder / f"{stem}{suffix}").exists():
             return [folder / f"{stem}{suffix}"]
         pieces = sorted(folder.glob(f"{stem}-*-of-*{suffix}"))
@@ -49,11 +47,32 @@ def shards_of(folder: str | os.PathLike) -> list[Path]:
     raise ToolkitError(f"{folder} holds neither model*.safetensors nor pytorch_model*.bin")
 
 
+def _require_shards(folder: Path, index: Path) -> list[Path]:
+    """The shards an index names, all of which must be there."""
+    shards = [folder / name for name in sorted(set(_weight_map(index).values()))]
+    faults = []
+    for shard in shards:
+        try:
+            require_file(shard, "the shard")
+        except ToolkitError as error:
+            faults.append(str(error))
+    if faults:
+        raise ToolkitError(f"{'; '.join(faults)}; {index.name} names {len(shards)} shards, download the "
+                           f"{len(faults)} again")
+    return shards
+
+
 def _weight_map(index: Path) -> dict[str, str]:
     content = read_json(index, "the index file")
-    if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
         raise ToolkitError(f"the index file {index} has no weight_map; download it again")
-    return content["weight_map"]
+    odd = [f"{name}: {shard!r}" for name, shard in weight_map.items()
+           if not isinstance(shard, str) or Path(shard).name != shard]
+    if odd:
+        raise ToolkitError(f"the index file {index} names no files for {len(odd)} tensors ({', '.join(odd)}"
+                           "); download it again")
+    return weight_map
 
 
 class HfFolder:
@@ -76,12 +95,14 @@ class HfFolder:
         self.place: dict[str, Path] = {}
         self.entries: dict[str, Entry] = {}
         self._opened: tuple[Path, Any] | None = None
+        twice = []
         for shard in self.shards:
             for name, entry in self._shard(shard).entries.items():
                 if name in self.place:
-                    raise ToolkitError(f"{name} is in {self.place[name].name} and in {shard.name}; the "
-                                       "folder mixes two downloads")
+                    twice.append(f"{name} is in {self.place[name].name} and in {shard.name}")
                 self.place[name], self.entries[name] = shard, entry
+        if twice:
+            raise ToolkitError(f"{'; '.join(twice)}; the folder mixes two downloads")
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` of a tensor; asking shard by shard keeps one shard open at a time."""
@@ -113,7 +134,7 @@ class _BinShard:
     def _numpy_type(tensor: Any) -> np.dtype | None:
         name = str(tensor.dtype).removeprefix("torch.")
         return {"float16": dtypes.FLAG_TYPES["fp16"], "bfloat16": dtypes.BF16,
-                "float32": dtypes.FLAG_TYPES["fp32"]}.get(name)
+                "float32": dtypes.FLAG_TYPES["fp32"], "float64": dtypes.FP64}.get(name)
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         import torch
@@ -145,4 +166,4 @@ def _load_bin(path: Path) -> dict[str, Any]:
                            f"is never run): {str(error).splitlines()[0]}") from None
     if not isinstance(tensors, dict) or not all(isinstance(item, torch.Tensor) for item in tensors.values()):
         raise ToolkitError(f"{path} holds no plain mapping of names to tensors")
-    return dict(tensors)
+    return {name: tensor.detach() for name, tensor in tensors.items()}  # parameters are read as their values

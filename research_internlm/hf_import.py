@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,51 +19,67 @@ from research_internlm.tensor_files import format_of, row_blocks, write_tensors
 from research_internlm.weight_names import Source
 
 
-def import_model(hf_dir: Path, output: Path, dtype: str | None, overwrite: bool) -> dict[str, Any]:
+def import_model(hf_dir: Path, output: Path, dtype: str | None, overwrite: bool, form: str | None = None
+                 ) -> dict[str, Any]:
     """Converts a model folder of InternLM, InternLM2, or a Llama of their structure.
 
     Memory: one block of rows of one tensor (safetensors), or one mapped shard (.bin).
 
     Args:
         hf_dir: Folder with config.json and the weights.
-        output: A .ckpt or .safetensors file.
+        output: File to make.
         dtype: `fp16`, `bf16` or `fp32`; None keeps each tensor's type.
         overwrite: Replace an existing output.
+        form: `ckpt` or `safetensors`; None goes by the output's suffix.
 
     Returns:
-        The facts written into the manifest.
+        The facts written into the manifest; `notes` are for the user to read.
 
     Raises:
         ToolkitError: Config, tensors or output do not allow it.
     """
-    format_of(output)
+    format_of(output, form)
     require_absent(output, overwrite)
     config = read_json(hf_dir / "config.json", "the model's config", "give the folder of the HF release")
     model_config = hf_config.to_model_config(config)
     folder = HfFolder(hf_dir)
+    inputs = [hf_dir / "config.json", *folder.shards]
+    require_absent(output, overwrite, inputs)
+    shapes = weight_names.parameter_shapes(model_config)
     sources = _sources(model_config, hf_config.spelling_of(config), folder, config)
-    buffers = _check_tensors(folder, sources, weight_names.parameter_shapes(model_config), hf_dir)
-    layout = _layout(folder, sources, weight_names.parameter_shapes(model_config), dtype)
+    buffers = _check_tensors(folder, sources, shapes, hf_dir, dtype)
+    digests = _write(folder, sources, _layout(folder, sources, shapes, dtype), output, form, inputs)
+    facts = {
+        "tool": "weights.py from-hf", "inputs": digests, "model_config": model_config,
+        "counts": {"in": len(folder.entries), "out": len(sources), "dropped": {"buffers": len(buffers)}},
+        "dropped": buffers, "notes": hf_config.left_out(config),
+    }
+    write_manifest(output, **facts)
+    return facts
+
+
+def _write(folder: HfFolder, sources: Mapping[str, Source], layout: Mapping[str, Entry], output: Path,
+           form: str | None, inputs: Sequence[Path]) -> dict[str, str]:
+    """Writes the checkpoint; returns the inputs' sha256 by file name."""
+    check = dtypes.FiniteCheck("use another --dtype, or download the model again")
 
     def blocks_of(name: str) -> Iterator[np.ndarray]:
         source = sources[name]
         for start, stop in row_blocks(folder.entries[source.name], source.rows):
             rows = dtypes.cast(folder.rows(source.name, start, stop), layout[name].dtype)
-            yield dtypes.require_finite(rows, source.name)
+            yield check.see(rows, source.name)
 
-    # Hashing runs beside the conversion: it leaves Python's lock, as reading and writing do.
-    with ThreadPoolExecutor(1) as pool, staging(output.parent) as stage:
-        digests = pool.map(sha256_of, [hf_dir / "config.json", *folder.shards])
-        write_tensors(stage / output.name, layout, blocks_of)
+    with contextlib.ExitStack() as stack:
+        stage = stack.enter_context(staging(output.parent))
+        # Hashing runs beside the conversion: it leaves Python's lock, as reading and writing do.
+        pool = ThreadPoolExecutor(1)
+        stack.callback(pool.shutdown, cancel_futures=True)  # no hashing on after an error
+        digests = pool.map(sha256_of, inputs)
+        write_tensors(stage / output.name, layout, blocks_of, form=form)
         folder.close()
-        inputs = dict(zip(["config.json", *(shard.name for shard in folder.shards)], digests, strict=True))
+        check.finish()
+        facts = dict(zip((path.name for path in inputs), digests, strict=True))
         publish(stage / output.name, output)
-    facts = {
-        "tool": "weights.py from-hf", "inputs": inputs, "model_config": model_config,
-        "counts": {"in": len(folder.entries), "out": len(layout), "dropped": {"buffers": len(buffers)}},
-        "dropped": buffers,
-    }
-    write_manifest(output, **facts)
     return facts
 
 
@@ -77,7 +94,7 @@ def _sources(model_config: Mapping[str, Any], spelling: str, folder: HfFolder, c
 
 
 def _check_tensors(folder: HfFolder, sources: Mapping[str, Source], shapes: Mapping[str, tuple[int, ...]],
-                   where: Path) -> list[str]:
+                   where: Path, dtype: str | None) -> list[str]:
     """Holds all tensors against the model; returns the names of buffers, which are left out."""
     wanted: dict[str, tuple[int, ...]] = {}
     for name, source in sources.items():
@@ -88,10 +105,15 @@ def _check_tensors(folder: HfFolder, sources: Mapping[str, Source], shapes: Mapp
     found = {name: entry.shape for name, entry in folder.entries.items() if name not in buffers}
     weight_names.require_parameters(found, wanted, str(where), "check that config.json and the weights "
                                     "belong together and are complete")
-    odd = [name for name in found if folder.entries[name].dtype not in dtypes.FLAG_TYPES.values()]
+    types = {name: folder.entries[name].dtype for name in found}
+    odd = [name for name in found if types[name] not in (*dtypes.FLAG_TYPES.values(), dtypes.FP64)]
     if odd:
-        raise ToolkitError(f"{where}: {len(odd)} tensors are not fp16, bf16 or fp32 ({', '.join(odd[:5])}); "
+        raise ToolkitError(f"{where}: {len(odd)} tensors are no floating-point numbers ({', '.join(odd)}); "
                            "quantised weights cannot be converted")
+    wide = [name for name in found if types[name] == dtypes.FP64]
+    if wide and not dtype:
+        raise ToolkitError(f"{where}: {len(wide)} tensors are float64 ({', '.join(wide)}), which MindFormers "
+                           "does not train; choose a type with --dtype")
     return buffers
 
 

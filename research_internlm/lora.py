@@ -7,15 +7,19 @@ from mindformers/models/llama, wrapping rule from mindformers/pet/tuners/lora_ad
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from research_internlm.errors import ToolkitError
 
+# Of mindformers.pet.pet_config.LoraConfig; it has none for target_modules.
+MINDFORMERS_DEFAULTS = MappingProxyType({"lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.01})
 CONTEST_TOTAL = 7_321_000_000  # the total every team put into its ratio (contest notes, phase 2)
 
 
@@ -65,7 +69,20 @@ class ParameterCount:
 
 def scaling(pet_config: Mapping[str, Any]) -> float:
     """The factor on the low-rank product, alpha / rank (Hu et al. 2021, section 4.1)."""
-    return pet_config["lora_alpha"] / pet_config["lora_rank"]
+    return setting(pet_config, "lora_alpha") / setting(pet_config, "lora_rank")
+
+
+def setting(pet_config: Mapping[str, Any], key: str) -> Any:
+    """`lora_rank`, `lora_alpha` or `lora_dropout` as MindFormers takes it: its default where none is stated.
+
+    Raises:
+        ToolkitError: The value is none MindFormers could train with.
+    """
+    value = pet_config.get(key, MINDFORMERS_DEFAULTS[key])
+    kinds, lowest = ((int,), 1) if key == "lora_rank" else ((int, float), 0)
+    if type(value) not in kinds or not lowest <= value < math.inf:
+        raise ToolkitError(f"pet_config.{key} is {value!r}; it must be a number of at least {lowest}")
+    return value
 
 
 def intermediate_size(model_config: Mapping[str, Any]) -> int:
@@ -109,7 +126,7 @@ def matched_linears(model_config: Mapping[str, Any], pet_config: Mapping[str, An
     Raises:
         ToolkitError: No cell matches, so nothing would be trained.
     """
-    target = pet_config["target_modules"]
+    target = _target(pet_config)
     exclude = pet_config.get("exclude_layers") or []
     exclude = [exclude] if isinstance(exclude, str) else exclude
     linears = layer_linears(model_config)
@@ -122,6 +139,16 @@ def matched_linears(model_config: Mapping[str, Any], pet_config: Mapping[str, An
             "'.*wq|.*wk|.*wv|.*wo')"
         )
     return matched
+
+
+def _target(pet_config: Mapping[str, Any]) -> str:
+    target = pet_config.get("target_modules")
+    try:
+        re.compile(target)
+    except (TypeError, re.error):
+        raise ToolkitError(f"pet_config.target_modules is {target!r}; it must be a regular expression of "
+                           "cell names (the report uses '.*wq|.*wk|.*wv|.*wo')") from None
+    return target
 
 
 def count_parameters(model_config: Mapping[str, Any]) -> ParameterCount:
@@ -146,7 +173,7 @@ def count_parameters(model_config: Mapping[str, Any]) -> ParameterCount:
     if not pet_config:
         return ParameterCount(base, base, 0)
     matched = matched_linears(model_config, pet_config)
-    rank = pet_config["lora_rank"]
+    rank = setting(pet_config, "lora_rank")
     trainable = layers * sum(rank * (cell.in_channels + cell.out_channels) for cell in matched)
     return ParameterCount(base, trainable, layers * len(matched))
 
@@ -164,8 +191,8 @@ def adapter_names(weight_name: str) -> tuple[str, str]:
     return f"{cell}.mindpet_delta_lora_a", f"{cell}.mindpet_delta_lora_b"
 
 
-def merge_weight(weight: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, factor: float) -> np.ndarray:
-    """Folds an adapter into its weight: W + factor * B A, computed in float32.
+def add_product(weight: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, factor: float) -> np.ndarray:
+    """W + factor * B A in float32, finite or not.
 
     Args:
         weight: Base weight, shape (out, in).
@@ -173,17 +200,23 @@ def merge_weight(weight: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, fac
         lora_b: B, shape (out, rank).
         factor: `scaling` of the run that trained the adapter.
 
-    Returns:
-        The merged weight in the base weight's dtype.
-
     Raises:
-        ToolkitError: Shapes do not belong together, or the result is not finite.
+        ToolkitError: Shapes do not belong together.
     """
     if lora_a.shape != (lora_b.shape[1], weight.shape[1]) or lora_b.shape[0] != weight.shape[0]:
         raise ToolkitError(f"LoRA matrices of shape {lora_a.shape} and {lora_b.shape} do not fit a weight of "
                            f"shape {weight.shape}; the adapter belongs to another base or rank")
     delta = lora_b.astype(np.float32) @ lora_a.astype(np.float32)
-    merged = (weight.astype(np.float32) + np.float32(factor) * delta).astype(weight.dtype)
+    return weight.astype(np.float32) + np.float32(factor) * delta
+
+
+def merge_weight(weight: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, factor: float) -> np.ndarray:
+    """Folds an adapter into its weight: add_product in the base weight's dtype.
+
+    Raises:
+        ToolkitError: Shapes do not belong together, or the result is not finite.
+    """
+    merged = add_product(weight, lora_a, lora_b, factor).astype(weight.dtype)
     if not np.isfinite(merged.astype(np.float32)).all():
         raise ToolkitError("the merged weight is not finite (NaN, or beyond the range of "
                            f"{weight.dtype}); the run overflowed, merge an earlier checkpoint")

@@ -12,7 +12,7 @@ from research_internlm import dtypes, lora, weight_names
 from research_internlm.adapters import Adapter, open_adapter
 from research_internlm.dtypes import Entry
 from research_internlm.errors import ToolkitError
-from research_internlm.files import publish, read_manifest, require_absent, sha256_of, staging, write_manifest
+from research_internlm.files import publish, require_absent, sha256_of, staging, write_manifest
 from research_internlm.tensor_files import TensorFile, format_of, row_blocks, write_tensors
 
 _TOOL = "weights.py merge"
@@ -37,9 +37,7 @@ def merge(base_path: Path, adapter_path: Path, output: Path, overwrite: bool) ->
             finite.
     """
     format_of(output)
-    if output.resolve() in (base_path.resolve(), adapter_path.resolve()):
-        raise ToolkitError(f"--output {output} is also an input; name another file")
-    require_absent(output, overwrite)
+    require_absent(output, overwrite, (base_path, adapter_path))
     adapter = open_adapter(adapter_path)
     with adapter.file, TensorFile(base_path, "the base") as base:
         layout, dropped = _layout(base, adapter)
@@ -48,6 +46,7 @@ def merge(base_path: Path, adapter_path: Path, output: Path, overwrite: bool) ->
         merger = _Merger(base, adapter, layout)
         with staging(output.parent) as stage:
             write_tensors(stage / output.name, layout, merger.blocks_of)
+            merger.check.finish()
             if not merger.changed:
                 raise ToolkitError(f"{adapter_path} changes no weight (its B matrices are all zero, or too "
                                    "small for the base's type): the run trained nothing; check its log")
@@ -79,35 +78,58 @@ def _layout(base: TensorFile, adapter: Adapter) -> tuple[dict[str, Entry], dict[
 
 
 def _check_base(base: TensorFile, adapter: Adapter, layout: dict[str, Entry], base_sha256: str) -> None:
-    """Refuses a base that is not the one the adapter was trained on, as far as the files can tell.
+    """Refuses a base unless it is shown to be the one the adapter was trained on.
 
-    A full checkpoint holds its base, which is compared; else run.json has the base's sha256; else at least
-    weights that are merged already are known by their manifest.
+    Shown by the adapter's own file where that holds the base too, by the sha256 in run.json, or by the
+    values in one of the run's full checkpoints: the same weights in another file form are the same base. A
+    base that an adapter was merged into already is another one by each of these.
+
+    Raises:
+        ToolkitError: It is another base, or nothing tells.
     """
     if adapter.holds_base:
-        differing = [] if base.path.samefile(adapter.file.path) else _differing(base, adapter, layout)
-        if differing:
-            raise ToolkitError(
-                f"{len(differing)} weights of {base.path} are not those the adapter was trained on (e.g. "
-                f"{differing[0]}): another base, or merged already; give {adapter.file.path} as --base too")
-    elif adapter.base_sha256 and adapter.base_sha256 != base_sha256:
+        if not base.path.samefile(adapter.file.path):
+            _require_same(base, adapter.file, layout)
+        return
+    if adapter.base_sha256 == base_sha256:
+        return
+    full_path = next(iter(adapter.full_checkpoints()), None)
+    if full_path:
+        with TensorFile(full_path, "the run's checkpoint") as full:
+            _require_same(base, full, layout)
+        return
+    run = adapter.config_file.parent
+    if adapter.base_sha256:
         raise ToolkitError(
-            f"the adapter's run started from a checkpoint with sha256 {adapter.base_sha256} (run.json), but "
-            f"{base.path} has {base_sha256}: another base, or merged already; give the run's "
-            "--load_checkpoint")
-    elif not adapter.base_sha256 and (read_manifest(base.path) or {}).get("tool") == _TOOL:
-        raise ToolkitError(f"{base.path} was made by {_TOOL}: merging into it again would apply an adapter "
-                           "twice; give the base the run started from")
+            f"the run {run} started from a file with sha256 {adapter.base_sha256} (run.json), but "
+            f"{base.path} has {base_sha256}: another base, one merged already, or the same weights in "
+            f"another form, which only a full checkpoint in {run}/checkpoint could tell; give exactly the "
+            "run's --load_checkpoint")
+    raise ToolkitError(
+        f"nothing tells whether {base.path} is the base of {adapter.file.path}: {run} has neither a run.json "
+        "with the sha256 of a --load_checkpoint (a run from random weights has none) nor a full checkpoint "
+        "in checkpoint/; give the run's full checkpoint (checkpoint/rank_0/*.ckpt) as --base and --adapter "
+        "both, or put the run's run.json back")
 
 
-def _differing(base: TensorFile, adapter: Adapter, layout: dict[str, Entry]) -> list[str]:
-    """Weights whose values in the base and in the adapter's file differ."""
+def _require_same(base: TensorFile, full: TensorFile, layout: dict[str, Entry]) -> None:
+    """Refuses a base whose values are not those of a full checkpoint of the run."""
+    differing = _differing(base, full, layout)
+    if differing:
+        raise ToolkitError(
+            f"{len(differing)} weights of {base.path} are not those the adapter was trained on, as "
+            f"{full.path} has them (e.g. {differing[0]}): another base, or merged already; give the run's "
+            f"--load_checkpoint, or {full.path} as --base and --adapter both")
+
+
+def _differing(base: TensorFile, full: TensorFile, layout: dict[str, Entry]) -> list[str]:
+    """Weights whose values in the base and in a full checkpoint differ, in the checkpoint's type."""
     differing = []
     for name in layout:
-        theirs = adapter.file.entries.get(name)
+        theirs = full.entries.get(name)
         if theirs is None or any(
                 not np.array_equal(dtypes.cast(base.rows(name, *rows), theirs.dtype),
-                                   adapter.file.rows(name, *rows)) for rows in row_blocks(theirs)):
+                                   full.rows(name, *rows)) for rows in row_blocks(theirs)):
             differing.append(name)
     return differing
 
@@ -119,6 +141,9 @@ class _Merger:
         self.base, self.adapter, self.layout = base, adapter, layout
         self.adapted = set(adapter.weights)
         self.changed: set[str] = set()
+        self.check = dtypes.FiniteCheck("the run overflowed, merge an earlier checkpoint of it, or the sums "
+                                        "are too large for the base's type: convert the base again with "
+                                        "from-hf --dtype bf16 or fp32")
 
     def blocks_of(self, name: str) -> Iterator[np.ndarray]:
         """The consecutive row blocks of a weight of the result."""
@@ -128,17 +153,14 @@ class _Merger:
         for start, stop in row_blocks(self.layout[name]):
             rows = self.base.rows(name, start, stop)
             if name in self.adapted:
-                merged = self._merge(name, rows, lora_a, lora_b[start:stop])
+                merged = self._merge(rows, lora_a, lora_b[start:stop])
                 if not np.array_equal(merged, rows):
                     self.changed.add(name)
                 rows = merged
-            yield dtypes.require_finite(rows, name)
+            yield self.check.see(rows, name)
 
-    def _merge(self, name: str, rows: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray) -> np.ndarray:
-        try:
-            with np.errstate(all="ignore"):  # the result is checked
-                merged = lora.merge_weight(dtypes.to_float32(rows), lora_a, lora_b,
-                                           lora.scaling(self.adapter.pet_config))
-        except ToolkitError as error:
-            raise ToolkitError(f"{name}: {error}") from None
+    def _merge(self, rows: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):  # the result is checked
+            merged = lora.add_product(dtypes.to_float32(rows), lora_a, lora_b,
+                                      lora.scaling(self.adapter.pet_config))
         return dtypes.cast(merged, rows.dtype)

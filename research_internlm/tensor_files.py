@@ -25,16 +25,32 @@ BLOCK_BYTES = 4 << 20  # larger ones leave the caches and cost fresh pages: 2.5 
 SUFFIXES = {"ckpt": ".ckpt", "safetensors": ".safetensors"}
 
 
-def format_of(path: str | os.PathLike) -> str:
-    """`ckpt` or `safetensors`, by the file name.
+def format_of(path: str | os.PathLike, stated: str | None = None) -> str:
+    """`ckpt` or `safetensors`, by the file name or as stated.
+
+    Args:
+        path: The file.
+        stated: The format the user asked for, under which any name will do but one that says the other.
 
     Raises:
-        ToolkitError: It ends in neither.
+        ToolkitError: The name says neither and nothing is stated, or it contradicts what is.
     """
-    for name, suffix in SUFFIXES.items():
-        if Path(path).suffix == suffix:
-            return name
-    raise ToolkitError(f"{path} ends neither in .ckpt nor in .safetensors; name the file after its format")
+    found = next((name for name, suffix in SUFFIXES.items() if Path(path).suffix == suffix), None)
+    if stated and found not in (None, stated):
+        raise ToolkitError(f"--format {stated} asks for another format than the name {path} says, by which "
+                           f"later steps read it; name it *{SUFFIXES[stated]} or leave --format out")
+    if not stated and not found:
+        raise ToolkitError(f"{path} ends neither in .ckpt nor in .safetensors; name the file after its "
+                           "format (from-hf has --format for other names)")
+    return stated or found
+
+
+def _format_to_read(path: Path) -> str:
+    """As format_of, but a file named after neither is told by its content."""
+    if path.suffix in SUFFIXES.values():
+        return format_of(path)
+    with open(path, "rb") as file:
+        return "safetensors" if file.read(9)[8:] == b"{" else "ckpt"
 
 
 class TensorFile:
@@ -54,14 +70,15 @@ class TensorFile:
     def __init__(self, path: str | os.PathLike, what: str = "the checkpoint") -> None:
         self.path = require_file(path, what)
         size = self.path.stat().st_size
-        parse = {"ckpt": ckpt_format.read_entries, "safetensors": _safetensors_entries}[format_of(path)]
+        form = _format_to_read(self.path)
+        parse = {"ckpt": ckpt_format.read_entries, "safetensors": _safetensors_entries}[form]
         self._file = open(path, "rb")  # noqa: SIM115 (closed by close)
         try:
             self.entries: dict[str, Entry] = parse(self._file, size)
-        except (ValueError, KeyError, TypeError, EOFError, UnicodeDecodeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
             self._file.close()
-            raise ToolkitError(f"{what} {path} ({size:,} bytes) is truncated or no {format_of(path)} file: "
-                               f"{error}") from None
+            raise ToolkitError(f"{what} {path} ({size:,} bytes) is truncated, damaged or no {form} file: "
+                               f"{error}; download or write it again") from None
 
     def __enter__(self) -> TensorFile:
         return self
@@ -84,7 +101,8 @@ class TensorFile:
             low, high = max(start * row_bytes, position), min(stop * row_bytes, position + nbytes)
             if low < high:
                 self._file.seek(offset + low - position)
-                self._file.readinto(target[low - start * row_bytes:high - start * row_bytes])
+                if self._file.readinto(target[low - start * row_bytes:high - start * row_bytes]) < high - low:
+                    raise ToolkitError(f"{self.path} ends inside {name}: it was cut while being read")
             position += nbytes
         return array
 
@@ -108,19 +126,20 @@ def row_blocks(entry: Entry, ranges: Iterable[tuple[int, int]] | None = None) ->
 
 
 def write_tensors(path: Path, layout: Mapping[str, Entry], blocks_of: Callable[[str], Iterable[np.ndarray]],
-                  framework: str = "ms") -> None:
+                  framework: str = "ms", form: str | None = None) -> None:
     """Writes tensors in the layout's order, block by block.
 
     Args:
-        path: File to make; its suffix says the format.
+        path: File to make.
         layout: Name to shape and type.
         blocks_of: Gives the consecutive row blocks of a named tensor, in the layout's type.
         framework: `format` in a safetensors file's metadata: `ms`, or `pt` for transformers.
+        form: `ckpt` or `safetensors`; None goes by the path's suffix.
 
     Raises:
         ValueError: The blocks of a tensor do not add up to its size.
     """
-    is_ckpt = format_of(path) == "ckpt"
+    is_ckpt = format_of(path, form) == "ckpt"
     total = sum(entry.nbytes for entry in layout.values())
     with open(path, "xb") as file, tqdm(total=total, desc=path.name, unit="B", unit_scale=True,
                                         delay=2) as bar:
@@ -149,11 +168,32 @@ def _safetensors_entries(file: BinaryIO, size: int) -> dict[str, Entry]:
     entries = {}
     for name, facts in header.items():
         begin, end = facts["data_offsets"]
-        if start + end > size:
-            raise ValueError(f"{name} ends beyond the file")
         entries[name] = Entry(tuple(facts["shape"]), dtypes.FROM_SAFETENSORS.get(facts["dtype"]),
                               [(start + begin, end - begin)])
+    _require_whole(entries, start, size)
     return entries
+
+
+def _require_whole(entries: Mapping[str, Entry], start: int, size: int) -> None:
+    """Checks that the tensors fill the bytes behind a safetensors header: no gap, no overlap, right sizes.
+
+    Raises:
+        ValueError: They do not, as the format demands; every tensor concerned is named.
+    """
+    wrong, expected = [], start
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].pieces):
+        (begin, nbytes), = entry.pieces
+        if begin != expected:
+            wrong.append(f"{name} begins at byte {begin:,}, the tensor before it ends at {expected:,}")
+        if any(not isinstance(length, int) or length < 0 for length in entry.shape):
+            wrong.append(f"{name} has the shape {entry.shape}")
+        elif nbytes < 0 or (entry.dtype is not None and nbytes != entry.nbytes):
+            wrong.append(f"{name} has {nbytes:,} bytes, which is not what its shape and type take")
+        expected = begin + nbytes
+    if expected != size:
+        wrong.append(f"the tensors end at byte {expected:,}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
 
 
 def _safetensors_header(layout: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:

@@ -36,7 +36,7 @@ _CELLS = {
 }
 _LAYER_NAME = re.compile(r"(model\.layers\.\d+\.)(.+)\.(\w+)")
 _OPTIMIZER_PREFIXES = ("adam_m.", "adam_v.", "moments.", "exp_avg")
-_LISTED = 30  # names in one error; a wrong layer count concerns hundreds
+_ONE_LAYER = re.compile(r"(model\.layers\.)(\d+)(\..+)")
 _PEFT_SUFFIXES = {"mindpet_delta_lora_a": "lora_A.weight", "mindpet_delta_lora_b": "lora_B.weight"}
 
 
@@ -182,5 +182,22 @@ def require_parameters(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str
 
 
 def _listed(names: list[str]) -> str:
-    more = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+    """All names; those that differ in the layer only are one entry, as a wrong layer count gives hundreds."""
+    layers: dict[tuple[str, str], list[int]] = {}
+    for name in names:
+        match = _ONE_LAYER.fullmatch(name)
+        start, layer, end = match.groups() if match else (name, None, "")
+        layers.setdefault((start, end), []).extend([] if layer is None else [int(layer)])
+    return ", ".join(start + _ranges(sorted(numbers)) + end for (start, end), numbers in layers.items())
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[3] -> `3`, [0, 1, 2, 5] -> `{0-2,5}`, [] -> nothing."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    text = ",".join("-".join(map(str, run)) for run in runs)
+    return f"{{{text}}}" if len(numbers) > 1 else text

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from research_internlm import hf_config
 from research_internlm import recipe as recipes
 from research_internlm.dtypes import FLAG_TYPES
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.hf_export import export_adapter, export_model
 from research_internlm.hf_import import import_model
 from research_internlm.merging import merge
-from research_internlm.tensor_files import SUFFIXES, format_of
+from research_internlm.tensor_files import SUFFIXES
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,7 +62,8 @@ def _add_from_hf(commands: Any) -> None:
     command = _command(commands, "from-hf", "Hugging Face InternLM or InternLM2 to one MindSpore checkpoint")
     command.add_argument("hf_dir", type=Path, metavar="HF_DIR", help="folder with config.json and "
                          "model*.safetensors or pytorch_model*.bin (.bin needs torch)")
-    command.add_argument("output", type=Path, metavar="OUT", help="file to make: .ckpt or .safetensors")
+    command.add_argument("output", type=Path, metavar="OUT", help="file to make: .ckpt or .safetensors, or "
+                         "any name with --format")
     command.add_argument("--dtype", choices=FLAG_TYPES, help="type of the result (default: each tensor's "
                          "own)")
     command.add_argument("--format", choices=SUFFIXES, help="format of the result (default: by OUT's suffix)")
@@ -81,12 +83,16 @@ def _add_to_hf(commands: Any) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    if arguments.format and format_of(arguments.output) != arguments.format:
-        raise ToolkitError(f"--format {arguments.format} asks for a file that ends in "
-                           f"{SUFFIXES[arguments.format]}, found {arguments.output}")
-    facts = import_model(arguments.hf_dir, arguments.output, arguments.dtype, arguments.overwrite)
+    facts = import_model(arguments.hf_dir, arguments.output, arguments.dtype, arguments.overwrite,
+                         arguments.format)
     print("model_config: " + yaml.safe_dump(facts["model_config"], default_flow_style=True, sort_keys=False,
                                             width=math.inf).strip())
+    notes = list(facts["notes"])
+    if arguments.output.suffix not in SUFFIXES.values():
+        notes.append(f"MindSpore loads {arguments.output} only under a name that ends in "
+                     f"{SUFFIXES[arguments.format]}")
+    for note in notes:
+        print(f"note: {note}")
     return facts
 
 
@@ -97,9 +103,20 @@ def _merge(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
-    return export_model(arguments.checkpoint, arguments.output, recipes.model_config(recipe),
-                        arguments.model_file, arguments.overwrite)
+    stated = recipes.model_config(recipes.resolve(arguments.config, arguments.overlay))
+    model_config = recipes.model_config(recipes.resolve(arguments.config, arguments.overlay,
+                                                        arguments.overrides))
+    unknown = [key for key in model_config if key not in stated and key not in hf_config.EXPORT_KEYS]
+    if unknown:
+        raise ToolkitError(f"model.model_config has no {', '.join(unknown)}; an export reads "
+                           f"{', '.join(sorted(hf_config.EXPORT_KEYS))}")
+    hf_config.check_model_config(model_config, arguments.config)
+    facts = export_model(arguments.checkpoint, arguments.output, model_config, arguments.model_file,
+                         arguments.overwrite)
+    if not arguments.model_file:
+        print(f"note: no --model_file was given, so {arguments.output} has no tokenizer files, and generation "
+              "stops at the plain end of text only")
+    return facts
 
 
 def _export_adapter(arguments: argparse.Namespace) -> Mapping[str, Any]:
