@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from preprocess import questions as question_reader
 from preprocess import splits
+from preprocess.alpaca_items import write_items
 from preprocess.orderings import ORDERS, choose_orders, depends_on_order
 from preprocess.questions import Question
 from research_internlm import files
@@ -131,8 +132,8 @@ def count_categories(questions: list[Question], split: splits.Split) -> dict[str
     for question in questions:
         names["/".join(question.category)]["questions"] += 1
     for part in ("train", "valid", "test"):
-        for item in getattr(split, part):
-            names[f"{item['source']}/{item['subject']}"][part] += 1
+        for shown in getattr(split, part):
+            names["/".join(shown.question.category)][part] += 1
     return {name: {key: counts[key] for key in ("questions", "train", "valid", "test")}
             for name, counts in names.items()}
 
@@ -141,7 +142,7 @@ def write_outputs(arguments: argparse.Namespace, split: splits.Split, facts: dic
     """Writes the three files, and then their manifests."""
     outputs = {part: output_path(arguments.output_dir, part) for part in ("train", "valid", "test")}
     for part, path in tqdm(outputs.items(), desc="writing", unit="file", disable=None):
-        files.write_json(path, getattr(split, part))
+        write_items(path, (shown.item() for shown in getattr(split, part)))
     for part, path in outputs.items():
         files.write_manifest(path, tool="preprocess/data_preprocess.py", part=part,
                              items=len(getattr(split, part)), **facts)

@@ -29,6 +29,7 @@ from research_internlm.tokens import SpecialTokens
 _ITEMS_PER_ENCODE = 2048
 _CACHED_TEXTS = 1 << 18  # of lines and of words; some 60 MB each
 _SPACE = "\u2581"  # SentencePiece's space
+_PIECE_TAG = 0x0A  # of field 1 with a length, protobuf's wire format
 _FLAGS = (b"\0", b"\1")  # of one token, by whether it is supervised
 
 
@@ -43,10 +44,12 @@ class Splitter:
     def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
         self.processor, self.prefix = processor, ""
         self._line = self._word = None
-        model = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())
+        serialized, settings = _cut_model(processor.serialized_model_proto())
+        model = sentencepiece_model_pb2.ModelProto.FromString(settings)
         if not _splittable(model):
             return
-        pieces = [piece.piece.replace(" ", _SPACE) for piece in model.pieces if piece.type != piece.BYTE]
+        pieces = [processor.id_to_piece(id_).replace(" ", _SPACE) for id_ in range(processor.vocab_size())
+                  if not processor.is_byte(id_)]
         joined = {pair for piece in pieces for pair in itertools.pairwise(piece)}
         behind_newline = {second for first, second in joined if first == "\n"} | {_SPACE}
         before_space = {first for first, second in joined if second == _SPACE} | {_SPACE}
@@ -55,7 +58,8 @@ class Splitter:
         if model.normalizer_spec.add_dummy_prefix:
             self.prefix = " "
             model.normalizer_spec.add_dummy_prefix = False
-            self.processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+            self.processor = sentencepiece.SentencePieceProcessor(
+                model_proto=serialized + model.SerializeToString())
 
     def lines(self, text: str) -> list[str]:
         """Cuts a text (prefix included) behind newlines."""
@@ -67,6 +71,21 @@ class Splitter:
     def words(self, line: str) -> list[str]:
         """Cuts a line before spaces."""
         return self._word.split(line) if self._word else [line]
+
+
+def _cut_model(model: bytes) -> tuple[bytes, bytes]:
+    """A serialized ModelProto as its pieces (field 1, all in a row) and everything else.
+
+    protobuf's Python implementation, which MindSpore needs, takes a second to parse 100,000 pieces. Fields
+    of a message may stand in any order, so the two can be joined again.
+    """
+    place = 0
+    while place < len(model) and model[place] == _PIECE_TAG:
+        size, shift = 0, 0  # a varint: seven bits a byte, low ones first
+        while (place := place + 1) and model[place] & 0x80:
+            size, shift = size | (model[place] & 0x7F) << shift, shift + 7
+        place += 1 + (size | model[place] << shift)
+    return model[:place], model[place:]
 
 
 def _splittable(model: sentencepiece_model_pb2.ModelProto) -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from preprocess import exam_csv, official_compat
+from preprocess.alpaca_items import write_items
 from preprocess.exam_csv import ExamFile
 from research_internlm import files
 from research_internlm.errors import ToolkitError, run_main
@@ -179,7 +180,7 @@ def main(argument_list: list[str] | None = None) -> None:
     for exam in exam_files:
         rows_per_category[f"{exam.source}/{exam.subject}"] += len(exam.rows)
     counts = {"in": rows_in, "out": len(items), "dropped": len(facts["dropped"])}
-    files.write_json(arguments.output, items)
+    write_items(arguments.output, items)
     files.write_manifest(
         arguments.output, tool="preprocess/mmlu_cmmlu_csv2json.py", official_compat=arguments.official_compat,
         seed=arguments.seed, prompt_version=PROMPT_VERSION, counts=counts,

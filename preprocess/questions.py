@@ -94,6 +94,25 @@ class Question:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A question in one of its orders; rendered when it is written, since six hundred bytes a copy add up.
+
+    Attributes:
+        question: The question.
+        order: order[i] is the original place of the option shown at place i.
+        ordering: Number of the ordering, from 1.
+    """
+
+    question: Question
+    order: tuple[int, ...]
+    ordering: int
+
+    def item(self) -> dict[str, Any]:
+        """The item of the output file."""
+        return self.question.item(self.order, self.ordering)
+
+
 def read_items(items: Any, where: str) -> tuple[list[Question], list[dict[str, Any]]]:
     """Reads the items of an alpaca json.
 

@@ -11,9 +11,8 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from preprocess.questions import Question
+from preprocess.questions import Question, Shown
 
 EVALUATION_KIND = {"sixth_ordering": "reordered_train_questions", "held_out": "held_out"}
 
@@ -22,7 +21,7 @@ Orders = Sequence[Sequence[tuple[int, ...]]]  # per question, its orders
 
 @dataclass
 class Split:
-    """Items of the three files.
+    """What goes into the three files.
 
     Attributes:
         train: Ordering by ordering: all questions in their first order, then all in their second, ...
@@ -31,9 +30,9 @@ class Split:
         unused: Items in none of the three (the rest of the last ordering).
     """
 
-    train: list[dict[str, Any]] = field(default_factory=list)
-    valid: list[dict[str, Any]] = field(default_factory=list)
-    test: list[dict[str, Any]] = field(default_factory=list)
+    train: list[Shown] = field(default_factory=list)
+    valid: list[Shown] = field(default_factory=list)
+    test: list[Shown] = field(default_factory=list)
     unused: int = 0
 
 
@@ -55,13 +54,13 @@ def sixth_ordering(
         and the next items of each category's shuffled last ordering.
     """
     last = len(orders[0]) - 1
-    split = Split(train=_render(questions, [list(own)[:last] for own in orders]))
+    split = Split(train=_show(questions, [list(own)[:last] for own in orders]))
     by_category: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index, question in enumerate(questions):
         by_category[question.category].append(index)
     for members in by_category.values():
         generator.shuffle(members)
-        items = [questions[index].item(orders[index][last], last + 1) for index in members]
+        items = [Shown(questions[index], orders[index][last], last + 1) for index in members]
         split.valid += items[:valid_places]
         split.test += items[valid_places:valid_places + test_places]
         split.unused += len(items[valid_places + test_places:])
@@ -82,9 +81,9 @@ def held_out(
     """
     sides = _assign_sides(questions, {"valid": valid_places, "test": test_places}, generator)
     kept = [index for index in range(len(questions)) if index not in sides]
-    aside = {side: [questions[index].item(orders[index][0], 1)
+    aside = {side: [Shown(questions[index], orders[index][0], 1)
                     for index in sorted(sides) if sides[index] == side] for side in ("valid", "test")}
-    return Split(_render([questions[index] for index in kept], [orders[index] for index in kept]), **aside)
+    return Split(_show([questions[index] for index in kept], [orders[index] for index in kept]), **aside)
 
 
 def _assign_sides(
@@ -114,7 +113,7 @@ def _assign_sides(
     return sides
 
 
-def _render(questions: Sequence[Question], orders: Orders) -> list[dict[str, Any]]:
+def _show(questions: Sequence[Question], orders: Orders) -> list[Shown]:
     rounds = len(orders[0]) if orders else 0
-    return [question.item(own[turn], turn + 1)
+    return [Shown(question, own[turn], turn + 1)
             for turn in range(rounds) for question, own in zip(questions, orders, strict=True)]

@@ -62,3 +62,19 @@ def test_items_are_checked(tmp_path, content, message):
 def test_a_pattern_that_matches_no_file_is_refused(tmp_path):
     with pytest.raises(ToolkitError, match="matches no file"):
         alpaca_items.inputs_of(str(tmp_path / "*.json"))
+
+
+FLAT = st.dictionaries(st.text(max_size=4), st.text(max_size=9) | st.integers() | st.none() | st.booleans()
+                       | st.lists(st.text(max_size=5) | st.integers(), max_size=4), min_size=1, max_size=5)
+
+
+def test_written_items_are_the_bytes_of_the_whole_list(tmp_path):
+    path = tmp_path / "items.json"
+
+    @settings(deadline=None)
+    @given(st.lists(FLAT, max_size=4))
+    def check(items):
+        alpaca_items.write_items(path, iter(items))
+        assert path.read_bytes() == json.dumps(items, ensure_ascii=False, indent=4).encode()
+
+    check()

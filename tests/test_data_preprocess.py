@@ -112,7 +112,7 @@ def test_no_question_text_crosses(drawn, valid_places, test_places, seed):
     split = splits.held_out(questions, orders, valid_places, test_places, random.Random(seed))
 
     def texts(part):  # normalised independently of the code under test
-        return {"".join(c for c in unicodedata.normalize("NFKC", entry["question"]).lower() if c.isalnum())
+        return {"".join(c for c in unicodedata.normalize("NFKC", entry.question.text).lower() if c.isalnum())
                 for entry in part}
 
     assert not texts(split.train) & texts(split.valid)
@@ -120,7 +120,7 @@ def test_no_question_text_crosses(drawn, valid_places, test_places, seed):
     assert not texts(split.valid) & texts(split.test)
     assert len(split.train) == 2 * (len(drawn) - len(split.valid) - len(split.test))
     for part, places in ((split.valid, valid_places), (split.test, test_places)):
-        assert all(count <= places for count in Counter(entry["subject"] for entry in part).values())
+        assert all(count <= places for count in Counter(entry.question.subject for entry in part).values())
 
 
 @settings(max_examples=100, deadline=None)
@@ -134,8 +134,8 @@ def test_sixth_ordering_conserves_items(subjects, valid_places, test_places, rou
     assert len(split.train) == len(questions) * (rounds - 1)
     assert len(split.valid) + len(split.test) + split.unused == len(questions)
     for subject, size in Counter(subjects).items():
-        assert sum(entry["subject"] == subject for entry in split.valid) == min(size, valid_places)
-        assert sum(entry["subject"] == subject for entry in split.test) == max(
+        assert sum(entry.question.subject == subject for entry in split.valid) == min(size, valid_places)
+        assert sum(entry.question.subject == subject for entry in split.test) == max(
             0, min(size - valid_places, test_places))
 
 
