@@ -1,9 +1,8 @@
 """Multiple-choice questions as data_preprocess.py works on them, read from an alpaca json.
 
 Items of mmlu_cmmlu_csv2json.py carry structured fields, and those are what counts. Items with the three
-alpaca keys only (the official converter's) are taken apart by their template: every way to read the text is
-looked for, and an item that has none or more than one is refused. No regular expression decides where an
-option ends, because an option may hold "\\nA." itself.
+alpaca keys only (the official converter's) are read back by prompts.parse_choice_input, which finds every
+reading; an item that has none or more than one is refused.
 """
 
 from __future__ import annotations
@@ -11,15 +10,19 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from research_internlm.errors import ToolkitError
-from research_internlm.prompts import LETTERS, choice_input, choice_instruction, choice_output
+from research_internlm.prompts import (
+    LETTERS,
+    choice_input,
+    choice_instruction,
+    choice_output,
+    parse_choice_input,
+)
 
 _BEFORE_DOMAIN, _AFTER_DOMAIN = choice_instruction("\0").split("\0")
-_OPENING, *_MARKS = re.split("[\0\1]", choice_input("\0", ["\1"] * len(LETTERS)))[:-1]
 _CJK = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
 _STRUCTURED = {"source": str, "subject": str, "question": str, "options": list, "answer": str}
 
@@ -167,11 +170,11 @@ def _from_text(item: dict[str, Any], index: int) -> Question:
     domain = instruction.removeprefix(_BEFORE_DOMAIN).removesuffix(_AFTER_DOMAIN)
     if instruction != choice_instruction(domain):
         raise Unreadable("the instruction is not the official one")
-    readings = list(itertools.islice(parse_input(item["input"]), 2))
+    readings = parse_choice_input(item["input"])
     if len(readings) != 1:
         raise Unreadable("the input can be read in more than one way" if readings
                          else "the input is not a question with options A to D")
-    text, *options = readings[0]
+    text, options = readings[0]
     if not all(option.strip() for option in options):
         raise Unreadable("an option is empty")
     letter = item["output"].removeprefix(choice_output("\0").split("\0")[0])[:1]
@@ -180,29 +183,6 @@ def _from_text(item: dict[str, Any], index: int) -> Question:
     answer = LETTERS.index(letter)
     _check_output(item["output"], options, answer)
     return Question(str(index + 1), "", domain.replace(" ", "_"), instruction, text, tuple(options), answer)
-
-
-def parse_input(text: str) -> Iterator[tuple[str, ...]]:
-    """All ways to read an `input` field as a question and four options.
-
-    Args:
-        text: The field.
-
-    Yields:
-        (question, option A, option B, option C, option D).
-    """
-    def split_at(start: int, marks: list[str]) -> Iterator[tuple[str, ...]]:
-        if not marks:
-            yield (text[start:],)
-            return
-        found = text.find(marks[0], start)
-        while found >= 0:
-            for rest in split_at(found + len(marks[0]), marks[1:]):
-                yield text[start:found], *rest
-            found = text.find(marks[0], found + 1)
-
-    if text.startswith(_OPENING):
-        yield from split_at(len(_OPENING), _MARKS)
 
 
 def _check_output(output: str, options: list[str], answer: int) -> None:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from preprocess import data_preprocess, mmlu_cmmlu_csv2json, splits
 from preprocess.orderings import ORDERS
-from preprocess.questions import Question, parse_input, read_items
+from preprocess.questions import Question, read_items
 from research_internlm import files
 from research_internlm.errors import ToolkitError
-from research_internlm.prompts import choice_input, choice_instruction, choice_output
+from research_internlm.prompts import choice_input, choice_instruction, choice_output, parse_choice_input
 
 
 def item(question="q", options=("w", "x", "y", "z"), answer="A", subject="s", source="mmlu", row=1):
@@ -180,7 +180,8 @@ def test_alpaca_items_are_taken_apart():
     ("Question: q \nA.1\nC.3\nB.2\nD.4", []),
 ])
 def test_every_reading_is_found(text, readings):
-    assert sorted(parse_input(text)) == sorted(readings)
+    found = [(question, *options) for question, options in parse_choice_input(text)]
+    assert sorted(found) == sorted(readings)
 
 
 UNREADABLE = {
