@@ -4,7 +4,7 @@ import pytest
 
 from research_internlm import recipe as recipes
 from research_internlm.contest import cost, plan
-from research_internlm.contest.schedule import Steps
+from research_internlm.contest.schedule import Steps, saving_of, steps_of, warnings
 from research_internlm.errors import ToolkitError
 from research_internlm.files import write_json, write_manifest, write_text
 from research_internlm.lora import count_parameters
@@ -39,14 +39,25 @@ def test_a_longer_row_pays_for_its_tokens_and_its_attention(recipe):
 
 def test_packing_saves_the_padding(recipe):
     steps = Steps(138_020, cards=4, batch_size=4, epochs=4, sink_size=2)
-    found = by_layout(cost.costs(recipe, steps, 146 * 138_020, cost.Measured(1_000, 4 * 1024, 1024)))
-    # 146 x 138,020 tokens in rows of 994 (97 % of 1,025): 20,273 rows, 6.81 samples a row.
-    packed = found["packed", 1024]
-    assert packed.rows == 20_273
-    assert packed.steps == 4 * (20_273 // 16)  # 5,069 rows a card, 1,267 batches of 4
-    assert found["padded", 1024].hours / packed.hours == pytest.approx(34_504 / packed.steps)
-    assert found["padded", 1024].steps == 34_504
-    assert packed.useful == pytest.approx(0.97, abs=1e-3)
+    found = by_layout(cost.costs(recipe, steps, 146 * 138_020, cost.Measured(1_000, 4 * 1024, 1024), [512]))
+    # 146 x 138,020 tokens in rows of 1,014 (99 % of 1,025): 19,873 rows, 6.945 samples a row. One row a card
+    # is 27.8 samples an update, the nearest to the report's 16.
+    packed, padded = found["packed", 1024], found["padded", 1024]
+    assert (packed.rows, packed.batch_size, packed.samples) == (19_873, 1, pytest.approx(27.78, abs=0.01))
+    assert packed.steps == 4 * 4_969  # 19,873 / 4 rows a card, rounded up
+    assert (padded.batch_size, padded.samples, padded.steps) == (4, 16, 34_504)
+    assert padded.hours / packed.hours == pytest.approx(4 * 34_504 / 19_876)
+    assert packed.useful == pytest.approx(0.99, abs=1e-3)
+    # In rows of 507 (99 % of 513): 39,746 of them, 3.47 samples a row, 13.9 an update.
+    short = found["packed", 512]
+    assert (short.batch_size, short.samples) == (1, pytest.approx(13.89, abs=0.01))
+
+
+def test_the_packed_recipe_sees_its_padded_twin(root):
+    recipe = recipes.resolve(root / "yaml/lora_finetune_packed.yaml")
+    steps = Steps(35_000, cards=4, batch_size=1, epochs=4)
+    found = by_layout(cost.costs(recipe, steps, 146 * 138_020, None, [1024], samples=138_020))
+    assert (found["padded", 1024].batch_size, found["padded", 1024].steps) == (4, 34_504)
 
 
 def test_without_a_measured_step_there_are_steps_but_no_hours(recipe):
@@ -116,9 +127,16 @@ def test_plan_prints_the_choice(root, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "1,600 rows on 4 cards x batch 4 = 100 steps an epoch" in out
     rows = [line.split() for line in out.splitlines() if "packed" in line or "padded" in line]
-    # 4 epochs of 100 steps of a second are 0.11 h; 236 packed rows are 14 steps an epoch.
-    assert rows[2] == ["1024", "padded", "1,600", "400", "6,553,600", "14.2%", "0.11"]
-    assert rows[3] == ["1024", "packed", "236", "56", "917,504", "96.6%", "0.02"]
+    # 4 epochs of 100 steps of a second are 0.11 h. 146 x 1,600 tokens are 231 rows of 1,014, 58 a card.
+    assert rows[2] == ["1024", "padded", "1,600", "4", "16.0", "400", "6,553,600", "14.2%", "0.11"]
+    assert rows[3] == ["1024", "packed", "231", "1", "27.7", "232", "950,272", "98.7%", "0.02"]
     run = run_folder(root, tmp_path / "run", [1, 1, 1_000])  # 2 cards; 4 work no slower
     plan.main([*config, "--measured", str(run)])
     assert rows[2] in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("fill", [0.98, 0.99, 0.997])
+def test_the_packed_recipe_keeps_the_five_however_full_its_rows(root, fill):
+    recipe = recipes.resolve(root / "yaml/lora_finetune_packed.yaml")
+    steps = steps_of(recipe, round(146 * 138_020 / 577 / fill), cards=4)
+    assert not warnings(saving_of(recipe, steps), steps)
