@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tqdm import tqdm
 
-from research_internlm.contest import upload
+from research_internlm.contest import sending, upload
 from research_internlm.contest.object_store import ObjectStore
 from research_internlm.errors import ToolkitError, run_main
 
@@ -128,8 +128,8 @@ def main():
     part_size = 16 * upload.MIB
     with tempfile.TemporaryDirectory() as folder:
         make_file(Path(folder, "big.ckpt"), int(arguments.gigabytes * 1e9), part_size)
-        [item] = upload.items_of(Path(folder, "big.ckpt"), "")
-        parts = len(upload.part_ranges(item.size, part_size))
+        [item], _ = upload.items_of(Path(folder, "big.ckpt"), "")
+        parts = len(sending.part_ranges(item.size, part_size))
         whole = attempt(store, item, part_size, arguments.parallel)
         server.parts.clear()
         server.size, server.refuse_after = None, parts // 2

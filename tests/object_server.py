@@ -102,7 +102,7 @@ def proxy():
 
 
 @pytest.fixture
-def bucket(proxy, monkeypatch, request):
+def bucket(proxy, monkeypatch, request, tmp_path_factory):
     """A new bucket, the environment of a user, and a proxy without faults."""
     proxy.faults, proxy.parts, proxy.delay, proxy.damage, proxy.checks_md5 = [], 0, 0.0, False, True
     proxy.put_faults, proxy.cuts, proxy.cut_beyond = [], 0, 0
@@ -114,5 +114,6 @@ def bucket(proxy, monkeypatch, request):
     monkeypatch.setenv("OBS_ACCESS_KEY_ID", ACCESS)
     monkeypatch.setenv("OBS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("OBS_SERVER", f"http://127.0.0.1:{proxy.server_port}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     client.name = name
     return client

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_internlm.contest import object_store, upload
+from research_internlm.contest import object_store, sending, upload
 from research_internlm.errors import ToolkitError
 from tests import object_server
 from tests.object_server import ACCESS, SECRET
 
-PART = 5 * upload.MIB  # S3's smallest part
+PART = 5 * sending.MIB  # S3's smallest part
 SIZE = 4 * PART + 12_345
 bucket, proxy = object_server.bucket, object_server.proxy  # fixtures
 
@@ -179,6 +179,73 @@ def test_a_file_that_grows_meanwhile(bucket, weights, monkeypatch):
         run(bucket, weights)
 
 
+def test_a_file_that_grew_since_it_was_listed_is_sent_as_it_is(bucket, tmp_path, capsys):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"a")
+    (folder / "b").write_bytes(b"b")
+    items, _ = upload.items_of(folder, "run")
+    (folder / "b").write_bytes(b"longer")
+    arguments = upload.parse_arguments([str(folder), f"obs://{bucket.name}/run"])
+    assert list(upload.upload_all(upload.connect(bucket.name, None), items, folder, arguments)) == []
+    head = bucket.head_object(Bucket=bucket.name, Key="run/b")
+    assert head["ContentLength"] == 6 and head["Metadata"]["sha256"] == hashlib.sha256(b"longer").hexdigest()
+    assert "(6 bytes, 6 sent, verified)" in capsys.readouterr().out
+
+
+def test_a_file_that_grows_while_it_is_sent_fails_and_the_others_go(bucket, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "a.log").write_bytes(b"a")
+    (folder / "b").write_bytes(b"b")
+    head = object_store.ObjectStore.head
+
+    def grow(store, key):
+        if key.endswith("a.log"):
+            with open(folder / "a.log", "ab") as log:
+                log.write(b"more")
+        return head(store, key)
+
+    monkeypatch.setattr(object_store.ObjectStore, "head", grow)
+    with pytest.raises(ToolkitError, match=r"1 file\(s\) .* not uploaded: .*a\.log changed .* \(1 bytes"):
+        run(bucket, folder)
+    listed = [entry["Key"] for entry in bucket.list_objects_v2(Bucket=bucket.name)["Contents"]]
+    assert listed == ["run/b"]
+
+
+def test_an_unfinished_upload_of_another_tail_is_not_completed(bucket, weights, proxy, monkeypatch):
+    monkeypatch.setattr(object_store, "RETRIES", 0)
+    proxy.faults = [None, None, 503]
+    with pytest.raises(ToolkitError):
+        run(bucket, weights, "--parallel", "1")
+    with open(weights, "r+b") as file:  # the two parts on the server are still those of the file
+        file.seek(SIZE - 1)
+        file.write(b"x" if weights.read_bytes()[-1:] != b"x" else b"y")
+    run(bucket, weights)
+    assert stored(bucket) == weights.read_bytes()
+    sha256 = bucket.head_object(Bucket=bucket.name, Key="run/merged.ckpt")["Metadata"]["sha256"]
+    assert sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def test_links_are_followed_and_what_cannot_go_is_listed(bucket, tmp_path):
+    folder, elsewhere, record = tmp_path / "out", tmp_path / "elsewhere", tmp_path / "links.json"
+    (elsewhere / "deep").mkdir(parents=True)
+    (elsewhere / "deep" / "x").write_bytes(b"x")
+    folder.mkdir()
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "circle").symlink_to(folder)
+    (folder / "gone").symlink_to("nothing")
+    (folder / os.fsdecode(b"\xff")).write_bytes(b"x")
+    with pytest.raises(ToolkitError, match=r"3 file\(s\)") as error:
+        run(bucket, folder, "--record", str(record))
+    for words in ("circle is a link to a folder it lies in", "gone is a link to nothing",
+                  "\\xff has a name that is not UTF-8"):
+        assert words in str(error.value)
+    listed = [entry["Key"] for entry in bucket.list_objects_v2(Bucket=bucket.name)["Contents"]]
+    assert listed == ["run/linked/deep/x"]
+    assert [entry["file"] for entry in json.loads(record.read_text())] == ["linked/deep/x"]
+
+
 def test_dry_run_connects_to_nothing(weights, monkeypatch, capsys):
     monkeypatch.delenv("OBS_ACCESS_KEY_ID", raising=False)
     upload.main([str(weights), "obs://bucket/a/b/", "--part_size", "5", "--dry_run"])
@@ -188,8 +255,8 @@ def test_dry_run_connects_to_nothing(weights, monkeypatch, capsys):
 
 @given(st.integers(1, 6 * 2**40), st.integers(5, 100))
 def test_parts_cover_the_file_and_are_never_too_many(size, mib):
-    ranges = upload.part_ranges(size, mib * upload.MIB)
-    assert len(ranges) <= upload.MOST_PARTS and ranges[0][0] == 0 and sum(ranges[-1]) == size
+    ranges = sending.part_ranges(size, mib * sending.MIB)
+    assert len(ranges) <= sending.MOST_PARTS and ranges[0][0] == 0 and sum(ranges[-1]) == size
     assert all(before + length == after for (before, length), (after, _) in itertools.pairwise(ranges))
 
 

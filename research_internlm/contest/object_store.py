@@ -30,6 +30,7 @@ TOKEN_VARIABLE = "OBS_SECURITY_TOKEN"
 SERVER_VARIABLE = "OBS_SERVER"
 RETRIES = 5  # the SDK waits 0.2, 0.4, ... seconds between them
 TIMEOUT_SECONDS = 60
+_IMPATIENT_SECONDS = 10
 _READ_BYTES = 1 << 20
 _SHA256_HEADERS = ("sha256", "x-obs-meta-sha256", "x-amz-meta-sha256")  # the SDK strips the prefix it knows
 _URL = re.compile(r"obs://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
@@ -51,6 +52,10 @@ def parse_url(url: str) -> tuple[str, str]:
     return match["bucket"], (match["prefix"] or "").strip("/")
 
 
+class UnreachableError(ToolkitError):
+    """No answer, or one that another try may mend (5xx); no fault of the request."""
+
+
 @dataclass(frozen=True)
 class StoredObject:
     """An object in the bucket: its size in bytes, and the sha256 it was uploaded with."""
@@ -65,12 +70,13 @@ class ObjectStore:
     Args:
         bucket: Its name.
         server: Endpoint of its region, e.g. https://obs.cn-north-4.myhuaweicloud.com.
+        patient: Retry for minutes what fails; otherwise give up within seconds.
 
     Raises:
         ToolkitError: The SDK is not installed, a credential variable is missing, or the server is no URL.
     """
 
-    def __init__(self, bucket: str, server: str) -> None:
+    def __init__(self, bucket: str, server: str, patient: bool = True) -> None:
         try:
             import obs
         except ImportError:
@@ -84,12 +90,13 @@ class ObjectStore:
                                "https://obs.cn-north-4.myhuaweicloud.com")
         self.bucket = bucket
         self._parts = parts
+        self._retries = RETRIES if patient else 0
         access, secret = (os.environ[name] for name in KEY_VARIABLES)
         self._sdk = obs
         self._client = obs.ObsClient(
             access_key_id=access, secret_access_key=secret, security_token=os.environ.get(TOKEN_VARIABLE),
             server=parts.geturl(), ssl_verify=_authorities() if parts.scheme == "https" else False,
-            max_retry_count=RETRIES, timeout=TIMEOUT_SECONDS)
+            max_retry_count=self._retries, timeout=TIMEOUT_SECONDS if patient else _IMPATIENT_SECONDS)
 
     def url(self, key: str) -> str:
         """Address under which anyone may read a public object."""
@@ -105,15 +112,16 @@ class ObjectStore:
         try:
             answer = method(self.bucket, *arguments, **options)
         except (OSError, http.client.HTTPException) as error:
-            raise ToolkitError(f"{what}: no answer from {self._parts.netloc} after {RETRIES} retries "
-                               f"({type(error).__name__}: {error}); run the same command again to continue"
-                               ) from None
+            raise UnreachableError(
+                f"{what}: no answer from {self._parts.netloc} after {self._retries} retries "
+                f"({type(error).__name__}: {error}); run the same command again to continue") from None
         if answer.status == 404 and may_lack:
             return None
         if answer.status >= 300:
             hint = _HINTS.get(answer.status, "run the same command again to continue")
-            raise ToolkitError(f"{what}: {self._parts.netloc} answered {answer.status} "
-                               f"{answer.errorCode or answer.reason or ''}; {hint}")
+            kind = UnreachableError if answer.status >= 500 else ToolkitError
+            raise kind(f"{what}: {self._parts.netloc} answered {answer.status} "
+                       f"{answer.errorCode or answer.reason or ''}; {hint}")
         return answer
 
     def head(self, key: str) -> StoredObject | None:
@@ -182,18 +190,6 @@ class ObjectStore:
         for block in _blocks(answer.body.response):
             file.write(block)
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Keys of the objects whose names begin with `prefix`."""
-        marker = None
-        while True:
-            body = self._call(f"listing of {prefix}", self._client.listObjects, prefix=prefix,
-                              marker=marker).body
-            for content in body.contents:
-                yield content.key
-            if not body.is_truncated:
-                return
-            marker = body.next_marker or body.contents[-1].key
-
     def delete(self, key: str) -> None:
         """Removes an object."""
         self._call(f"removal of {key}", self._client.deleteObject, key, may_lack=True)
@@ -204,10 +200,10 @@ class ObjectStore:
                      key=lambda upload: upload.initiated)
         return newest and newest.uploadId
 
-    def abort_uploads(self, prefix: str) -> None:
-        """Drops all unfinished multipart uploads of keys that begin with `prefix`."""
-        for upload in list(self._uploads(prefix)):
-            self.abort_upload(upload.key, upload.uploadId)
+    def abort_uploads(self, key: str) -> None:
+        """Drops all unfinished multipart uploads of a key."""
+        for upload in [upload for upload in self._uploads(key) if upload.key == key]:
+            self.abort_upload(key, upload.uploadId)
 
     def _uploads(self, prefix: str) -> Iterator[Any]:
         """Unfinished multipart uploads of keys that begin with `prefix`."""

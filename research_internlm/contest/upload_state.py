@@ -1,0 +1,38 @@
+"""What this machine knows of the multipart uploads it began: the sha256 each was begun for.
+
+The server tells which parts it holds, but not for which file an upload was begun; an upload that goes on with
+another file's bytes would be completed under the first one's checksum.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+
+def _file_of(upload_id: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "research_internlm" / "uploads" / hashlib.sha256(upload_id.encode()).hexdigest()
+
+
+def remember(upload_id: str, sha256: str) -> None:
+    """Notes what an upload is of; where it cannot be written, a killed upload starts anew."""
+    with contextlib.suppress(OSError):
+        file = _file_of(upload_id)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(sha256, encoding="ascii")
+
+
+def recall(upload_id: str) -> str | None:
+    """The sha256 an upload was begun for, or None where another machine began it."""
+    with contextlib.suppress(OSError):
+        return _file_of(upload_id).read_text(encoding="ascii")
+    return None
+
+
+def forget(upload_id: str) -> None:
+    """Drops the note of an upload that has ended."""
+    with contextlib.suppress(OSError):
+        _file_of(upload_id).unlink()
