@@ -4,16 +4,18 @@
     python research_internlm/contest/mirror.py push RUN_DIR obs://bucket/prefix [--interval 5]
     python research_internlm/contest/mirror.py fetch obs://bucket/prefix RUN_DIR
 
-`push` runs beside the training, at the lowest priority, until its standard input ends or it gets SIGTERM;
-then it sends what is left and says what is not safe (exit code 1). With `< /dev/null` it sends a folder
-once. It only reads the run's files, and waits out network errors. `fetch` makes the folder again; data and
-base weights are not mirrored, it says which ones must be there.
+`push` runs beside the training, at the lowest priority, until its standard input has ended and no process of
+the run lives (or until SIGTERM); then it sends what is left and says what is not safe (exit code 1). So
+`< /dev/null` sends a folder once. It only reads the run's files, and waits out network errors. `fetch` makes
+the folder again; data and base weights are not mirrored, it says which ones must be there.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,13 +26,16 @@ from pathlib import Path
 
 from research_internlm.contest.mirror_fetch import fetch
 from research_internlm.contest.mirror_index import inputs_of
-from research_internlm.contest.mirror_push import AnotherRunError, Pusher
+from research_internlm.contest.mirror_push import Pusher, RefusedError, printable
 from research_internlm.contest.object_store import SERVER_VARIABLE, parse_url
+from research_internlm.contest.run_processes import processes_of, take_lock
 from research_internlm.contest.upload import connect
 from research_internlm.errors import ToolkitError, run_main
 
 MOST_WAIT = 600.0  # seconds between two tries while the network is away
 UNSAFE_EXIT_CODE = 1
+LOCK = ".mirror.lock"  # in the run folder: two pushers would remove each other's objects
+_POLL_SECONDS = 1.0
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -70,7 +75,7 @@ def keep_pushing(pusher: Pusher, ended: threading.Event, interval: float) -> Non
     """Makes rounds until one after the end of the training went through; no error ends it earlier.
 
     Raises:
-        AnotherRunError: The prefix is another run's.
+        RefusedError: Nothing may be sent there.
     """
     failures = 0
     while True:
@@ -80,7 +85,7 @@ def keep_pushing(pusher: Pusher, ended: threading.Event, interval: float) -> Non
             if final:
                 return
             failures = 0
-        except AnotherRunError:
+        except RefusedError:
             raise
         except Exception as error:  # whatever it is, the training's other checkpoints still count
             failures += 1
@@ -91,21 +96,40 @@ def keep_pushing(pusher: Pusher, ended: threading.Event, interval: float) -> Non
             ended.wait(min(interval * 2.0**failures if failures else interval, max(interval, MOST_WAIT)))
 
 
-def watch_for_the_end(ended: threading.Event) -> None:
-    """Sets the event at SIGTERM, SIGINT, or when nobody holds the other end of standard input any more."""
+def watch_for_the_end(ended: threading.Event, folder: Path) -> None:
+    """Sets the event at SIGTERM or SIGINT, or when the launcher is gone and no process of the run lives.
+
+    A killed launcher lets go of standard input while its workers train on. A closed terminal ends nothing.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def read() -> None:
-        while os.read(0, 4096):
-            pass
+        with contextlib.suppress(OSError):  # it was closed from the start
+            while os.read(0, 4096):
+                pass
+        while processes_of(folder):
+            time.sleep(_POLL_SECONDS)
         ended.set()
 
     threading.Thread(target=read, daemon=True).start()
 
 
+def wait_for_another(folder: Path) -> None:
+    """Waits for a mirror that an earlier launch left working on the same folder."""
+    said = False
+    while not take_lock(folder / LOCK):
+        if not said:
+            log("waiting for another mirror of this folder to end")
+        said = True
+        time.sleep(_POLL_SECONDS)
+
+
 def push(arguments: argparse.Namespace) -> int:
     """Mirrors a run to its end; a thread does it, so that a dead network cannot hold up the last words."""
+    if not arguments.folder.is_dir():
+        raise ToolkitError(f"{arguments.folder} is no folder of a run")
     bucket, prefix = parse_url(arguments.url)
     pusher = Pusher(connect(bucket, arguments.server), prefix, arguments.folder, log)
     lower_priority()
@@ -113,12 +137,13 @@ def push(arguments: argparse.Namespace) -> int:
 
     def work() -> None:
         try:
+            wait_for_another(arguments.folder)
             keep_pushing(pusher, ended, arguments.interval)
-        except AnotherRunError as error:
+        except RefusedError as error:
             log(f"error: {error}")
             refused.append(str(error))
 
-    watch_for_the_end(ended)
+    watch_for_the_end(ended, arguments.folder)
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     while worker.is_alive() and not ended.wait(1.0):
@@ -135,10 +160,12 @@ def report(pusher: Pusher, arguments: argparse.Namespace, refused: list[str]) ->
     for line in refused:
         print(f"  {line}")
     for file, reason in unsafe:
-        print(f"  not yet safe: {arguments.folder / file.name} ({file.size:,} bytes): {reason}")
+        print(f"  not yet safe: {printable(arguments.folder / file.name)} ({file.size:,} bytes): {reason}")
     if unsafe:
+        again = [sys.executable, str(Path(__file__).resolve()), "push", str(arguments.folder.resolve()),
+                 arguments.url, *(["--server", arguments.server] if arguments.server else [])]
         print(f"  {len(unsafe)} file(s), {sum(file.size for file, _ in unsafe):,} bytes not yet safe; send "
-              f"them with: python {Path(__file__).name} push {arguments.folder} {arguments.url} < /dev/null")
+              f"them with: {shlex.join(again)} < /dev/null")
     return UNSAFE_EXIT_CODE if unsafe or refused else 0
 
 

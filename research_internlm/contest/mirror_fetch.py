@@ -1,4 +1,7 @@
-"""Making a run folder from its mirror: verified, complete files only, what is there already left alone."""
+"""Making a run folder from its mirror: verified, complete files only, what is there already left alone.
+
+Checkpoints, run.json and resolved_config.yaml must come; a log that is missing or damaged is only named.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from research_internlm.contest.checkpoint_header import read_header
+from research_internlm.contest import resume
 from research_internlm.contest.mirror_index import (
+    IDENTITY,
     Index,
     Mirrored,
     differences,
     index_key,
     key_of,
+    object_of,
     read_run,
+    wanted_steps,
 )
-from research_internlm.contest.object_store import ObjectStore
+from research_internlm.contest.object_store import ObjectStore, UnreachableError
 from research_internlm.errors import ToolkitError
 from research_internlm.files import publish, sha256_of
 from research_internlm.run_internlm import RESOLVED_CONFIG
@@ -24,19 +30,25 @@ PARTIAL = ".partial-mirror"
 _TRIES = 2  # a partial file left by an earlier fetch may be the damaged one
 
 
+class EmptyMirrorError(ToolkitError):
+    """A mirror holds no run yet, so there is nothing to lose by starting one."""
+
+
 def read_index(store: ObjectStore, prefix: str) -> Index:
     """Reads what a mirror holds.
 
     Raises:
-        ToolkitError: There is none, or it has no checkpoint's config yet.
+        EmptyMirrorError: There is none, or the run's own facts were never sent, and so no checkpoint.
+        ToolkitError: It cannot be read.
     """
     url = f"obs://{store.bucket}/{prefix}"
     content = store.get(index_key(prefix))
     if content is None:
-        raise ToolkitError(f"{url} holds no mirror of a run ({index_key(prefix)} is missing)")
+        raise EmptyMirrorError(f"{url} holds no mirror of a run ({index_key(prefix)} is missing)")
     index = Index.decode(content, url)
-    if RESOLVED_CONFIG not in index.files:
-        raise ToolkitError(f"{url} is incomplete: {RESOLVED_CONFIG} was never sent; start the run anew")
+    if not index.is_run:
+        missing = " and ".join(name for name in IDENTITY if name not in index.files)
+        raise EmptyMirrorError(f"{url} holds no run yet: {missing} never sent; start the run anew")
     return index
 
 
@@ -57,19 +69,34 @@ def fetch(store: ObjectStore, prefix: str, folder: Path, say: Callable[[str], No
     """
     index = read_index(store, prefix)
     _refuse_another_run(index, folder, f"obs://{store.bucket}/{prefix}")
-    states = {name: _state(folder / name, file) for name, file in index.files.items()}
+    # One that is older than those here and not to be handed in would only be deleted again.
+    wanted = wanted_steps(index, resume.find_checkpoints(folder / "checkpoint").complete)
+    states = {name: _state(folder / name, file) for name, file in index.files.items()
+              if file.step is None or file.step in wanted}
     missing = [name for name, state in states.items() if state == "missing"]
     _check_space(folder, sum(index.files[name].bytes for name in missing))
+    lost = []
     # The config last: without it the folder is no run, so nothing starts from half of one.
     for name in sorted(missing, key=lambda name: name == RESOLVED_CONFIG):
-        _fetch_file(store, key_of(prefix, name, index.files[name].sha256), index.files[name], folder, name)
-        say(f"fetched: {name} ({index.files[name].bytes:,} bytes)")
+        file = index.files[name]
+        try:
+            _fetch_file(store, key_of(prefix, object_of(name, file.sha256)), file, folder, name)
+        except UnreachableError:
+            raise
+        except ToolkitError as error:
+            if file.step is not None or name in IDENTITY:
+                raise
+            say(f"not fetched: {name}: {error}")
+            lost.append(name)
+            continue
+        say(f"fetched: {name} ({file.bytes:,} bytes)")
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     kept = [name for name, state in states.items() if state == "other"]
     for name in kept:
         say(f"kept: {name} is here already with other content")
-    say(f"{len(index.files)} file(s): {len(missing)} fetched, "
-        f"{len(states) - len(missing) - len(kept)} there already, {len(kept)} kept")
+    there = len(states) - len(missing) - len(kept)
+    say(f"{len(states)} file(s): {len(missing) - len(lost)} fetched, {there} there already, "
+        f"{len(kept)} kept, {len(lost)} lost")
     return index
 
 
@@ -93,7 +120,7 @@ def _state(path: Path, file: Mirrored) -> str:
         return "equal"
     if path.suffix == ".ckpt":
         try:
-            read_header(path)
+            resume.complete_step(path)
         except ToolkitError:
             return "missing"
     return "other"

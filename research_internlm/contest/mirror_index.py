@@ -1,31 +1,34 @@
 """What a mirror of a run holds, as its one object `mirror.json` says: written last, so it is never ahead.
 
 Objects lie under PREFIX/files/ and carry their checksum in the name, so no object is ever replaced: an
-index always names bytes that are there, whatever was being sent when the machine went away.
+index always names bytes that are there, whatever was being sent when the machine went away. It also names
+what its pushers may remove; nothing else under the prefix is ever touched.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from research_internlm import recipe as recipes
 from research_internlm.contest import resume
+from research_internlm.contest.schedule import saving_of, steps_of
 from research_internlm.errors import ToolkitError
 from research_internlm.files import read_json
 from research_internlm.run_internlm import RESOLVED_CONFIG, RUN_FACTS
 
 INDEX = "mirror.json"
+IDENTITY = (RUN_FACTS, RESOLVED_CONFIG)  # without both a folder is no run
 FOLDER = "files"
 _HASH_DIGITS = 16
 
 
 @dataclass(frozen=True)
 class Mirrored:
-    """A file of the run that is safe.
+    """A file of the run that the index names.
 
     Attributes:
         bytes: Its size.
@@ -46,16 +49,24 @@ class Index:
         recipe: The run's resolved recipe.
         facts: Its run.json.
         files: Path in the run folder -> file.
+        leftovers: Objects that a pusher of this mirror began or has replaced: to be removed, unless a file
+            is in them.
     """
 
     recipe: dict[str, Any]
     facts: dict[str, Any]
     files: dict[str, Mirrored] = field(default_factory=dict)
+    leftovers: list[str] = field(default_factory=list)
 
     @property
     def last(self) -> int:
         """Step of its last checkpoint; 0 for none."""
         return max((file.step for file in self.files.values() if file.step is not None), default=0)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a folder made from it is a run."""
+        return all(name in self.files for name in IDENTITY)
 
     def encode(self) -> bytes:
         """The object's content."""
@@ -71,18 +82,23 @@ class Index:
         try:
             value = json.loads(content)
             files = {name: Mirrored(**file) for name, file in value["files"].items()}
-            index = cls(value["recipe"], value["facts"], files)
+            index = cls(value["recipe"], value["facts"], files, list(value["leftovers"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ToolkitError(f"{url}/{INDEX} is no mirror's index ({error}); use another prefix") from None
-        for name in index.files:
+        for name in (*index.files, *index.leftovers):
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ToolkitError(f"{url}/{INDEX} names {name}, which is outside of a run folder")
         return index
 
 
-def key_of(prefix: str, name: str, sha256: str) -> str:
-    """Key of a file's object."""
-    return "/".join(filter(None, (prefix, FOLDER, f"{name}.{sha256[:_HASH_DIGITS]}")))
+def object_of(name: str, sha256: str) -> str:
+    """Name of a file's object, below PREFIX/files/."""
+    return f"{name}.{sha256[:_HASH_DIGITS]}"
+
+
+def key_of(prefix: str, name: str) -> str:
+    """Key of an object by its name."""
+    return "/".join(filter(None, (prefix, FOLDER, name)))
 
 
 def index_key(prefix: str) -> str:
@@ -102,6 +118,36 @@ def differences(mirror: Index, run: Index) -> Iterator[str]:
     """Settings and data in which a mirror is one of another run than the folder's."""
     yield from resume.differences(mirror.recipe, run.recipe)
     yield from resume.data_differences(mirror.facts, run.facts.get("data", {}), run.facts["workers"])
+
+
+def refusal(mirror: Index, run: Index, last: int, url: str, folder: Path) -> str | None:
+    """Why a run must not be sent to a mirror that is there already, or None.
+
+    Args:
+        mirror: What the mirror holds.
+        run: The run, files left out.
+        last: Step of its last complete checkpoint on this machine.
+        url: The mirror.
+        folder: The run's folder.
+    """
+    if different := list(differences(mirror, run)):
+        return f"{url} mirrors another run: {'; '.join(different)}; use another prefix"
+    if mirror.last > last:
+        return (f"{url} holds this run up to step {mirror.last}, {folder} only to step {last}: continue the "
+                f"run with --resume {url}, or mirror to another prefix")
+    return None
+
+
+def wanted_steps(run: Index, local: Iterable[int]) -> set[int]:
+    """Checkpoints worth keeping: the last, and the five to hand in (all that stay, where there are no five).
+
+    Args:
+        run: The run, with the files its mirror holds.
+        local: Steps of the complete checkpoints on this machine.
+    """
+    rows = run.facts["data"]["train_dataset"]["counts"]["out"]
+    saving = saving_of(run.recipe, steps_of(run.recipe, rows, run.facts["workers"]))
+    return {*(saving.five or saving.kept), max([*local, run.last], default=0)}
 
 
 def inputs_of(facts: Mapping[str, Any]) -> Iterator[str]:

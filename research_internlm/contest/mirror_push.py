@@ -5,34 +5,41 @@ resume.prepare makes the other ranks' files from them; they hold the adapter tha
 repeats. Kept are the last and the five to hand in, so the
 mirror stays as large as six checkpoints. Everything is only read, and a file counts as finished when it is
 complete inside and was the same a round before.
+
+What is no longer wanted is removed, and what was begun and never finished: by the index's list of leftovers,
+on which a checkpoint stands before its first byte is sent. So a lost machine leaves nothing behind that the
+next one does not find, and nothing is removed that no mirror of this run has put there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from research_internlm.contest import secrets_scan
-from research_internlm.contest.checkpoint_header import read_header, step_of
 from research_internlm.contest.mirror_index import (
-    FOLDER,
+    IDENTITY,
     INDEX,
     Index,
     Mirrored,
-    differences,
     index_key,
     key_of,
+    object_of,
     read_run,
+    refusal,
+    wanted_steps,
 )
 from research_internlm.contest.object_store import ObjectStore
-from research_internlm.contest.schedule import saving_of, steps_of
-from research_internlm.contest.upload import MIB, Item, send_item
+from research_internlm.contest.resume import complete_step
+from research_internlm.contest.sending import MIB, Item, send_item
 from research_internlm.errors import ToolkitError
 from research_internlm.files import sha256_of
 
@@ -44,7 +51,7 @@ _GROWN = 1.1  # a log is sent again when it grew by a tenth, a checkpoint was se
 _Stamp = tuple[int, int]
 
 
-class AnotherRunError(ToolkitError):
+class RefusedError(ToolkitError):
     """The mirror must not be written to; trying again does not help."""
 
 
@@ -77,7 +84,7 @@ class Pusher:
         say: Takes a line for the log.
 
     Attributes:
-        safe_step: Step of the last checkpoint that an index in the bucket names.
+        safe_step: Step of the last checkpoint that an index in the bucket names, if a run can be made of it.
     """
 
     def __init__(self, store: ObjectStore, prefix: str, folder: Path, say: Callable[[str], None]) -> None:
@@ -88,7 +95,7 @@ class Pusher:
         self._unindexed: dict[str, _Stamp] = {}  # sent, but no index says so yet: not safe
         self._before: dict[str, _Stamp] = {}
         self._steps: dict[tuple[str, _Stamp], int | None] = {}  # headers already read
-        self._secrets: dict[str, str] = {}
+        self._withheld: dict[str, str] = {}
 
     def round(self, final: bool) -> bool:
         """Sends what is new and removes what is no longer wanted.
@@ -100,7 +107,7 @@ class Pusher:
             Whether there was a run to look at.
 
         Raises:
-            ToolkitError, OSError: It broke off; the next round goes on. AnotherRunError: No round will do.
+            ToolkitError, OSError: It broke off; the next round goes on. RefusedError: No round will do.
         """
         run = read_run(self.folder)
         if run is None:
@@ -108,15 +115,15 @@ class Pusher:
         if self.index is None:
             self.index = self._open(run)
         self.index.recipe, self.index.facts = run.recipe, run.facts
-        self._secrets.clear()
-        checkpoints, texts = self._split(self.candidates())
-        sent = [self._send(file) for file in checkpoints if self._is_settled(file, final)]
+        self._withheld.clear()
+        identity, checkpoints, texts = self._split(self.candidates())
+        sent = [self._send_text(file) for file in identity]
+        sent += [self._send(file) for file in checkpoints if self._is_settled(file, final)]
         self._before = {file.name: file.stamp for file in checkpoints}
         sent += [self._send_text(file) for file in texts if final or any(sent) or self._has_grown(file)]
-        self._remove_unwanted()
-        if any(sent):
+        if self._drop_unwanted() or any(sent):
             self._write_index()
-            self._clean()
+        self._clean()
         return True
 
     def candidates(self) -> list[Candidate]:
@@ -124,18 +131,20 @@ class Pusher:
         full, others = [], []
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
-            if path.match("checkpoint/rank_0/*.ckpt"):
-                full.append(self._candidate(path, name, self._step(path, name)))
-            elif _is_wanted_text(path, name):
-                others.append(self._candidate(path, name, None))
+            with contextlib.suppress(FileNotFoundError):  # a dangling link, or retention was faster
+                if path.match("checkpoint/rank_0/*.ckpt"):
+                    full.append(self._candidate(path, name, self._step(path, name)))
+                elif _is_wanted_text(path, name):
+                    others.append(self._candidate(path, name, None))
         full = [file for file in full if file.step is not None]
-        wanted = self._wanted(file.step for file in full)
-        full = sorted((file for file in full if file.step in wanted), key=lambda file: -file.step)
-        return [*full, *others]
+        if self.index is not None:
+            wanted = wanted_steps(self.index, [file.step for file in full])
+            full = [file for file in full if file.step in wanted]
+        return [*sorted(full, key=lambda file: -file.step), *others]
 
     def unsafe(self) -> list[tuple[Candidate, str]]:
         """Files of which the mirror lacks the present content, with the reason."""
-        return [(file, self._secrets.get(file.name, "not sent"))
+        return [(file, self._withheld.get(file.name, "not sent"))
                 for file in self.candidates() if self._sent.get(file.name) != file.stamp]
 
     def _open(self, run: Index) -> Index:
@@ -144,13 +153,9 @@ class Pusher:
         if content is None:
             return run
         index = Index.decode(content, url)
-        if different := list(differences(index, run)):
-            raise AnotherRunError(f"{url} mirrors another run: {'; '.join(different)}; use another prefix")
         last = max((file.step for file in self.candidates() if file.step), default=0)
-        if index.last > last:
-            raise AnotherRunError(f"{url} holds this run up to step {index.last}, {self.folder} only to step "
-                                  f"{last}: continue the run with --resume {url}, or mirror to another "
-                                  "prefix")
+        if reason := refusal(index, run, last, url, self.folder):
+            raise RefusedError(reason)
         return index
 
     @staticmethod
@@ -159,28 +164,23 @@ class Pusher:
         return Candidate(name, (status.st_size, status.st_mtime_ns), step)
 
     @staticmethod
-    def _split(files: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-        return [file for file in files if not file.is_text], [file for file in files if file.is_text]
+    def _split(files: list[Candidate]) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
+        """What makes it a run, checkpoints, other texts: the order in which they are needed."""
+        texts = [file for file in files if file.is_text]
+        return ([file for file in texts if file.name in IDENTITY],
+                [file for file in files if not file.is_text],
+                [file for file in texts if file.name not in IDENTITY])
 
     def _step(self, path: Path, name: str) -> int | None:
         """Step inside a complete checkpoint, else None."""
         key = name, self._candidate(path, name, None).stamp
         if key not in self._steps:
             try:
-                self._steps[key] = step_of(read_header(path), path)
+                self._steps[key] = complete_step(path)
             except ToolkitError as error:
                 self._steps[key] = None
                 self.say(f"not sent: {error}")
         return self._steps[key]
-
-    def _wanted(self, local: Iterator[int]) -> set[int]:
-        """Steps to keep: the last, and the five to hand in (all the run keeps, where there are no five)."""
-        if self.index is None:
-            return set(local)
-        facts, recipe = self.index.facts, self.index.recipe
-        saving = saving_of(recipe, steps_of(
-            recipe, facts["data"]["train_dataset"]["counts"]["out"], facts["workers"]))
-        return {*(saving.five or saving.kept), max([*local, self.index.last], default=0)}
 
     def _is_settled(self, file: Candidate, final: bool) -> bool:
         if self._sent.get(file.name) == file.stamp:
@@ -193,10 +193,12 @@ class Pusher:
             not file.name.endswith(".log") or file.size > before[0] * _GROWN))
 
     def _send(self, file: Candidate) -> bool:
-        """Sends a finished checkpoint and says so in the index at once."""
+        """Sends a finished checkpoint, and says so in the index before and after."""
         path = self.folder / file.name
         try:
             sha256 = sha256_of(path)
+            self.index.leftovers.append(object_of(file.name, sha256))
+            self._write_index()
             self._put(path, file, sha256)
         except FileNotFoundError:  # retention was faster; the next round sees what is there now
             return False
@@ -210,44 +212,76 @@ class Pusher:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "copy"
             shutil.copyfile(self.folder / file.name, copy)
-            if found := next(secrets_scan.scan(copy), None):
-                self._secrets[file.name] = f"line {found[0]} holds {found[1]}; remove it there"
-                self.say(f"not sent: {file.name}: {self._secrets[file.name]}")
+            if reason := _reason_to_withhold(file.name, copy):
+                self._withheld[file.name] = reason
+                if file.name in IDENTITY:
+                    raise RefusedError(f"{self.folder / file.name} cannot be sent ({reason}), and without it "
+                                       "the rest is no run; nothing is mirrored")
+                self.say(f"not sent: {printable(file.name)}: {reason}")
                 return False
             self._put(copy, file, sha256_of(copy))
         return True
 
     def _put(self, path: Path, file: Candidate, sha256: str) -> None:
-        status = path.stat()
-        item = Item(path, key_of(self.prefix, file.name, sha256), status.st_size)
-        sent = send_item(self.store, item, sha256, status.st_mtime_ns, PART_SIZE, PARALLEL, overwrite=True,
+        item = Item.of(path, key_of(self.prefix, object_of(file.name, sha256)))
+        if (before := self.index.files.get(file.name)) is not None:
+            self.index.leftovers.append(object_of(file.name, before.sha256))
+        self.index.leftovers.append(object_of(file.name, sha256))  # until it is sent
+        sent = send_item(self.store, item, sha256, PART_SIZE, PARALLEL, overwrite=True,
                          bar=tqdm(disable=True))
         self.index.files[file.name] = Mirrored(item.size, sha256, file.step)
         self._unindexed[file.name] = file.stamp
         self.say(f"sent: {file.name} ({item.size:,} bytes, {sent:,} sent)"
                  + (f", step {file.step:,}" if file.step is not None else ""))
 
-    def _remove_unwanted(self) -> None:
-        wanted = self._wanted(iter(()))
-        for name, file in list(self.index.files.items()):
-            if file.step is not None and file.step not in wanted:
-                del self.index.files[name]
-                self._sent.pop(name, None)
+    def _drop_unwanted(self) -> bool:
+        """Takes checkpoints off the index that need no longer be kept; returns whether there were any."""
+        wanted = wanted_steps(self.index, ())
+        gone = {name: file for name, file in self.index.files.items()
+                if file.step is not None and file.step not in wanted}
+        for name, file in gone.items():
+            del self.index.files[name]
+            self._sent.pop(name, None)
+            self.index.leftovers.append(object_of(name, file.sha256))
+        return bool(gone)
 
     def _write_index(self) -> None:
+        named = {object_of(name, file.sha256) for name, file in self.index.files.items()}
+        self.index.leftovers = [name for name in dict.fromkeys(self.index.leftovers) if name not in named]
         content = self.index.encode()
+        self._refuse_secrets(content)
         self.store.put(index_key(self.prefix), content, hashlib.sha256(content).hexdigest())
         self._sent |= self._unindexed
         self._unindexed.clear()
-        self.safe_step = self.index.last
+        self.safe_step = self.index.last if self.index.is_run else 0
+
+    def _refuse_secrets(self, content: bytes) -> None:
+        """The index repeats the run's settings and the files' names, so it can hold what they hold."""
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            if found := next(secrets_scan.scan(file.name), None):
+                raise RefusedError(f"the settings or file names of {self.folder} hold {found[1]} (line "
+                                   f"{found[0]} of {INDEX}); nothing more is mirrored")
 
     def _clean(self) -> None:
-        """Removes objects and parts that no index names any more; the folder is the mirror's alone."""
-        named = {key_of(self.prefix, name, file.sha256) for name, file in self.index.files.items()}
-        own = "/".join(filter(None, (self.prefix, FOLDER))) + "/"
-        for key in [key for key in self.store.keys(own) if key not in named]:
-            self.store.delete(key)
-        self.store.abort_uploads(own)
+        """Removes the leftovers, finished or not; the index in the bucket no longer names them."""
+        for name in self.index.leftovers:
+            self.store.abort_uploads(key_of(self.prefix, name))
+            self.store.delete(key_of(self.prefix, name))
+        self.index.leftovers.clear()
+
+
+def printable(name: str | Path) -> str:
+    """A file's name for the terminal; those that are no UTF-8 with escapes."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _reason_to_withhold(name: str, content: Path) -> str | None:
+    if printable(name) != name:
+        return "its name is not UTF-8; rename it"
+    found = next(secrets_scan.scan(content), None)
+    return found and f"line {found[0]} holds {found[1]}; remove it there"
 
 
 def _is_wanted_text(path: Path, name: str) -> bool:

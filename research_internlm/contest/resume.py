@@ -24,6 +24,10 @@ from research_internlm.errors import ToolkitError
 from research_internlm.files import publish, staging
 
 BROKEN_SUFFIX = ".broken"
+_RANK_FOLDER = re.compile(r"rank_\d+")
+# What MindFormers' CheckpointMonitor appends to the weights, in an order that is another after a resume: a
+# file cut between two of them is whole by its structure.
+_LAST_VALUES = frozenset({"step_num", "epoch_num", "loss_scale", "global_batch_size"})
 # Where things lie and how many cores a machine has are no part of what a run is; the data's identity is
 # its sha256 in run.json. The monitor's numbers are derived from the data.
 _PLACES = re.compile(r"output_dir|load_checkpoint|resume_training|.*\.dataset_dir|.*\.num_parallel_workers"
@@ -56,8 +60,10 @@ def find_checkpoints(folder: str | Path) -> Found:
     """
     found = Found({}, {})
     for path in sorted(Path(folder).glob("rank_*/*.ckpt")):
+        if not _RANK_FOLDER.fullmatch(path.parent.name):
+            continue
         try:
-            step = step_of(read_header(path), path)
+            step = complete_step(path)
         except FileNotFoundError:  # another rank has just set its broken file aside
             continue
         except ToolkitError as error:
@@ -65,6 +71,21 @@ def find_checkpoints(folder: str | Path) -> Found:
             continue
         found.complete.setdefault(step, {})[_rank_of(path)] = path
     return found
+
+
+def complete_step(path: Path) -> int:
+    """The step of a full checkpoint that a run can continue from.
+
+    Raises:
+        ToolkitError: It is truncated, or is none.
+        FileNotFoundError: It is gone, or a dangling link.
+    """
+    header = read_header(path)
+    step = step_of(header, path)
+    if missing := _LAST_VALUES - header.keys():
+        raise ToolkitError(f"{path} is truncated: it ends before {', '.join(sorted(missing))}; use the "
+                           "checkpoint before it")
+    return step
 
 
 def _rank_of(path: Path) -> int:

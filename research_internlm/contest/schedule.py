@@ -120,7 +120,7 @@ def save_steps(total: int, interval: int) -> list[int]:
 
 
 def saves_of(total: int, interval: int, sink_size: int) -> list[int]:
-    """Steps at which a run saves: its callbacks come once a sink, so an interval is rounded up to whole ones."""
+    """Steps at which a run saves: its callbacks come once a sink, so an interval is rounded up to sinks."""
     return save_steps(total, -(-interval // sink_size) * sink_size)
 
 

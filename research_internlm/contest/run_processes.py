@@ -1,0 +1,56 @@
+"""The processes of a run, whoever their parent is now, and locks that keep a folder's second user out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+from pathlib import Path
+
+RUN_MARK = "INTERNLM_RUN_DIR"  # in the environment of every process of a run: the folder's real path
+_held: list[int] = []  # descriptors of locks, open until this process ends
+
+
+def processes_of(output: Path) -> list[int]:
+    """Ids of living processes that a launch in this folder started."""
+    mark = os.fsencode(f"{RUN_MARK}={output.resolve()}")
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in file.read_bytes().split(b"\0"):
+                found.append(int(file.parent.name))
+    return sorted(found)
+
+
+def end_processes(output: Path) -> None:
+    """Kills what msrun left behind: workers have sessions of their own and outlive it."""
+    for process in processes_of(output):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def take_lock(path: Path) -> bool:
+    """Takes a lock until this process ends, however it ends.
+
+    Args:
+        path: The lock's file; made, with its folder, where it is missing.
+
+    Returns:
+        False where another process holds it. Where there can be no lock (a folder that cannot be written to,
+        a file system that knows none), the answer is True: `processes_of` still guards one machine.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError:
+        return True
+    _held.append(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(_held.pop())
+        return False
+    except OSError:
+        pass
+    return True
