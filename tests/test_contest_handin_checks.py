@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+import yaml
+from research_internlm import recipe as recipes
 from research_internlm.contest import (
     handin_checks,
     learning_rate,
@@ -278,3 +280,17 @@ def test_no_run_without_its_facts(run, name, words):
     write_text(run / name, '{"data": {"train_dataset": {}}}')
     with pytest.raises(ToolkitError, match=words):
         run_folder.RunFolder(run)
+
+
+@pytest.mark.parametrize(("changed", "words"), [
+    ({"model": {"model_config": {"pet_config": {"target_modules": ".*none"}}}}, "matches no cell"),
+    ({"runner_config": {"batch_size": 400}}, "do not fill one step")])
+def test_a_config_that_cannot_be_counted_is_said_once(run, changed, words):
+    path = run / run_folder.CONFIG
+    write_text(path, yaml.safe_dump(recipes.merge(recipes.load_yaml(path), changed)))
+    (run / "results_squad.predictions.json").unlink()
+    (run / "msrun_log/worker_1.log").unlink()
+    found = problems(run)
+    assert [words in text for text in found].count(True) == 1
+    assert "the training log of rank 1 is missing (2 workers ran)" in found
+    assert "the predictions of results_squad.json are missing" in found

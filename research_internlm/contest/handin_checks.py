@@ -26,7 +26,7 @@ def problems(run: RunFolder) -> list[str]:
     for check in (checkpoint_problems, log_problems, report.problems_of, agreement_problems,
                   squad_check.problems, weight_problems):
         try:
-            found += check(run)
+            found.extend(check(run))  # what it says before it fails is kept
         except ToolkitError as error:
             found.append(str(error))
     return list(dict.fromkeys(found))
@@ -43,16 +43,18 @@ def checkpoint_problems(run: RunFolder) -> Iterator[str]:
 
 def log_problems(run: RunFolder) -> Iterator[str]:
     """Whether the training log is complete and of a training that this config describes."""
-    logs, workers, total = run.readable_logs, run.facts["workers"], run.steps.total
+    logs, workers = run.readable_logs, run.facts["workers"]
     if logs and (missing := sorted(set(range(workers)) - set(logs))):
         yield f"the training log of rank {', '.join(map(str, missing))} is missing ({workers} workers ran)"
     for rank, log in logs.items():
-        yield from _incomplete(rank, log, total)
         last = list(log.records.values())[-RECENT:]
         if last and not any(math.isfinite(record.loss) for record in last):
             yield (f"the last {len(last)} losses in the training log of rank {rank} are not numbers: the "
                    "weights are broken; train again with a lower learning rate or loss scale")
     yield from _rounded_parameters(logs, run.facts.get("parameters") or {})
+    total = run.steps.total
+    for rank, log in logs.items():
+        yield from _incomplete(rank, log, total)
     yield from learning_rate.peak_problems(run.recipe["lr_schedule"], logs, total)
 
 
