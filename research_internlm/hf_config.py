@@ -235,8 +235,9 @@ def from_model_config(model_config: Mapping[str, Any], dtype: str) -> dict[str, 
         "rope_theta": model_config.get("theta", defaults["theta"]),
         "attention_bias": biases.pop(),
         "mlp_bias": False,
-        # LlamaConfig's own default.
-        "max_position_embeddings": model_config.get("max_position_embedding") or model_config["seq_length"],
+        # As MindFormers' FreqsMgr takes the two.
+        "max_position_embeddings": max(model_config.get("max_position_embedding") or 0,
+                                       model_config.get("seq_length", 0)),
         "tie_word_embeddings": False,
         "initializer_range": 0.02,
         "use_cache": True,

@@ -114,8 +114,8 @@ def _export(arguments: argparse.Namespace) -> Mapping[str, Any]:
     facts = export_model(arguments.checkpoint, arguments.output, model_config, arguments.model_file,
                          arguments.overwrite)
     if not arguments.model_file:
-        print(f"note: no --model_file was given, so {arguments.output} has no tokenizer files, and generation "
-              "stops at the plain end of text only")
+        print(f"note: no --model_file was given, so {arguments.output} has no tokenizer files, and "
+              "generation stops at the plain end of text only")
     return facts
 
 

@@ -9,11 +9,12 @@ from safetensors.numpy import load_file, save_file
 
 import yaml
 from research_internlm import dtypes, hf_config, hf_folder
+from research_internlm import recipe as recipes
 from research_internlm.dtypes import BF16
 from research_internlm.errors import ToolkitError
 from research_internlm.hf_export import export_adapter, export_model
 from research_internlm.hf_import import import_model
-from tests.conftest import assert_user_error, run_script
+from tests.conftest import ROOT, assert_user_error, run_script
 from tests.weight_files import (
     CONFIG,
     SHAPE_KEYS,
@@ -225,3 +226,12 @@ def test_the_format_decides_under_a_name_without_suffix(tmp_path, form):
     assert f"only under a name that ends in .{form}" in done.stdout
     import_model(tmp_path / "hf", tmp_path / f"named.{form}", None, False)
     assert (tmp_path / "OUT").read_bytes() == (tmp_path / f"named.{form}").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["lora_finetune.yaml", "lora_finetune_packed.yaml", "predict_mmlu.yaml",
+                                  "predict_eval_squad.yaml"])
+def test_exports_state_the_release_s_length_and_not_the_training_s(name):
+    recipe = recipes.model_config(recipes.resolve(ROOT / "yaml" / name))
+    assert hf_config.from_model_config(recipe, "fp16")["max_position_embeddings"] == 2048
+    laid = recipes.resolve(ROOT / "yaml" / name, [ROOT / "yaml" / "overlays" / "internlm2_7b.yaml"])
+    assert hf_config.from_model_config(recipes.model_config(laid), "fp16")["max_position_embeddings"] == 32768

@@ -7,6 +7,7 @@ import pytest
 
 from research_internlm import hf_config, weight_names
 from research_internlm.dtypes import FLAG_TYPES, Entry
+from research_internlm.lora import MINDFORMERS_DEFAULTS
 from research_internlm.run_internlm import checkpoint_format
 from research_internlm.tensor_files import TensorFile, write_tensors
 from tests.conftest import assert_user_error, run_script
@@ -86,3 +87,17 @@ def test_several_workers_are_told_to_take_a_ckpt(work, tmp_path):
 ])
 def test_the_file_to_load_says_its_format(recipe, expected):
     assert checkpoint_format(recipe) == expected
+
+
+@pytest.mark.model
+def test_the_facts_taken_from_mindformers_are_mindformers():
+    from mindformers.pet.pet_config import LoraConfig
+
+    from research_internlm.config import InternLMConfig
+    from research_internlm.recipe_check import _parameter_types
+
+    defaults = LoraConfig(target_modules=".*wq")
+    assert {key: defaults[key] for key in MINDFORMERS_DEFAULTS} == dict(MINDFORMERS_DEFAULTS)
+    assert hf_config.EXPORT_KEYS - {"type", "pet_config"} <= _parameter_types(InternLMConfig).keys()
+    config = InternLMConfig(seq_length=96)
+    assert config.max_position_embedding == 96  # why an export needs the release's stated
