@@ -249,3 +249,12 @@ def test_old_bin_files_are_read_too(tmp_path):
     torch.save({"a": tensor}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     rows = HfFolder(tmp_path).rows("a", 2, 5)
     assert rows.dtype == BF16 and rows.tobytes() == tensor[2:5].view(torch.int16).numpy().tobytes()
+
+
+def test_a_bin_file_of_parameters_is_read_as_their_values(tmp_path):
+    parameters = {"a": torch.nn.Parameter(torch.randn(6, 4)), "b": torch.nn.Parameter(torch.randn(3).double())}
+    torch.save(parameters, tmp_path / "pytorch_model.bin")
+    folder = HfFolder(tmp_path)
+    for name, parameter in parameters.items():
+        assert np.array_equal(folder.rows(name, 1, 3), parameter.detach().numpy()[1:3])
+    assert folder.entries["b"].dtype == np.float64
