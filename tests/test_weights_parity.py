@@ -252,7 +252,8 @@ def test_old_bin_files_are_read_too(tmp_path):
 
 
 def test_a_bin_file_of_parameters_is_read_as_their_values(tmp_path):
-    parameters = {"a": torch.nn.Parameter(torch.randn(6, 4)), "b": torch.nn.Parameter(torch.randn(3).double())}
+    parameters = {"a": torch.nn.Parameter(torch.randn(6, 4)),
+                  "b": torch.nn.Parameter(torch.randn(3).double())}
     torch.save(parameters, tmp_path / "pytorch_model.bin")
     folder = HfFolder(tmp_path)
     for name, parameter in parameters.items():
