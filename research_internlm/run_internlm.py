@@ -24,7 +24,7 @@ from research_internlm import recipe as recipes
 from research_internlm.contest import resume
 from research_internlm.dataset_check import check_mindrecord, mindrecord_files
 from research_internlm.errors import ToolkitError, run_main
-from research_internlm.files import sha256_of, write_json
+from research_internlm.files import read_json, sha256_of, write_json
 from research_internlm.records import record_length
 
 RESOLVED_CONFIG = "resolved_config.yaml"
@@ -144,8 +144,9 @@ def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str
         "contest_ratio": count.contest_ratio, "lora_cells": count.matched}}
     if recipe["run_mode"] != "predict":
         facts["data"] = check_data(recipe, arguments)
-    if recipe.get("load_checkpoint") and not Path(recipe["load_checkpoint"]).exists():
-        raise ToolkitError(f"--load_checkpoint {recipe['load_checkpoint']} does not exist")
+    own = Path(recipe["output_dir"], "checkpoint")
+    if recipe.get("resume_training") is not True or not resume.find_checkpoints(own).complete:
+        check_base_weights(recipe)
     if recipe.get("use_parallel") and Path(recipe.get("load_checkpoint") or "").suffix == ".safetensors":
         raise ToolkitError(f"--load_checkpoint {recipe['load_checkpoint']}: under several workers "
                            "MindFormers takes a single file as .ckpt only; make one with weights.py "
@@ -161,6 +162,22 @@ def checkpoint_format(recipe: recipes.Recipe) -> str:
     resumed = recipe.get("resume_training")
     suffix = Path(resumed if isinstance(resumed, str) else recipe.get("load_checkpoint") or "").suffix
     return suffix[1:] if suffix in (".ckpt", ".safetensors") else recipe.get("load_ckpt_format", "ckpt")
+
+
+def check_base_weights(recipe: recipes.Recipe) -> None:
+    """Looks for the base weights; a run that goes on from a checkpoint of its own needs them not.
+
+    Raises:
+        ToolkitError: They are not where the recipe says.
+    """
+    path = recipe.get("load_checkpoint")
+    if path and not Path(path).exists():
+        raise ToolkitError(f"--load_checkpoint {path} does not exist")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run: both its files; one alone is what a kill at the start leaves."""
+    return (folder / RESOLVED_CONFIG).is_file() and (folder / RUN_FACTS).is_file()
 
 
 def check_data(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -217,8 +234,10 @@ def prepare_output(recipe: recipes.Recipe, facts: Mapping[str, Any], arguments: 
     """
     folder = Path(recipe["output_dir"])
     resolved = folder / RESOLVED_CONFIG
-    if resolved.exists() and recipe.get("resume_training"):
-        changed = resume.differences(recipes.load_yaml(resolved), recipe)
+    if is_run(folder) and recipe.get("resume_training"):
+        changed = [*resume.differences(recipes.load_yaml(resolved), recipe),
+                   *resume.data_differences(read_json(folder / RUN_FACTS, "the run's facts"),
+                                            facts.get("data", {}), worker_count())]
         if changed and not arguments.overwrite:
             raise ToolkitError(f"{folder} holds another run; {len(changed)} difference(s): "
                                f"{'; '.join(changed)}. Resume it with its own settings, or choose "
@@ -226,11 +245,11 @@ def prepare_output(recipe: recipes.Recipe, facts: Mapping[str, Any], arguments: 
         return
     if rank() != 0:
         return
-    if resolved.exists() and not recipe.get("resume_training") and not arguments.overwrite:
+    if is_run(folder) and not recipe.get("resume_training") and not arguments.overwrite:
         raise ToolkitError(f"{folder} already holds a run ({RESOLVED_CONFIG}); choose another --output_dir, "
                            "continue it with --resume_training True, or pass --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
-    recipes.write_resolved(recipe, resolved)
+    resolved.unlink(missing_ok=True)
     write_json(folder / RUN_FACTS, {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -242,6 +261,7 @@ def prepare_output(recipe: recipes.Recipe, facts: Mapping[str, Any], arguments: 
         "load_checkpoint_sha256": _checkpoint_sha256(recipe.get("load_checkpoint")),
         **facts,
     })
+    recipes.write_resolved(recipe, resolved)  # last: hashing the base weights can take minutes
 
 
 def _checkpoint_sha256(path: str | None) -> str | None:
@@ -287,7 +307,7 @@ def continue_run(recipe: recipes.Recipe) -> None:
     folder = Path(given) if given and Path(given, "rank_0").is_dir() else own
     found = resume.prepare(folder, rank())
     if found is None:
-        if not Path(recipe["output_dir"], RESOLVED_CONFIG).exists():
+        if not is_run(Path(recipe["output_dir"])):
             raise ToolkitError(f"--resume_training True: {folder} holds no complete checkpoint and "
                                f"{recipe['output_dir']} no run; leave the flag out to start one")
         print("no complete checkpoint yet: the run starts again at step 1", flush=True)

@@ -16,8 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from research_internlm.contest import preflight, resume
+from research_internlm import run_internlm
+from research_internlm.contest import launch as launch_module
+from research_internlm.contest import launch_options, preflight, resume, run_processes
+from research_internlm.contest.run_processes import processes_of
 from research_internlm.contest.worker_logs import read_run
+from research_internlm.errors import ToolkitError
 from tests.conftest import ROOT, assert_user_error, run_script
 
 SEQ_LENGTH = 64
@@ -68,6 +72,20 @@ def lines(run, rank):
             for step, record in read_run(run)[rank].records.items()}
 
 
+def assert_same_losses(found, expected):
+    """Holds steps, losses, learning rates and loss scales of one rank's log against another's.
+
+    MindSpore's CPU kernels try six partitions of their work in the first 30 launches of a process, five each,
+    and keep the fastest: equal weights and rows give losses that differ by float32's rounding, which is
+    4.8e-7 at a loss of 7 (up to 2e-6 was seen, as printed). The restored state itself is compared bit for bit
+    by a test of its own.
+    """
+    assert list(found) == list(expected)
+    for step, (loss, *others) in found.items():
+        assert loss == pytest.approx(expected[step][0], rel=5e-7), step
+        assert others == list(expected[step][1:]), step
+
+
 def attempts(run):
     return [json.loads(path.read_text()) for path in sorted(run.glob("msrun_log/attempt-*/attempt.json"))]
 
@@ -108,8 +126,6 @@ def test_four_workers_have_the_loss_of_one_with_the_same_global_batches(work):
 
 def workers_of(run):
     """Process id of each worker of a run, by its rank."""
-    from research_internlm.contest.launch import processes_of
-
     found = {}
     for process in processes_of(run):
         try:
@@ -158,13 +174,36 @@ def test_after_kill_9_of_a_worker_the_same_command_gives_the_uninterrupted_run_s
     assert f"continuing {run} from step {start}" in done.stdout
     assert "is truncated" in done.stdout
     for rank in range(4):
-        assert lines(run, rank) == lines(whole, rank)  # loss to the 6 digits printed, lr, loss scale
+        assert_same_losses(lines(run, rank), lines(whole, rank))
     assert (resume.find_checkpoints(run / "checkpoint").complete.keys()
             == resume.find_checkpoints(whole / "checkpoint").complete.keys())
     first, second = attempts(run)
     assert first["exit_code"] != 0 and second["exit_code"] == 0
     assert (first["from_step"], second["from_step"]) == (0, start)
     assert "MS_SECRET_KEY" not in first["environment"] and "GLOG_v" in first["environment"]
+
+
+@pytest.mark.model
+def test_the_first_step_after_a_resume_is_bit_for_bit_that_of_the_whole_run(work):
+    import mindspore
+
+    more = "runner_config.epochs=1", "callbacks.CheckpointMonitor.save_checkpoint_steps=1"
+    done = launch(work, "bits", 2, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copytree(work / "bits", work / "bits_cut", ignore=lambda _, names: {"msrun_log"} & set(names))
+    for step in (4, 5, 6):
+        for path in (work / "bits_cut").glob(f"checkpoint*/rank_*/*-1_{step}.ckpt"):
+            path.unlink()
+    done = launch(work, "bits_cut", 2, *more)
+    assert done.returncode == 0 and "from step 3 of 6" in done.stdout, done.stdout + done.stderr
+    for rank in (0, 1):
+        # Launches 4 and 5 of one process, 1 and 2 of the other: all with the first partition.
+        for step in (4, 5):
+            [old, new] = [mindspore.load_checkpoint(str(next((work / name).glob(
+                f"checkpoint/rank_{rank}/*-1_{step}.ckpt")))) for name in ("bits", "bits_cut")]
+            assert old.keys() == new.keys() and len(old) > 40
+            assert [name for name in old if old[name].asnumpy().tobytes() != new[name].asnumpy().tobytes()
+                    ] == []
 
 
 @pytest.mark.model
@@ -229,3 +268,159 @@ def test_settings_differ_by_value_not_by_place():
            "train_dataset": {"data_loader": {"dataset_dir": "/b/x", "shuffle": False}}}
     assert resume.differences(old, new) == ["callbacks.M.steps: 4 -> 6",
                                             "train_dataset.data_loader.shuffle: True -> False"]
+
+
+def prepare(command_line):
+    """What a worker does before it trains."""
+    arguments = run_internlm.parse_arguments(command_line)
+    recipe = run_internlm.resolve(arguments)
+    facts = {"data": run_internlm.check_data(recipe, arguments)}
+    run_internlm.fill_from_data(recipe, facts)
+    run_internlm.prepare_output(recipe, facts, arguments)
+
+
+@pytest.fixture
+def start_one(work, monkeypatch):
+    """Launches one worker that ends before its first step; returns the exit code and msrun's command."""
+    monkeypatch.chdir(ROOT)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+
+    def run(output, *more, launcher=()):
+        started = []
+
+        def run_msrun(msrun, attempt, folder):
+            started.extend(msrun)
+            prepare(msrun[next(n for n, word in enumerate(msrun) if word.endswith("run_internlm.py")) + 1:])
+            return 0, None
+
+        monkeypatch.setattr(launch_module, "run_msrun", run_msrun)
+        words = command(work, output, 1, *more, launcher=launcher)[2:]
+        monkeypatch.setattr(launch_module.sys, "argv", ["launch.py", *words])
+        try:
+            return launch_module.launch_run(launch_options.parse(words, "")), started
+        finally:
+            while run_processes._held:
+                os.close(run_processes._held.pop())
+
+    return run
+
+
+def test_overwrite_moves_another_run_aside_but_never_its_own(work, start_one):
+    other = "lr_schedule.learning_rate=3.0e-3"
+    assert start_one("again")[0] == 0
+    with pytest.raises(ToolkitError, match=r"another run; 1 difference\(s\): lr_schedule\.learning_rate"):
+        start_one("again", other)
+    assert "--resume_training" not in start_one("again", other, "--overwrite")[1]
+    assert (work / "again.earlier-1" / "run.json").is_file()
+    assert start_one("again", other, "--overwrite")[1][-2:] == ["--resume_training", "True"]
+    assert not (work / "again.earlier-2").exists()
+    assert "--resume_training" not in start_one("again", "--overwrite")[1]
+    assert (work / "again.earlier-2" / "run.json").is_file()
+
+
+def test_a_start_that_was_cut_off_leaves_a_folder_that_can_be_used(work, start_one, monkeypatch):
+    (work / "base.ckpt").write_bytes(b"x")
+    base = "--load_checkpoint", str(work / "base.ckpt")
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_internlm, "sha256_of", killed)
+        assert start_one("cut", *base)[0] == 130
+    assert not (work / "cut" / "resolved_config.yaml").exists()
+    (work / "cut" / "resolved_config.yaml").write_text("half: 1")
+    assert "--resume_training" not in start_one("cut", *base)[1]
+    assert start_one("cut", *base)[1][-2:] == ["--resume_training", "True"]
+
+
+def checkpoint(folder, step):
+    """A full checkpoint's values, no weights."""
+    from tests.test_contest_mirror import checkpoint as write
+
+    return write(folder, step, size=1)
+
+
+def test_checkpoints_without_their_run_are_not_trained_over(work, start_one):
+    checkpoint(work / "orphan", 4)
+    with pytest.raises(ToolkitError, match=r"holds checkpoints but no run\.json and no resolved_config"):
+        start_one("orphan")
+    assert start_one("orphan", "--overwrite")[0] == 0
+    assert list((work / "orphan.earlier-1").glob("checkpoint/rank_0/*.ckpt"))
+
+
+def test_base_weights_are_looked_for_unless_a_checkpoint_is_there(work, start_one):
+    nowhere = "--load_checkpoint", "/nowhere/base.ckpt"
+    with pytest.raises(ToolkitError, match=r"1 problem\(s\) .* /nowhere/base\.ckpt does not exist"):
+        start_one("fresh", *nowhere)
+    start_one("fresh")
+    checkpoint(work / "fresh", 4)
+    assert start_one("fresh", *nowhere)[1][-2:] == ["--resume_training", "True"]
+    arguments = run_internlm.parse_arguments([*command(work, "fresh", 1, *nowhere)[5:], "--config",
+                                              "yaml/lora_finetune.yaml", "--resume_training", "True"])
+    run_internlm.preflight(run_internlm.resolve(arguments), arguments)
+
+
+def test_a_direct_resume_with_other_data_is_refused(work, start_one):
+    start_one("direct")
+    words = ["--config", "yaml/lora_finetune.yaml", "--use_parallel", "False",
+             *command(work, "direct", 1)[5:], "--resume_training", "True"]
+    prepare(words)
+    facts = json.loads((work / "direct" / "run.json").read_text())
+    facts["data"]["train_dataset"]["sha256"] = "0" * 64
+    (work / "direct" / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(ToolkitError, match="train_dataset sha256: 0000"):
+        prepare(words)
+
+
+def test_one_launch_a_folder_however_it_is_spelled(work, start_one, monkeypatch):
+    folder = work / "shared"
+    start_one("shared")
+    (work / "link").symlink_to(folder)
+    sleeper = subprocess.Popen(["sleep", "60"], env=os.environ | {run_processes.RUN_MARK: str(folder)})
+    try:
+        with pytest.raises(ToolkitError, match=f"still going on .processes {sleeper.pid}"):
+            start_one("link")
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    holder = subprocess.Popen(["flock", folder / ".lock", "sleep", "60"], start_new_session=True)
+    try:
+        deadline = time.time() + 30
+        while run_processes.take_lock(folder / ".lock"):
+            os.close(run_processes._held.pop())
+            assert time.time() < deadline
+        with pytest.raises(ToolkitError, match="another launch is at work"):
+            start_one("link")
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.wait()
+
+
+@pytest.mark.parametrize(("port", "words"), [
+    ("70000", "last port is 65535"), ("0", "above 0"), ("x", "above 0")])
+def test_ports_that_are_none(work, monkeypatch, port, words):
+    monkeypatch.setenv("MASTER_PORT", port)
+    with pytest.raises(ToolkitError, match=words):
+        launch_options.parse(command(work, "x", 1)[2:], "")
+
+
+def test_folders_and_links_beside_the_checkpoints(tmp_path):
+    good = checkpoint(tmp_path, 4)
+    shutil.copytree(good.parent, tmp_path / "checkpoint" / "rank_0_backup")
+    (good.parent / "gone.ckpt").symlink_to("nothing")
+    (good.parent / "folder.ckpt").mkdir()
+    assert resume.find_checkpoints(tmp_path / "checkpoint") == resume.Found({4: {0: good}}, {})
+    assert resume.prepare(tmp_path / "checkpoint", 0) == (4, good)
+
+
+def test_the_mirror_s_errors_are_not_the_training_s(work, start_one, capsys):
+    start_one("failed")
+    attempt = next((work / "failed").glob("msrun_log/attempt-*"))
+    (attempt / "mirror.log").write_text("error: no network\n")
+    launch = launch_options.parse(command(work, "failed", 1)[2:], "")
+    assert launch_module.report_failure(launch, attempt, 1, None) == 1
+    (attempt / "worker_0.log").write_text("error: a wrong setting\n")
+    assert launch_module.report_failure(launch, attempt, 1, None) == 2
+    assert "no network" not in capsys.readouterr().err

@@ -16,7 +16,7 @@ import pytest
 
 import yaml
 from research_internlm.ckpt_format import value_start
-from research_internlm.contest import mirror, mirror_fetch, mirror_push, object_store
+from research_internlm.contest import mirror, mirror_fetch, mirror_process, mirror_push, object_store
 from research_internlm.contest.checkpoint_header import read_header, step_of
 from research_internlm.contest.mirror_push import Pusher
 from research_internlm.contest.run_processes import RUN_MARK, processes_of
@@ -28,7 +28,7 @@ from tests import test_contest_launch as launch_tests
 from tests.object_server import SECRET
 
 bucket, proxy = object_server.bucket, object_server.proxy  # fixtures
-work = launch_tests.work
+work, start_one = launch_tests.work, launch_tests.start_one
 CONFIG = {"runner_config": {"batch_size": 4, "epochs": 1, "sink_mode": False, "sink_size": 1},
           "train_dataset": {"drop_remainder": True}, "lr_schedule": {"learning_rate": 1e-4},
           "callbacks": [{"type": "CheckpointMonitor", "save_checkpoint_steps": 2, "keep_checkpoint_max": 10}]}
@@ -399,6 +399,65 @@ def test_an_index_cannot_write_outside_of_the_folder(bucket, run, tmp_path):
     bucket.put_object(Bucket=bucket.name, Key="team/run/mirror.json", Body=json.dumps(evil))
     with pytest.raises(ToolkitError, match="outside of a run folder"):
         fetched(bucket, tmp_path / "copy")
+
+
+def test_a_mirror_that_cannot_work_is_told_before_the_start(bucket, work, start_one, monkeypatch, capsys):
+    output = "before"
+    with pytest.raises(ToolkitError, match=r"1 problem.* --mirror s3://x: 's3://x' is not of the form"):
+        start_one(output, launcher=("--mirror", "s3://x"))
+    with pytest.raises(ToolkitError, match=r"bucket nosuchbucket: .* answered 404"):
+        start_one(output, launcher=("--mirror", "obs://nosuchbucket/x"))
+    with monkeypatch.context() as patch:
+        patch.setenv("OBS_ACCESS_KEY_ID", "WRONG")
+        with pytest.raises(ToolkitError, match="answered 403"):
+            start_one(output, launcher=("--mirror", url(bucket)))
+        patch.delenv("OBS_ACCESS_KEY_ID")
+        with pytest.raises(ToolkitError, match="OBS_ACCESS_KEY_ID not set"):
+            start_one(output, launcher=("--mirror", url(bucket)))
+    assert not (work / output / "msrun_log").exists()
+    monkeypatch.setattr(mirror_process, "mirroring", lambda *_: contextlib.nullcontext())
+    monkeypatch.setenv("OBS_SERVER", "http://127.0.0.1:1")  # a network that is down stops no training
+    assert start_one(output, launcher=("--mirror", url(bucket)))[0] == 0
+    assert f"warning: --mirror {url(bucket)}" in capsys.readouterr().out
+
+
+def test_another_run_s_mirror_is_a_problem_before_the_start(bucket, run, work, start_one):
+    checkpoint(run, 4)
+    pusher(bucket, run).round(True)
+    with pytest.raises(ToolkitError, match=r"--mirror: obs://.* mirrors another run"):
+        start_one("mixed", launcher=("--mirror", url(bucket)))
+
+
+def test_one_command_starts_resumes_and_sends_the_rest(bucket, work, start_one, capsys):
+    launcher = ("--resume", url(bucket), "--mirror", url(bucket))
+    code, started = start_one("everything", launcher=launcher)
+    assert code == 0 and "--resume_training" not in started
+    assert "nothing to resume from" in capsys.readouterr().out
+    folder = work / "everything"
+    last = checkpoint(folder, launch_tests.STEPS)
+    code, started = start_one("everything", launcher=launcher)  # finished: only the mirror is made whole
+    assert code == 0 and started == []
+    assert mirrored_steps(bucket) == [launch_tests.STEPS]
+    last.unlink()
+    code, started = start_one("everything", launcher=launcher)  # the folder is there, its checkpoint is not
+    assert code == 0 and started == [] and last.exists()
+
+
+def test_the_node_that_leads_mirrors(bucket, work, start_one):
+    launcher = ("--worker_num=2", "--local_worker_num=1", "--node_rank=1", "--mirror", url(bucket))
+    assert start_one("node", launcher=launcher)[0] == 0
+    assert "Contents" not in bucket.list_objects_v2(Bucket=bucket.name)
+
+
+def test_a_mirror_that_died_is_followed_by_another(bucket, run, capfd):
+    checkpoint(run, 4)
+    with mirror_process.mirroring(url(bucket), run, run / "msrun_log"):
+        wait_for(lambda: list(mirror_processes(run)))
+        for process in mirror_processes(run):
+            os.kill(process, signal.SIGKILL)
+    out, errors = capfd.readouterr()
+    assert "died (exit code -9); another one sends what is left" in errors and "not complete" not in errors
+    assert "safe up to step 4" in out and mirrored_steps(bucket) == [4]
 
 
 def mirror_processes(folder):

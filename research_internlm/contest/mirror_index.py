@@ -18,7 +18,7 @@ from research_internlm.contest import resume
 from research_internlm.contest.schedule import saving_of, steps_of
 from research_internlm.errors import ToolkitError
 from research_internlm.files import read_json
-from research_internlm.run_internlm import RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.run_internlm import RESOLVED_CONFIG, RUN_FACTS, is_run
 
 INDEX = "mirror.json"
 IDENTITY = (RUN_FACTS, RESOLVED_CONFIG)  # without both a folder is no run
@@ -108,7 +108,7 @@ def index_key(prefix: str) -> str:
 
 def read_run(folder: Path) -> Index | None:
     """An index without files for the run in a folder, or None where its config is not yet written."""
-    if not (folder / RESOLVED_CONFIG).is_file() or not (folder / RUN_FACTS).is_file():
+    if not is_run(folder):
         return None
     return Index(recipes.load_yaml(folder / RESOLVED_CONFIG),
                  read_json(folder / RUN_FACTS, "the run's facts"))

@@ -60,7 +60,7 @@ def find_checkpoints(folder: str | Path) -> Found:
     """
     found = Found({}, {})
     for path in sorted(Path(folder).glob("rank_*/*.ckpt")):
-        if not _RANK_FOLDER.fullmatch(path.parent.name):
+        if not _RANK_FOLDER.fullmatch(path.parent.name) or path.is_dir():
             continue
         try:
             step = complete_step(path)
