@@ -378,6 +378,7 @@ def test_one_launch_a_folder_however_it_is_spelled(work, start_one, monkeypatch)
     folder = work / "shared"
     start_one("shared")
     (work / "link").symlink_to(folder)
+    assert launch_options.parse(command(work, "link", 1)[2:], "").output == folder.resolve()
     sleeper = subprocess.Popen(["sleep", "60"], env=os.environ | {run_processes.RUN_MARK: str(folder)})
     try:
         with pytest.raises(ToolkitError, match=f"still going on .processes {sleeper.pid}"):
@@ -404,6 +405,21 @@ def test_ports_that_are_none(work, monkeypatch, port, words):
     monkeypatch.setenv("MASTER_PORT", port)
     with pytest.raises(ToolkitError, match=words):
         launch_options.parse(command(work, "x", 1)[2:], "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_notebook_and_a_closed_terminal_end_the_run_in_order(monkeypatch, number):
+    monkeypatch.setattr(launch_module, "parse", lambda *_: None)
+    monkeypatch.setattr(launch_module, "launch_run", lambda _: os.kill(os.getpid(), number))
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch_module.main()
+        signal.signal(number, signal.SIG_IGN)  # as nohup has it
+        launch_module.main()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def test_folders_and_links_beside_the_checkpoints(tmp_path):

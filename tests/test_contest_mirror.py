@@ -159,6 +159,10 @@ def test_only_its_own_objects_are_removed(bucket, run):
     sender = pusher(bucket, run)
     for step in (2, 4, 6, 8):  # 2 and 6 are removed again, and each log but the last
         checkpoint(run, step)
+        if step == 4:
+            [mine] = [entry["Key"] for entry in bucket.list_objects_v2(Bucket=bucket.name)["Contents"]
+                      if "_2.ckpt" in entry["Key"]]
+            bucket.create_multipart_upload(Bucket=bucket.name, Key=f"{mine}.theirs")
         with open(run / "msrun_log/worker_0.log", "a") as log:
             log.write("step\n" * step)
         sender.round(True)
@@ -169,7 +173,7 @@ def test_only_its_own_objects_are_removed(bucket, run):
         bucket.delete_object(Bucket=bucket.name, Key=key)
     assert mirrored_steps(bucket) == [4, 8]
     uploads = bucket.list_multipart_uploads(Bucket=bucket.name)["Uploads"]
-    assert [upload["Key"] for upload in uploads] == ["team/run/files/theirs.ckpt"]
+    assert {upload["Key"] for upload in uploads} == {"team/run/files/theirs.ckpt", f"{mine}.theirs"}
 
 
 def test_what_a_lost_machine_began_is_removed_by_the_next(bucket, run, tmp_path, proxy, monkeypatch):

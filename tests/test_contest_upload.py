@@ -234,11 +234,13 @@ def test_links_are_followed_and_what_cannot_go_is_listed(bucket, tmp_path):
     folder.mkdir()
     (folder / "linked").symlink_to(elsewhere)
     (folder / "circle").symlink_to(folder)
+    (elsewhere / "back").symlink_to(folder)
     (folder / "gone").symlink_to("nothing")
     (folder / os.fsdecode(b"\xff")).write_bytes(b"x")
-    with pytest.raises(ToolkitError, match=r"3 file\(s\)") as error:
+    with pytest.raises(ToolkitError, match=r"4 file\(s\)") as error:
         run(bucket, folder, "--record", str(record))
-    for words in ("circle is a link to a folder it lies in", "gone is a link to nothing",
+    for words in ("out/circle is a link to a folder it lies in",
+                  "linked/back is a link to a folder it lies in", "gone is a link to nothing",
                   "\\xff has a name that is not UTF-8"):
         assert words in str(error.value)
     listed = [entry["Key"] for entry in bucket.list_objects_v2(Bucket=bucket.name)["Contents"]]

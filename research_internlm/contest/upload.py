@@ -57,9 +57,10 @@ def _walk(source: Path) -> Iterator[tuple[Path, str | None]]:
     """Files below a folder, those of linked folders too; with the reason those that cannot be sent."""
     for top, folders, names in os.walk(source, followlinks=True):
         here = Path(top)
+        above = {folder.resolve() for folder in (here, *here.absolute().parents)}
         for folder in list(folders):
             # Its files would be sent again and again, under ever longer names.
-            if (here / folder).is_symlink() and (here / folder).resolve() in (here / "x").resolve().parents:
+            if (here / folder).is_symlink() and (here / folder).resolve() in above:
                 folders.remove(folder)
                 yield here / folder, "is a link to a folder it lies in"
         for path in map(here.joinpath, names):
