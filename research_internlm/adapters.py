@@ -39,6 +39,11 @@ class Adapter:
     base_sha256: str | None
 
     @property
+    def run_facts(self) -> bool:
+        """Whether the run's run.json is there."""
+        return self.config_file.with_name(RUN_FACTS).exists()
+
+    @property
     def pet_config(self) -> Mapping[str, Any]:
         return self.model_config["pet_config"]
 

@@ -12,7 +12,7 @@ from research_internlm import dtypes, lora, weight_names
 from research_internlm.adapters import Adapter, open_adapter
 from research_internlm.dtypes import Entry
 from research_internlm.errors import ToolkitError
-from research_internlm.files import publish, require_absent, sha256_of, staging, write_manifest
+from research_internlm.files import publish, read_manifest, require_absent, sha256_of, staging, write_manifest
 from research_internlm.tensor_files import TensorFile, format_of, row_blocks, write_tensors
 
 _TOOL = "weights.py merge"
@@ -78,11 +78,12 @@ def _layout(base: TensorFile, adapter: Adapter) -> tuple[dict[str, Entry], dict[
 
 
 def _check_base(base: TensorFile, adapter: Adapter, layout: dict[str, Entry], base_sha256: str) -> None:
-    """Refuses a base unless it is shown to be the one the adapter was trained on.
+    """Refuses a base unless it is shown to be the one the adapter was trained on, inside a run's folder.
 
     Shown by the adapter's own file where that holds the base too, by the sha256 in run.json, or by the
     values in one of the run's full checkpoints: the same weights in another file form are the same base. A
-    base that an adapter was merged into already is another one by each of these.
+    base that an adapter was merged into already is another one by each of these. Taken out of its run, an
+    adapter says nothing of its base; then only what `merge` itself wrote is refused.
 
     Raises:
         ToolkitError: It is another base, or nothing tells.
@@ -99,6 +100,10 @@ def _check_base(base: TensorFile, adapter: Adapter, layout: dict[str, Entry], ba
             _require_same(base, full, layout)
         return
     run = adapter.config_file.parent
+    if not adapter.run_facts and (read_manifest(base.path) or {}).get("tool") != _TOOL:
+        print(f"warning: nothing tells whether {base.path} is the base of {adapter.file.path}, which lies "
+              "outside its run's folder (no run.json beside it): not checked")
+        return
     if adapter.base_sha256:
         raise ToolkitError(
             f"the run {run} started from a file with sha256 {adapter.base_sha256} (run.json), but "

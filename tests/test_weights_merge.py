@@ -93,12 +93,18 @@ def test_merging_twice_is_refused_whatever_tells_the_base(run, tmp_path, known):
     assert not (tmp_path / "again.ckpt").exists()
 
 
-@pytest.mark.parametrize("run_json", ["null", "absent"])
-def test_another_base_is_refused_and_the_right_one_known_by_the_run_s_checkpoint(run, tmp_path, run_json):
+def test_an_adapter_without_its_run_is_merged_unchecked_but_not_twice(run, tmp_path, capsys):
+    folder, base, adapter = run
+    (folder / "run.json").unlink()
+    merge(base, adapter, tmp_path / "m.ckpt", False)
+    assert "nothing tells whether" in capsys.readouterr().out
+    with pytest.raises(ToolkitError, match="nothing tells"):
+        merge(tmp_path / "m.ckpt", adapter, tmp_path / "again.ckpt", False)
+
+
+def test_another_base_is_refused_and_the_right_one_known_by_the_run_s_checkpoint(run, tmp_path):
     folder, base, adapter = run
     states(folder, None)
-    if run_json == "absent":
-        (folder / "run.json").unlink()
     other = write(tmp_path / "other.ckpt", random_tensors(SHAPES, seed=9))
     for path in (base, other):
         with pytest.raises(ToolkitError, match=r"nothing tells .*random weights has none.*as --base"):
