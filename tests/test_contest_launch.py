@@ -20,6 +20,7 @@ from research_internlm import run_internlm
 from research_internlm.contest import launch as launch_module
 from research_internlm.contest import launch_options, preflight, resume, run_processes
 from research_internlm.contest.run_processes import processes_of
+from research_internlm.contest.schedule import Saving, Steps
 from research_internlm.contest.worker_logs import read_run
 from research_internlm.errors import ToolkitError
 from tests.conftest import ROOT, assert_user_error, run_script
@@ -204,6 +205,17 @@ def test_the_first_step_after_a_resume_is_bit_for_bit_that_of_the_whole_run(work
             assert old.keys() == new.keys() and len(old) > 40
             assert [name for name in old if old[name].asnumpy().tobytes() != new[name].asnumpy().tobytes()
                     ] == []
+
+
+@pytest.mark.model
+def test_a_run_keeps_the_checkpoints_its_plan_says(work):
+    done = launch(work, "kept", 1, "runner_config.epochs=5",
+                  "callbacks.CheckpointMonitor.save_checkpoint_steps=3",
+                  "callbacks.CheckpointMonitor.keep_checkpoint_max=5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    saving = Saving.simulate(Steps(rows=24, cards=1, batch_size=4, epochs=5), 3, 5, 0)
+    assert sorted(resume.find_checkpoints(work / "kept" / "checkpoint").complete) == saving.kept
+    assert saving.kept == saving.five == [6, 12, 18, 24, 30]
 
 
 @pytest.mark.model
