@@ -107,8 +107,9 @@ class TensorFile:
         return array
 
     def read(self, name: str) -> np.ndarray:
-        """A whole tensor of one dimension or more."""
-        return self.rows(name, 0, self.entries[name].shape[0])
+        """A whole tensor; a scalar has no dimension."""
+        shape = self.entries[name].shape
+        return self.rows(name, 0, shape[0] if shape else 1).reshape(shape)
 
 
 def row_blocks(entry: Entry, ranges: Iterable[tuple[int, int]] | None = None) -> Iterator[tuple[int, int]]:

@@ -251,7 +251,7 @@ def test_learning_rates_are_mindformers(schedule):
     ("results_x.json", "{", "is not JSON"), ("obs_links.json", "[{", "is not JSON"),
     ("obs_links.json", "{}", "holds no list of uploads"), ("obs_links.json", "[1]", "lacks the mapping"),
     ("msrun_log/attempt-001/attempt.json", "{}", "lacks command"),
-    ("checkpoint/rank_0/lora_rank_0-9_5.ckpt", "cut", "is truncated or no MindSpore"),
+    ("checkpoint/rank_0/lora_rank_0-9_5.ckpt", "cut", "is truncated, damaged or no ckpt"),
     ("report.md.manifest.json", "{", "is not JSON")])
 def test_a_broken_source_hides_nothing(run, tmp_path, name, content, words):
     (run / name).parent.mkdir(parents=True, exist_ok=True)

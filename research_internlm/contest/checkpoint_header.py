@@ -1,136 +1,63 @@
-"""Names, shapes and step counters of a MindSpore .ckpt, read without MindSpore and without the weights.
+"""What a MindSpore .ckpt says of the run that wrote it: step counters, and the adapter its matrices show.
 
-A .ckpt is a protocol buffer (mindspore/train/checkpoint.proto): a sequence of values, each a tag and a
-tensor of dims, type and content. Contents of more than a few bytes are skipped, so a 15 GB file takes
-milliseconds. A length that reaches beyond the end of the file is how a truncated file is recognised.
+Only names, shapes and single numbers are read, so a 15 GB file takes milliseconds. No MindSpore.
 """
 
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+
+import numpy as np
 
 from research_internlm.errors import ToolkitError
+from research_internlm.tensor_files import TensorFile
 
-_VARINT, _BYTES = 0, 2  # wire types
-_SCALAR_BYTES = 8
-_SCALAR_FORMATS = {"Int32": "<i", "Int64": "<q", "Float32": "<f", "Float64": "<d"}
 _LORA_A, _LORA_B = ".mindpet_delta_lora_a", ".mindpet_delta_lora_b"
-_CHECKSUM = b"crc_num"  # written bare behind the last value
 
 
 @dataclass(frozen=True)
-class Entry:
+class Value:
     """One value of a checkpoint.
 
     Attributes:
         shape: Dimensions; empty for a scalar.
-        dtype: MindSpore's name of the type, e.g. `Float32`.
-        scalar: The number itself where the content is no longer than 8 bytes, else None.
+        number: The number itself where the value is a single one, else None.
     """
 
     shape: tuple[int, ...]
-    dtype: str
-    scalar: float | int | None
+    number: float | int | None
 
 
-def read_header(path: str | os.PathLike) -> dict[str, Entry]:
+def read_header(path: str | os.PathLike) -> dict[str, Value]:
     """Reads what a checkpoint holds.
 
     Args:
         path: A .ckpt file.
 
     Returns:
-        Name -> entry, in the file's order. A weight that MindSpore cut into slices has its first.
+        Name -> value, in the file's order.
 
     Raises:
         ToolkitError: Truncated, or not a MindSpore checkpoint.
+        FileNotFoundError: It is gone.
     """
     path = Path(path)
-    size = path.stat().st_size
-    entries: dict[str, Entry] = {}
-    with open(path, "rb") as file:
-        try:
-            for number, end in _fields(file, size):
-                if number != 1:
-                    raise ValueError("unknown field")
-                name, entry = _value(file, end)
-                entries.setdefault(name, entry)
-        except (ValueError, EOFError, UnicodeDecodeError) as error:
-            raise ToolkitError(f"{path} ({size:,} bytes) is truncated or no MindSpore .ckpt ({error} near "
-                               f"byte {file.tell():,}); use the checkpoint before it") from None
-    if not entries:
-        raise ToolkitError(f"{path} is empty; use the checkpoint before it")
-    return entries
+    path.stat()
+    with TensorFile(path, "the checkpoint") as file:
+        return {name: Value(entry.shape, _number(file, name)) for name, entry in file.entries.items()}
 
 
-def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
-    """Fields of a message that ends at `end`: (number, end of its bytes), the reader at the first of them.
-
-    A plain integer, as dims are, comes as (-number, its value).
-    """
-    while file.tell() < end:
-        key = _varint(file)
-        if key & 7 == _VARINT:
-            yield -(key >> 3), _varint(file)
-            continue
-        if key & 7 != _BYTES:
-            if _is_checksum(file):
-                return
-            raise ValueError("unknown wire type")
-        stop = _varint(file) + file.tell()
-        if stop > end:
-            raise EOFError("the file ends inside a value")
-        yield key >> 3, stop
-        file.seek(stop)
+def _number(file: TensorFile, name: str) -> float | int | None:
+    entry = file.entries[name]
+    if entry.dtype is None or entry.dtype.fields or np.prod(entry.shape) != 1:
+        return None
+    return file.read(name).reshape(-1)[0].item()
 
 
-def _is_checksum(file: BinaryIO) -> bool:
-    file.seek(-1, os.SEEK_CUR)
-    return file.read(len(_CHECKSUM)) == _CHECKSUM
-
-
-def _varint(file: BinaryIO) -> int:
-    value = shift = 0
-    while True:
-        byte = file.read(1)
-        if not byte:
-            raise EOFError("the file ends inside a length")
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-        shift += 7
-
-
-def _value(file: BinaryIO, end: int) -> tuple[str, Entry]:
-    name, entry = "", Entry((), "", None)
-    for number, stop in _fields(file, end):
-        if number == 1:
-            name = file.read(stop - file.tell()).decode()
-        elif number == 2:
-            entry = _tensor(file, stop)
-    return name, entry
-
-
-def _tensor(file: BinaryIO, end: int) -> Entry:
-    dims, dtype, content = [], "", b""
-    for number, stop in _fields(file, end):
-        if number == -1:
-            dims.append(stop)
-        elif number == 2:
-            dtype = file.read(stop - file.tell()).decode()
-        elif number == 3 and stop - file.tell() <= _SCALAR_BYTES:
-            content = file.read(stop - file.tell())
-    form = _SCALAR_FORMATS.get(dtype)
-    scalar = struct.unpack(form, content)[0] if form and struct.calcsize(form) == len(content) else None
-    return Entry(() if dims == [0] else tuple(dims), dtype, scalar)
-
-
-def step_of(header: Mapping[str, Entry], path: str | os.PathLike) -> int:
+def step_of(header: Mapping[str, Value], path: str | os.PathLike) -> int:
     """The step a full training checkpoint was saved after, whatever its file name says.
 
     File names are wrong after a resume in the middle of an epoch (MindFormers 1.9.0), and `global_step`
@@ -140,13 +67,13 @@ def step_of(header: Mapping[str, Entry], path: str | os.PathLike) -> int:
         ToolkitError: It has no step counter.
     """
     entry = header.get("step_num")
-    if entry is None or entry.scalar is None:
+    if entry is None or entry.number is None:
         raise ToolkitError(f"{path} holds no step_num: no full training checkpoint of MindFormers, or "
                            "truncated")
-    return int(entry.scalar)
+    return int(entry.number)
 
 
-def adapter_facts(header: Mapping[str, Entry]) -> dict[str, object]:
+def adapter_facts(header: Mapping[str, Value]) -> dict[str, object]:
     """LoRA facts that the stored matrices themselves state.
 
     Returns:

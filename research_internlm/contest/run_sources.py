@@ -135,6 +135,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     header = read_header(path)
     batch = header.get("global_batch_size")
     facts = adapter_facts(header)
-    if batch and batch.scalar:
-        facts["global_batch_size"] = int(batch.scalar)
+    if batch and batch.number:
+        facts["global_batch_size"] = int(batch.number)
     return Checkpoint(path, step_of(header, path), facts)
