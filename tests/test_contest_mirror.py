@@ -433,6 +433,8 @@ def test_another_run_s_mirror_is_a_problem_before_the_start(bucket, run, work, s
 
 
 def test_one_command_starts_resumes_and_sends_the_rest(bucket, work, start_one, capsys):
+    with pytest.raises(ToolkitError, match=r"bucket nosuchbucket: .* answered 404"):
+        start_one("everything", launcher=("--resume", "obs://nosuchbucket/x"))  # is no empty mirror
     launcher = ("--resume", url(bucket), "--mirror", url(bucket))
     code, started = start_one("everything", launcher=launcher)
     assert code == 0 and "--resume_training" not in started
@@ -445,6 +447,13 @@ def test_one_command_starts_resumes_and_sends_the_rest(bucket, work, start_one, 
     last.unlink()
     code, started = start_one("everything", launcher=launcher)  # the folder is there, its checkpoint is not
     assert code == 0 and started == [] and last.exists()
+    worker = subprocess.Popen(["sleep", "60"], env=os.environ | {RUN_MARK: str(folder)})
+    try:
+        with pytest.raises(ToolkitError, match="still going on"):  # nothing is fetched under a living run
+            start_one("everything", launcher=("--resume", "obs://nosuchbucket/x"))
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def test_the_node_that_leads_mirrors(bucket, work, start_one):

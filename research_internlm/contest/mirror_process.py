@@ -30,7 +30,7 @@ def problems(url: str, run: Index | None, folder: Path, last: int) -> Iterator[s
     try:
         bucket, prefix = parse_url(url)
         store = connect(bucket, None, patient=False)
-        content = store.get(index_key(prefix)) if store.head(index_key(prefix)) else None
+        content = store.get(index_key(prefix))
         if content and run and (reason := refusal(Index.decode(content, url), run, last, url, folder)):
             yield f"--mirror: {reason}"
     except UnreachableError as error:

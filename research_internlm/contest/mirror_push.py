@@ -123,7 +123,7 @@ class Pusher:
         sent += [self._send_text(file) for file in texts if final or any(sent) or self._has_grown(file)]
         if self._drop_unwanted() or any(sent):
             self._write_index()
-        self._clean()
+        self._clean({file.name for file in checkpoints if self._sent.get(file.name) != file.stamp})
         return True
 
     def candidates(self) -> list[Candidate]:
@@ -264,12 +264,18 @@ class Pusher:
                 raise RefusedError(f"the settings or file names of {self.folder} hold {found[1]} (line "
                                    f"{found[0]} of {INDEX}); nothing more is mirrored")
 
-    def _clean(self) -> None:
-        """Removes the leftovers, finished or not; the index in the bucket no longer names them."""
+    def _clean(self, waiting: set[str]) -> None:
+        """Removes the leftovers, finished or not; the index in the bucket no longer names them.
+
+        Args:
+            waiting: Checkpoints still to be sent: what a killed pusher sent of them is gone on with.
+        """
+        kept = [name for name in self.index.leftovers if name.rpartition(".")[0] in waiting]
         for name in self.index.leftovers:
-            self.store.abort_uploads(key_of(self.prefix, name))
-            self.store.delete(key_of(self.prefix, name))
-        self.index.leftovers.clear()
+            if name not in kept:
+                self.store.abort_uploads(key_of(self.prefix, name))
+                self.store.delete(key_of(self.prefix, name))
+        self.index.leftovers = kept
 
 
 def printable(name: str | Path) -> str:

@@ -128,12 +128,15 @@ class ObjectStore:
         """What is stored under a key, or None."""
         answer = self._call(f"look-up of {key}", self._client.getObjectMetadata, key, may_lack=True)
         if answer is None:
-            # A bucket that is missing answers 404 as well, and must not look like an empty one.
-            self._call(f"bucket {self.bucket}", self._client.headBucket)
+            self._require_bucket()
             return None
         headers = {name.lower(): value for name, value in answer.header}
         sha256 = next((headers[name] for name in _SHA256_HEADERS if name in headers), None)
         return StoredObject(int(answer.body.contentLength), sha256)
+
+    def _require_bucket(self) -> None:
+        """A missing bucket answers 404 as a missing object does, and must not look like an empty one."""
+        self._call(f"bucket {self.bucket}", self._client.headBucket)
 
     def put(self, key: str, content: bytes, sha256: str) -> str:
         """Stores a small object in one request, MD5 checked. Returns the ETag.
@@ -151,6 +154,7 @@ class ObjectStore:
         """Content of a small object, or None where there is none."""
         answer = self._call(f"download of {key}", self._client.getObject, key, may_lack=True)
         if answer is None:
+            self._require_bucket()
             return None
         try:
             return b"".join(_blocks(answer.body.response))
