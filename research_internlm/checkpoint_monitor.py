@@ -65,7 +65,8 @@ class RunCheckpointMonitor(callback.CheckpointMonitor):
         steps_per_epoch = parameters.batch_num
         total = (done // steps_per_epoch + parameters.epoch_num) * steps_per_epoch
         sink_size = steps_per_epoch if parameters.dataset_sink_mode else 1
-        planned = evenly_spaced(saves_of(total, self.save_checkpoint_steps, sink_size), total, sink_size) or ()
+        saves = saves_of(total, self.save_checkpoint_steps, sink_size)
+        planned = evenly_spaced(saves, total, sink_size) or ()
         self._manager = _Retention(self._config.format, steps_per_epoch, planned)
         if self.save_trainable_params:
             self._trainable_manager = _Retention(self._config.format, steps_per_epoch, planned)
