@@ -12,6 +12,7 @@ research_internlm/records.py, the choice of samples that share a row in preproce
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +24,9 @@ import sentencepiece
 from tqdm import tqdm
 
 from preprocess.alpaca_items import inputs_of, read_named
-from preprocess.encoding import encode_items
-from preprocess.mindrecord_writer import existing_parts, write_mindrecord
+from preprocess.background import in_background
+from preprocess.encoding import Block, encode_blocks
+from preprocess.mindrecord_writer import existing_parts, load_writer, write_mindrecord
 from preprocess.packing import Sample, pack
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.files import read_manifest, sha256_of, write_manifest
@@ -35,8 +37,10 @@ from research_internlm.prompts import (
     prompt_version,
     render_item,
 )
-from research_internlm.records import fits, make_record, record_length
-from research_internlm.tokens import INTERNLM, SpecialTokens, load_tokenizer, special_tokens
+from research_internlm.records import fits, make_records, record_length
+from research_internlm.tokens import IGNORE_ID, INTERNLM, SpecialTokens, load_tokenizer, special_tokens
+
+_ROWS_AT_ONCE = 512
 
 
 @dataclass
@@ -103,33 +107,33 @@ def _positive(text: str) -> int:
 
 
 def encode_named(paths: Sequence[Path], processor: sentencepiece.SentencePieceProcessor,
-                 special: SpecialTokens, arguments: argparse.Namespace) -> Iterator[tuple[str, Sample]]:
-    """All items of all files as samples, each with the name it is listed under when it is dropped."""
-    for_name, for_encoding = itertools.tee(read_named(paths))  # apart by one block of the encoder
-    samples = encode_items((item for _, item in for_encoding), processor, special, arguments.num_workers,
-                           arguments.end_marker)
-    return zip((name for name, _ in for_name), samples, strict=True)
+                 special: SpecialTokens, arguments: argparse.Namespace) -> Iterator[tuple[list[str], Block]]:
+    """All items of all files as blocks of samples, each with the names they are listed under when dropped."""
+    for_names, for_encoding = itertools.tee(read_named(paths))  # apart by one block
+    for block in encode_blocks((item for _, item in for_encoding), processor, special, arguments.num_workers,
+                               arguments.end_marker):
+        yield [name for name, _ in itertools.islice(for_names, len(block.lengths))], block
 
 
-def keep_fitting(samples: Iterable[tuple[str, Sample]], length: int, statistics: Statistics
+def keep_fitting(blocks: Iterable[tuple[list[str], Block]], length: int, statistics: Statistics
                  ) -> Iterator[Sample]:
     """Passes on the samples that fit a row and notes the others.
 
     Args:
-        samples: How each sample is listed when it is dropped, and the sample.
+        blocks: From `encode_named`.
         length: Row length.
         statistics: Filled while the samples are consumed.
 
     Yields:
         Samples of at most `length` tokens.
     """
-    for name, (ids, supervised) in samples:
-        statistics.items += 1
-        if fits(len(ids), length):
-            statistics.longest = max(statistics.longest, len(ids))
-            yield ids, supervised
-        else:
-            statistics.overlong.append({"item": name, "tokens": len(ids)})
+    for names, block in blocks:
+        statistics.items += len(names)
+        for name, (ids, supervised) in zip(names, block.samples(), strict=True):
+            if fits(len(ids), length):
+                yield ids, supervised
+            else:
+                statistics.overlong.append({"item": name, "tokens": len(ids)})
 
 
 def make_rows(groups: Iterable[Sequence[Sample]], length: int, statistics: Statistics
@@ -144,17 +148,21 @@ def make_rows(groups: Iterable[Sequence[Sample]], length: int, statistics: Stati
     Yields:
         Rows of `length` tokens.
     """
-    for group in groups:
-        ids = np.concatenate([ids for ids, _ in group])
-        supervised = np.concatenate([supervised for _, supervised in group])
-        answer = int(supervised.sum())
-        statistics.rows += 1
-        statistics.samples += len(group)
-        statistics.tokens += len(ids)
-        statistics.supervised += answer
-        statistics.longest_answer = max(statistics.longest_answer, answer)
-        statistics.fullest = max(statistics.fullest, len(group))
-        yield make_record(ids, supervised, length)
+    groups = iter(groups)
+    while batch := list(itertools.islice(groups, _ROWS_AT_ONCE)):
+        joined = [group[0] if len(group) == 1 else tuple(map(np.concatenate, zip(*group, strict=True)))
+                  for group in batch]
+        records = make_records(joined, length)
+        answers = (records["labels"] != IGNORE_ID).sum(axis=1)
+        statistics.rows += len(batch)
+        statistics.samples += sum(map(len, batch))
+        statistics.tokens += sum(len(ids) for ids, _ in joined)
+        statistics.supervised += int(answers.sum())
+        statistics.longest = max(statistics.longest, *(len(ids) for group in batch for ids, _ in group))
+        statistics.longest_answer = max(statistics.longest_answer, int(answers.max()))
+        statistics.fullest = max(statistics.fullest, *map(len, batch))
+        for row in zip(*records.values(), strict=True):
+            yield dict(zip(records, row, strict=True))
 
 
 def show(number: int, item: dict[str, str], processor: sentencepiece.SentencePieceProcessor, family: str,
@@ -208,10 +216,11 @@ def convert(arguments: argparse.Namespace) -> None:
     length = record_length(arguments.seq_length)
     statistics = Statistics()
 
-    encoding = (paths, processor, special, arguments)
+    encode = functools.partial(encode_named, paths, processor, special, arguments)
     if arguments.overlong == "error":
-        _refuse_overlong(encode_named(*encoding), length)
-    kept = keep_fitting(encode_named(*encoding), length, statistics)
+        _refuse_overlong(encode(), length)
+    kept = keep_fitting(in_background(encode, "encoding"), length, statistics)
+    load_writer()
     groups = pack(list(kept), length, arguments.seed) if arguments.pack else ([sample] for sample in kept)
     rows = make_rows(groups, length, statistics)
     first = next(rows, None)
@@ -224,8 +233,9 @@ def convert(arguments: argparse.Namespace) -> None:
     report(statistics, length, output)
 
 
-def _refuse_overlong(samples: Iterable[tuple[str, Sample]], length: int) -> None:
-    long = [f"{name} ({len(ids)} tokens)" for name, (ids, _) in samples if not fits(len(ids), length)]
+def _refuse_overlong(blocks: Iterable[tuple[list[str], Block]], length: int) -> None:
+    long = [f"{name} ({count} tokens)" for names, block in blocks
+            for name, count in zip(names, block.lengths, strict=True) if not fits(count, length)]
     if long:
         raise ToolkitError(f"{len(long)} items are longer than the {length}-token row: "
                            f"{', '.join(long[:10])}{' ...' if len(long) > 10 else ''}; raise --seq_length or "

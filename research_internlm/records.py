@@ -37,28 +37,35 @@ def fits(token_count: int, length: int) -> bool:
     return token_count <= length
 
 
-def make_record(ids: Sequence[int], supervised: Sequence[bool], length: int) -> dict[str, np.ndarray]:
-    """Pads one encoded sample, or several joined ones, to a row.
+def make_records(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], length: int
+                 ) -> dict[str, np.ndarray]:
+    """Pads encoded samples, each of one row (several joined ones count as one), to rows.
 
     Args:
-        ids: Token ids, n of them, `</s>` included.
-        supervised: For each id, whether it is trained on.
+        samples: For each row its token ids, n of them, `</s>` included, and whether each is trained on.
         length: Row length L; n <= L.
 
     Returns:
-        `input_ids` and `labels`, int32 of shape (L,). Labels stand at the same index as their token
+        `input_ids` and `labels`, int32 of shape (rows, L). Labels stand at the same index as their token
         (not shifted) and are -100 where nothing is to be learned.
 
     Raises:
-        ValueError: The sample does not fit or has nothing supervised (callers check both before).
+        ValueError: A sample does not fit or has nothing supervised (callers check both before).
     """
-    count = len(ids)
-    if not fits(count, length):
-        raise ValueError(f"sample of {count} tokens in a row of {length}")
-    if not np.any(supervised):
+    counts = np.array([len(ids) for ids, _ in samples])
+    if not fits(counts.max(), length):
+        raise ValueError(f"sample of {counts.max()} tokens in a row of {length}")
+    ids, supervised = (np.concatenate(part) for part in zip(*samples, strict=True))
+    taken = np.arange(length) < counts[:, None]
+    input_ids = np.full(taken.shape, PAD_ID, dtype=np.int32)
+    labels = np.full(taken.shape, IGNORE_ID, dtype=np.int32)
+    input_ids[taken] = ids
+    labels[taken] = np.where(supervised, ids, IGNORE_ID)
+    if not (labels != IGNORE_ID).any(axis=1).all():
         raise ValueError("sample with no supervised token")
-    input_ids = np.full(length, PAD_ID, dtype=np.int32)
-    labels = np.full(length, IGNORE_ID, dtype=np.int32)
-    input_ids[:count] = ids
-    labels[:count] = np.where(supervised, input_ids[:count], IGNORE_ID)
     return {"input_ids": input_ids, "labels": labels}
+
+
+def make_record(ids: Sequence[int], supervised: Sequence[bool], length: int) -> dict[str, np.ndarray]:
+    """One row of `make_records`: `input_ids` and `labels` of shape (L,)."""
+    return {name: rows[0] for name, rows in make_records([(ids, supervised)], length).items()}

@@ -42,6 +42,11 @@ def assert_same_ids(encoder, processor, texts):
         assert np.frombuffer(encoded[text], np.int32).tolist() == processor.encode(text), repr(text)
 
 
+def encode_items(*arguments):
+    """The samples of all blocks, one by one."""
+    return (sample for block in encoding.encode_blocks(*arguments) for sample in block.samples())
+
+
 @pytest.mark.real_data
 def test_any_text_gets_the_processor_s_ids(real_processor):
     encoder = encoding.Encoder(real_processor, 2)
@@ -57,7 +62,9 @@ def test_any_text_gets_the_processor_s_ids(real_processor):
 @pytest.mark.real_data
 def test_the_real_vocabularies_are_split(real_processor):
     splitter = encoding.Splitter(real_processor)
-    assert splitter.lines("Question: a b \nA.one\nB.two\n") == ["Question: a b \n", "A.one\n", "B.two\n"]
+    lines = splitter.lines("Question: a b \nA.one\nB.two\n")
+    assert list(filter(None, lines)) == ["Question: a b \n", "A.one\n", "B.two\n"]
+    assert list(filter(None, splitter.words(" two words, x"))) == [" two", " words,", " x"]
     assert splitter.words(" two words,  and\t tabs\n x") == [" two", " words,", "  and\t tabs\n x"]
 
 
@@ -90,11 +97,11 @@ def test_no_cut_inside_a_piece_of_the_vocabulary():
 
 def test_small_caches_change_nothing(monkeypatch, demo_data):
     monkeypatch.setattr(encoding, "_CACHED_TEXTS", 5)
-    monkeypatch.setattr(encoding, "_ITEMS_PER_ENCODE", 3)
+    monkeypatch.setattr(encoding, "BLOCK_ITEMS", 3)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(demo_data / "tokenizer.model"))
     special = special_tokens(processor)
     items = [item(f"Number {n}?") for n in [*range(20), *range(20)]]
-    for source, (ids, flags) in zip(items, encoding.encode_items(items, processor, special, 1), strict=True):
+    for source, (ids, flags) in zip(items, encode_items(items, processor, special, 1), strict=True):
         assert (ids.tolist(), flags.tolist()) == encode(render_item(source), processor, special)
 
 
@@ -109,7 +116,7 @@ def test_ids_equal_upstream_s_on_all_real_questions(real_data):
         items += [item(row[0], row[4:0:-1], "DCBA"["ABCD".index(row[5])]) for row in rows[::3]
                   if row[5] in list("ABCD")]
     assert len(items) > 15_000
-    samples = encoding.encode_items(items, processor, special_tokens(processor), 2)
+    samples = encode_items(items, processor, special_tokens(processor), 2)
     for source, (ids, supervised) in zip(items, samples, strict=True):
         expected, answer_start = upstream_ids(source, processor, 103167, 103166)
         assert ids.tolist() == expected

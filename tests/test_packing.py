@@ -14,6 +14,7 @@ from preprocess.packing import assign_rows
 from research_internlm.files import read_manifest
 from research_internlm.tokens import load_tokenizer, special_tokens
 from tests.test_alpaca_mindrecord import item, read_rows, write_items
+from tests.test_encoding import encode_items
 
 BOS, EOS = 1, 2
 
@@ -111,7 +112,7 @@ def real_orderings(real_data, tmp_path_factory):
 @pytest.mark.real_data
 def test_rows_of_the_real_questions_are_full_and_mixed(real_data, real_orderings):
     processor = load_tokenizer(real_data / "tokenizers" / "internlm.model")
-    samples = converter.encode_items(real_orderings, processor, special_tokens(processor), 2)
+    samples = encode_items(real_orderings, processor, special_tokens(processor), 2)
     lengths = [len(ids) for ids, _ in samples]
     names = [entry["id"] for entry, length in zip(real_orderings, lengths, strict=True) if length <= 1025]
     lengths = [length for length in lengths if length <= 1025]
