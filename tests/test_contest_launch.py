@@ -246,6 +246,17 @@ def test_an_evaluation_keeps_its_log_where_the_hand_in_looks(work, whole, demo_d
     assert_user_error(again, "exists already", "--overwrite")
 
 
+def test_workers_whose_scheduler_has_ended_are_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch_module, "_GRACE_SECONDS", 0.3)
+    started = time.time()
+    code, first = launch_module.run_msrun(
+        ["bash", "-c", "MS_ROLE=MS_SCHED sleep 1 & MS_ROLE=MS_WORKER sleep 300 & wait"], tmp_path, tmp_path,
+        has_scheduler=True)
+    assert code != 0 and "its scheduler ended" in first
+    assert 1 < time.time() - started < 30
+    assert not processes_of(tmp_path)
+
+
 def test_all_problems_are_told_at_once(work):
     with socket.socket() as taken:
         taken.bind(("", 0))

@@ -1,5 +1,7 @@
 """Credentials are found in every form people write them, and nothing else is: on our source and real logs."""
 
+import os
+
 import pytest
 
 from research_internlm import recipe as recipes
@@ -87,6 +89,14 @@ def test_line_numbers_across_blocks(tmp_path):
 def test_value_of_a_credential_variable_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("SecretAccessKey", "plainwordsonly")
     assert scan(tmp_path, "x\nplainwordsonly\n") == [(2, "the value of the variable SecretAccessKey")]
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("TOKENIZER_FILE", "plainwordsonly"), ("MAX_TOKENS", "plainwordsonly"),
+    ("TOKEN_FOLDER", os.path.dirname(__file__))])
+def test_settings_and_places_are_no_credentials(tmp_path, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert scan(tmp_path, f"x\n{value}\n") == []
 
 
 def test_a_long_log_is_read_in_pieces(tmp_path):

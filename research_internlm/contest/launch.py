@@ -103,19 +103,29 @@ def continues(launch: Launch, arguments: argparse.Namespace, data: Mapping[str, 
                                        and not another_run(launch, data))
 
 
-def run_msrun(command: Sequence[str], attempt: Path, output: Path) -> tuple[int, str | None]:
+def run_msrun(command: Sequence[str], attempt: Path, output: Path, has_scheduler: bool
+              ) -> tuple[int, str | None]:
     """Runs msrun to its end, its words passed on and kept.
 
-    A dead worker ends the job: msrun kills the others at once, but then waits for its scheduler.
+    A dead worker ends the job: msrun kills the others at once, but then waits for its scheduler. A dead
+    scheduler ends it too: msrun does not look after it, and workers that never met wait for hours.
+
+    Args:
+        command: msrun and its options.
+        attempt: Folder of the logs.
+        output: The run's folder.
+        has_scheduler: Whether this machine starts the process that introduces the workers to each other.
 
     Returns:
-        Exit code, and what is known of the worker that ended first.
+        Exit code, and what is known of the process that ended first.
     """
     environment = {**os.environ, RUN_MARK: str(output)}
-    first = None
+    first, ended, alone = None, threading.Event(), threading.Event()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                start_new_session=True, text=True, errors="replace")
     timer = threading.Timer(_GRACE_SECONDS, end_processes, [output])
+    if has_scheduler:
+        threading.Thread(target=_end_without_scheduler, args=(output, ended, alone), daemon=True).start()
     try:
         with open(attempt / "msrun.log", "w", encoding="utf-8") as log:
             for line in process.stdout:
@@ -125,11 +135,27 @@ def run_msrun(command: Sequence[str], attempt: Path, output: Path) -> tuple[int,
                 if first is None and (match := _WORKER_ENDED.search(line)):
                     first = _how_it_ended(*match.groups())
                     timer.start()
-        return process.wait(), first
+        code = process.wait()
+        if alone.is_set():
+            first = "its scheduler ended (why: scheduler.log), so all workers were ended"
+        return code, first
     finally:
+        ended.set()
         timer.cancel()
         end_processes(output)
         process.wait()
+
+
+def _end_without_scheduler(output: Path, ended: threading.Event, alone: threading.Event) -> None:
+    """Kills the run once its workers have been without a scheduler for three looks in a row."""
+    missing = 0
+    while missing < 3:
+        if ended.wait(_GRACE_SECONDS / 3):
+            return
+        without = processes_of(output, "MS_WORKER") and not processes_of(output, "MS_SCHED")
+        missing = missing + 1 if without else 0
+    alone.set()
+    end_processes(output)
 
 
 def _how_it_ended(process: str, code: str) -> str:
@@ -162,7 +188,8 @@ def start(launch: Launch, resuming: bool, step: int) -> int:
     try:
         with mirror_process.mirroring(launch.mirror if launch.is_master else None, launch.output, attempt):
             try:
-                code, first = run_msrun(command, attempt, launch.output)
+                code, first = run_msrun(command, attempt, launch.output,
+                                        launch.is_master and launch.workers > 1)
             finally:
                 attempts.record_end(attempt, code)
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from research_internlm import recipe as recipes
 from research_internlm import run_internlm
 from research_internlm.errors import ToolkitError
 
+_MSRUN_PORT = "8118"  # msrun's own default, the same on all machines of a run
 _LAST_PORT = 65535
 
 
@@ -79,15 +81,24 @@ def parse(argv: Sequence[str], description: str) -> Launch:
     if len(own) > 1 and not own[1].isdigit():
         own.insert(1, "4")  # msrun's own options may have values that look like a number of workers
     arguments, rest = parser.parse_known_args(own)
-    msrun = {"worker_num": arguments.workers, "local_worker_num": arguments.workers,
-             "master_port": os.environ.get("MASTER_PORT", "8118"), "join": "True",
-             "cluster_time_out": "7200", **dict(_msrun_options(rest))}
+    options = dict(_msrun_options(rest))
+    several_machines = bool(options.keys() & {"master_addr", "node_rank", "worker_num"})
+    port = os.environ.get("MASTER_PORT") or (_MSRUN_PORT if several_machines else _free_port())
+    msrun = {"worker_num": arguments.workers, "local_worker_num": arguments.workers, "master_port": port,
+             "join": "True", "cluster_time_out": "7200", **options}
     _check_numbers(msrun)
     launch = Launch(arguments.config, msrun, run_options, arguments.mirror, arguments.resume)
     launch.recipe = run_internlm.resolve(run_arguments(launch))
     if not launch.recipe.get("output_dir"):
         raise ToolkitError("no --output_dir given behind -- and the recipe names none")
     return launch
+
+
+def _free_port() -> str:
+    """A port nobody listens on: on one machine nobody else needs to know it, and two runs never meet."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return str(probe.getsockname()[1])
 
 
 def _check_numbers(msrun: dict[str, str]) -> None:

@@ -12,13 +12,18 @@ RUN_MARK = "INTERNLM_RUN_DIR"  # in the environment of every process of a run: t
 _held: list[int] = []  # descriptors of locks, open until this process ends
 
 
-def processes_of(output: Path) -> list[int]:
-    """Ids of living processes that a launch in this folder started."""
-    mark = os.fsencode(f"{RUN_MARK}={output.resolve()}")
+def processes_of(output: Path, role: str | None = None) -> list[int]:
+    """Ids of living processes that a launch in this folder started.
+
+    Args:
+        output: The folder.
+        role: Only those msrun gave this role: `MS_WORKER` or `MS_SCHED`.
+    """
+    marks = {os.fsencode(f"{RUN_MARK}={output.resolve()}"), *([f"MS_ROLE={role}".encode()] if role else [])}
     found = []
     for file in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            if mark in file.read_bytes().split(b"\0"):
+            if marks <= set(file.read_bytes().split(b"\0")):
                 found.append(int(file.parent.name))
     return sorted(found)
 

@@ -19,7 +19,7 @@ from typing import Any
 _ASSIGNED = rb"""["'`]?\s*(?:=>|=|:|\xef\xbc\x9a|\xef\xbc\x9d|\xa3\xba)\s*["'`]?"""
 _LISTED = rb"""["'`]?\s*,\s*["'`]?"""  # `"--ak", "K"` and `Access Key Id,K`
 _FLAG = re.compile(rb"(?<![\w-])--?(?:[\w-]+[-_])?$")  # before a label that a blank follows
-_ENV_WORDS = re.compile(r"(?i)(access_?key|secret|token|password|passwd)")
+_ENV_WORDS = re.compile(r"(?i)(access_?key|secret|token(?!s|iz)|password|passwd)")  # TOKENIZER_FILE is none
 _LEAST_VARIABLE = 8  # characters; shorter values occur by chance
 _BLOCK_BYTES = 1 << 16
 
@@ -160,7 +160,7 @@ def _found_in(line: bytes, low: bytes, rules: Sequence[_Rule], forms: Sequence[_
 
 def _credential_variables() -> dict[str, bytes]:
     return {name: value.encode() for name, value in sorted(os.environ.items())
-            if len(value) >= _LEAST_VARIABLE and _ENV_WORDS.search(name)}
+            if len(value) >= _LEAST_VARIABLE and _ENV_WORDS.search(name) and not os.path.exists(value)}
 
 
 class _Block:
