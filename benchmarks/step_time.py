@@ -55,7 +55,10 @@ def mindspore_step(hidden: int, layers: int, seq_length: int, batch: int) -> Cal
     from research_internlm import modeling, portable  # noqa: F401 (registers the model)
     from research_internlm import recipe as recipes
 
-    model = {"hidden_size": hidden, "num_layers": layers, "seq_length": seq_length, "vocab_size": VOCAB}
+    ids, labels = rows(seq_length, batch)
+    model = {"hidden_size": hidden, "num_layers": layers, "seq_length": seq_length, "vocab_size": VOCAB,
+             # As run_internlm.py fills it in from the data.
+             "labels_per_row": int((labels >= 0).sum(axis=1).max())}
     recipe = recipes.resolve(ROOT / "yaml/lora_finetune.yaml", [ROOT / "yaml/overlays/cpu_tiny.yaml"], [
         *(f"model.model_config.{key}={value}" for key, value in model.items()), "use_parallel=False",
         f"output_dir={folder}", "lr_schedule.total_steps=1000"])
@@ -69,7 +72,7 @@ def mindspore_step(hidden: int, layers: int, seq_length: int, batch: int) -> Cal
     cell = build_wrapper(config.runner_wrapper, default_args={
         "network": DataOrderWrapperCell(["input_ids", "labels"], network), "optimizer": optimizer,
         "parallel_config": config.parallel_config}).set_train(True)
-    ids, labels = map(mindspore.Tensor, rows(seq_length, batch))
+    ids, labels = mindspore.Tensor(ids), mindspore.Tensor(labels)
     return lambda: float(cell(ids, labels)[0].asnumpy().item())
 
 
