@@ -5,10 +5,12 @@ So a data set of any size takes the memory of one block of text.
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ _ALPACA_KEYS = ("instruction", "input", "output")
 _READING_KEYS = ("passage", "question", "output")
 _HINT = "preprocess/data_preprocess.py makes train_alpaca_format.json and its companions"
 _SURROGATE = re.compile("[\\ud800-\\udfff]")
-_encode = json.JSONEncoder(ensure_ascii=False).encode
+_encode_any = json.JSONEncoder(ensure_ascii=False).encode
 _BLOCK = 1 << 20  # characters read at once
 _SPACE = re.compile(r"[ \t\n\r]*")  # JSON's own
 
@@ -38,18 +40,26 @@ def write_items(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
         staged, opening = folder / path.name, "["
         with open(staged, "w", encoding="utf-8", newline="") as file:
             for item in items:
-                fields = ",\n".join(f"        {_encode(key)}: {_laid_out(value)}"
-                                    for key, value in item.items())
+                fields = ",\n".join([_key(key) + _laid_out(value) for key, value in item.items()])
                 file.write(f"{opening}\n    {{\n{fields}\n    }}")
                 opening = ","
             file.write("[]" if opening == "[" else "\n]")
         publish(staged, path)
 
 
+@functools.cache
+def _key(name: str) -> str:
+    return f"        {_encode(name)}: "
+
+
 def _laid_out(value: Any) -> str:
     if isinstance(value, list) and value:
-        return "[\n" + ",\n".join(f"            {_encode(entry)}" for entry in value) + "\n        ]"
+        return "[\n            " + ",\n            ".join(map(_encode, value)) + "\n        ]"
     return _encode(value)
+
+
+def _encode(value: Any) -> str:
+    return encode_basestring(value) if isinstance(value, str) else _encode_any(value)
 
 
 def inputs_of(pattern: str) -> list[Path]:

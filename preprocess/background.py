@@ -60,7 +60,7 @@ def _taken(made: Any, process: multiprocessing.Process, what: str) -> Iterator[A
 
 def _fill(made: Any, make: Callable[[], Iterable[Any]], parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends this process
-    gc.disable()  # what a short process makes goes by reference counts; the collector takes a tenth of the time
+    gc.disable()  # a tenth of the time, for cycles that a short process hardly makes
     try:
         for item in make():
             _put(made, ("item", item), parent)
