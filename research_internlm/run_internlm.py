@@ -22,10 +22,9 @@ from typing import Any
 from research_internlm import lora, portable
 from research_internlm import recipe as recipes
 from research_internlm.contest import resume
-from research_internlm.dataset_check import check_mindrecord, mindrecord_files
+from research_internlm.dataset_check import check_data, fill_from_data
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.files import read_json, sha256_of, write_json
-from research_internlm.records import record_length
 
 RESOLVED_CONFIG = "resolved_config.yaml"
 RUN_FACTS = "run.json"
@@ -143,7 +142,7 @@ def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str
         "base": count.base, "trainable": count.trainable, "ratio": count.ratio,
         "contest_ratio": count.contest_ratio, "lora_cells": count.matched}}
     if recipe["run_mode"] != "predict":
-        facts["data"] = check_data(recipe, arguments)
+        facts["data"] = check_data(recipe, arguments.config)
     own = Path(recipe["output_dir"], "checkpoint")
     if recipe.get("resume_training") is not True or not resume.find_checkpoints(own).complete:
         check_base_weights(recipe)
@@ -178,50 +177,6 @@ def check_base_weights(recipe: recipes.Recipe) -> None:
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run: both its files; one alone is what a kill at the start leaves."""
     return (folder / RESOLVED_CONFIG).is_file() and (folder / RUN_FACTS).is_file()
-
-
-def check_data(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Holds the MindRecord manifests against the resolved config.
-
-    Raises:
-        ToolkitError: A file is missing, or was made for another seq_length or vocabulary.
-    """
-    model_config = recipes.model_config(recipe)
-    seq_length = model_config["seq_length"]
-    wanted = {"train_dataset": record_length(seq_length)} if recipe["run_mode"] == "finetune" else {}
-    if recipe["run_mode"] == "eval" or recipe.get("do_eval"):
-        wanted["eval_dataset"] = seq_length
-    facts = {}
-    for section, row_length in wanted.items():
-        path = recipe[section]["data_loader"]["dataset_dir"]
-        if not path:
-            raise ToolkitError(f"no --{section} given and {arguments.config} names none"
-                               + ("; pass do_eval=False to train without it" if len(wanted) > 1 else ""))
-        manifest = check_mindrecord(path, row_length, f"--{section}", arguments.config)
-        vocab_size = manifest["special_ids"]["vocab_size"]
-        if vocab_size != model_config["vocab_size"]:
-            raise ToolkitError(
-                f"{path} was made with a vocabulary of {vocab_size} pieces, but the model has "
-                f"vocab_size {model_config['vocab_size']}: convert again with the model's tokenizer, or "
-                f"set model.model_config.vocab_size={vocab_size}")
-        if manifest.get("packed") and not model_config.get("packed"):
-            raise ToolkitError(
-                f"{path} is packed (several samples a row), but model.model_config.packed is "
-                f"{model_config.get('packed', False)}, so samples would read each other: use "
-                "yaml/lora_finetune_packed.yaml, or convert again without --pack")
-        if section == "train_dataset" and model_config.get("packed") and not manifest.get("packed"):
-            raise ToolkitError(
-                f"{path} has one sample a row, but model.model_config.packed is True, so an update would see "
-                "fewer samples than the recipe plans: convert again with --pack, or use "
-                "yaml/lora_finetune.yaml")
-        facts[section] = {"file": path, **{key: manifest.get(key) for key in (
-            "sha256", "packed", "counts", "tokens", "seq_length", "tokenizer_sha256", "prompt_version",
-            "evaluation_kind")}}
-    tokenizers = {fact["tokenizer_sha256"] for fact in facts.values()}
-    if len(tokenizers) > 1:
-        raise ToolkitError("--train_dataset and --eval_dataset were made with different tokenizers; "
-                           "convert one of them again")
-    return facts
 
 
 def prepare_output(recipe: recipes.Recipe, facts: Mapping[str, Any], arguments: argparse.Namespace) -> None:
@@ -266,32 +221,6 @@ def prepare_output(recipe: recipes.Recipe, facts: Mapping[str, Any], arguments: 
 
 def _checkpoint_sha256(path: str | None) -> str | None:
     return sha256_of(path) if path and Path(path).is_file() else None
-
-
-def fill_from_data(recipe: recipes.Recipe, facts: Mapping[str, Any]) -> None:
-    """Puts into the recipe what only the data knows: its files, its mean row, and most labels in a row.
-
-    Raises:
-        ToolkitError: The recipe's labels_per_row would leave labels out.
-    """
-    data = facts.get("data", {})
-    for section, fact in data.items():
-        # MindData finds the other partitions of a data set by itself when given the first.
-        recipe[section]["data_loader"]["dataset_dir"] = mindrecord_files(fact["file"])[0]
-    if "train_dataset" in data:
-        most, config = data["train_dataset"]["tokens"]["longest_answer"], recipes.model_config(recipe)
-        if config.get("labels_per_row") is None:
-            config["labels_per_row"] = most
-        if 0 < config["labels_per_row"] < most:
-            raise ToolkitError(f"model.model_config.labels_per_row is {config['labels_per_row']}, but a row "
-                               f"of {data['train_dataset']['file']} has {most} labels; leave the key out")
-    monitor = recipes.callback(recipe, "UsefulTokensMonitor")
-    if monitor is None or "train_dataset" not in data:
-        return
-    runner, train_data = recipe["runner_config"], data["train_dataset"]
-    monitor["tokens_per_row"] = train_data["tokens"]["total"] / train_data["counts"]["out"]
-    monitor["rows_per_step"] = runner["batch_size"] * (worker_count() if recipe["use_parallel"] else 1)
-    monitor["steps_per_sink"] = runner["sink_size"] if runner["sink_mode"] else 1
 
 
 def continue_run(recipe: recipes.Recipe) -> None:
@@ -350,7 +279,7 @@ def main() -> int:
         return 0  # a single worker meets nobody
     if not is_scheduler():
         facts = preflight(recipe, arguments)
-        fill_from_data(recipe, facts)
+        fill_from_data(recipe, facts.get("data", {}), worker_count())
         prepare_output(recipe, facts, arguments)
         continue_run(recipe)
     if recipe["run_mode"] == "predict":

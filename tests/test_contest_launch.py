@@ -22,6 +22,7 @@ from research_internlm.contest import launch_options, preflight, resume, run_pro
 from research_internlm.contest.run_processes import processes_of
 from research_internlm.contest.schedule import Saving, Steps
 from research_internlm.contest.worker_logs import read_run
+from research_internlm.dataset_check import check_data, fill_from_data
 from research_internlm.errors import ToolkitError
 from tests.conftest import ROOT, assert_user_error, run_script
 
@@ -297,8 +298,8 @@ def prepare(command_line):
     """What a worker does before it trains."""
     arguments = run_internlm.parse_arguments(command_line)
     recipe = run_internlm.resolve(arguments)
-    facts = {"data": run_internlm.check_data(recipe, arguments)}
-    run_internlm.fill_from_data(recipe, facts)
+    facts = {"data": check_data(recipe, arguments.config)}
+    fill_from_data(recipe, facts["data"], workers=1)
     run_internlm.prepare_output(recipe, facts, arguments)
 
 
@@ -312,7 +313,7 @@ def start_one(work, monkeypatch):
     def run(output, *more, launcher=()):
         started = []
 
-        def run_msrun(msrun, attempt, folder):
+        def run_msrun(msrun, attempt, folder, has_scheduler):
             started.extend(msrun)
             prepare(msrun[next(n for n, word in enumerate(msrun) if word.endswith("run_internlm.py")) + 1:])
             return 0, None

@@ -33,11 +33,11 @@ from research_internlm.contest.object_store import parse_url
 from research_internlm.contest.run_processes import RUN_MARK, end_processes, processes_of, take_lock
 from research_internlm.contest.schedule import steps_of
 from research_internlm.contest.upload import connect
+from research_internlm.dataset_check import check_data, fill_from_data
 from research_internlm.errors import USER_ERROR_EXIT_CODE, ToolkitError, run_main
 from research_internlm.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
-LOG_FOLDER, ATTEMPT = attempts.LOG_FOLDER, attempts.ATTEMPT  # for those who read what a launch left
 _WORKER_ENDED = re.compile(r"Worker process (\d+) exit with exception. Error code: (-?\d+)")
 _GRACE_SECONDS = 15  # msrun then still waits for its scheduler, which may take hours to notice
 
@@ -46,7 +46,7 @@ def check(launch: Launch, arguments: argparse.Namespace) -> dict[str, Any]:
     """Holds machine, data, folder and mirror against the run.
 
     Returns:
-        The data's facts, as run_internlm.check_data gives them.
+        The data's facts, as check_data gives them.
 
     Raises:
         ToolkitError: Something does not hold; all of it is listed.
@@ -56,11 +56,11 @@ def check(launch: Launch, arguments: argparse.Namespace) -> dict[str, Any]:
     problems = [*preflight.version_problems(preflight.installed_versions(), device),
                 *preflight.device_problems(launch.local_workers, device),
                 *preflight.writable_problems(launch.output)]
-    problems += preflight.data_problems(lambda: data.update(run_internlm.check_data(recipe, arguments)))
+    problems += preflight.data_problems(lambda: data.update(check_data(recipe, arguments.config)))
     run = None
     if "train_dataset" in data:
         # The workers do the same, so their resolved config can be compared with this recipe.
-        problems += preflight.data_problems(lambda: run_internlm.fill_from_data(recipe, {"data": data}))
+        problems += preflight.data_problems(lambda: fill_from_data(recipe, data, launch.workers))
         run = Index(recipe, {"data": data, "workers": launch.workers})
     goes_on = run is not None and continues(launch, arguments, data)
     done = resume.find_checkpoints(launch.output / "checkpoint").last if goes_on else 0
@@ -252,7 +252,7 @@ def go_on(launch: Launch, data: Mapping[str, Any]) -> int:
         return start(launch, True, found.last)
     print(f"{launch.output} is finished: step {found.last:,} of {total:,}; nothing to train", flush=True)
     if launch.mirror and launch.is_master:
-        last = max((launch.output / LOG_FOLDER).glob("attempt-[0-9]*"), default=launch.output)
+        last = max((launch.output / attempts.LOG_FOLDER).glob("attempt-[0-9]*"), default=launch.output)
         with mirror_process.mirroring(launch.mirror, launch.output, last):
             pass
     return 0

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from research_internlm import recipe as recipes
-from research_internlm import run_internlm
 from research_internlm.contest import cost, estimate, score
 from research_internlm.contest.plan_yaml import derived_numbers, write_plan
 from research_internlm.contest.schedule import (
@@ -33,6 +32,7 @@ from research_internlm.contest.schedule import (
     warnings,
     whole_number,
 )
+from research_internlm.dataset_check import check_data
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.lora import ParameterCount, count_parameters
 
@@ -147,7 +147,7 @@ def read_data(arguments: argparse.Namespace, recipe: recipes.Recipe) -> Data:
     training = recipes.merge(recipe, {
         "run_mode": "finetune", "do_eval": False,
         "train_dataset": {"data_loader": {"dataset_dir": arguments.train_dataset}}})
-    facts = run_internlm.check_data(training, arguments)["train_dataset"]
+    facts = check_data(training, arguments.config)["train_dataset"]
     counts, tokens = facts["counts"], facts["tokens"]
     samples = counts.get("samples", counts["out"])
     return Data(counts["out"], samples, tokens["total"] if tokens else cost.MEAN_TOKENS * samples,

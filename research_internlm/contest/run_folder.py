@@ -16,7 +16,7 @@ from typing import Any
 
 from research_internlm import lora, run_internlm
 from research_internlm import recipe as recipes
-from research_internlm.contest import launch, run_sources, schedule, score, worker_logs
+from research_internlm.contest import attempts, run_sources, schedule, score, worker_logs
 from research_internlm.contest.run_sources import Checkpoint
 from research_internlm.errors import ToolkitError
 from research_internlm.files import manifest_path, read_json, read_manifest, require_file
@@ -140,7 +140,7 @@ class RunFolder:
     @cached_property
     def _attempts(self) -> tuple[dict[Path, Facts], list[str]]:
         return run_sources.read_each(
-            sorted(self.path.glob(f"{launch.LOG_FOLDER}/attempt-*/{launch.ATTEMPT}")),
+            sorted(self.path.glob(f"{attempts.LOG_FOLDER}/attempt-*/{attempts.ATTEMPT}")),
             run_sources.read_attempt)
 
     @property

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from research_internlm.contest import handin_checks, launch, report, secrets_scan, squad_check
+from research_internlm.contest import attempts, handin_checks, report, secrets_scan, squad_check
 from research_internlm.contest.report_sections import SOURCE_PREFIX
 from research_internlm.contest.run_folder import CONFIG, RUN_FACTS, RunFolder
 from research_internlm.errors import ToolkitError, run_main
@@ -57,9 +57,9 @@ def source_parts(root: Path) -> Parts:
 
 def training_parts(run: RunFolder) -> Parts:
     """Config, run facts, every log file of every worker, and each attempt's record and words of msrun."""
-    attempts = run.path / launch.LOG_FOLDER
+    folder = run.path / attempts.LOG_FOLDER
     files = [run.path / CONFIG, run.path / RUN_FACTS, *sorted(run.path.rglob("scheduler.log")),
-             *sorted(attempts.glob(f"*/{launch.ATTEMPT}")), *sorted(attempts.rglob("msrun.log")),
+             *sorted(folder.glob(f"*/{attempts.ATTEMPT}")), *sorted(folder.rglob("msrun.log")),
              *run.log_files]
     return {f"2_training/{run.name_of(file)}": file for file in files}
 
