@@ -305,8 +305,13 @@ def main() -> int:
     """Runs the entry point."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # a notebook being stopped, a terminal being closed
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+            signal.signal(number, _interrupt)
     return launch_run(parse(sys.argv[1:], __doc__))
+
+
+def _interrupt(*_: Any) -> None:
+    # Raised here and not by SIGINT, which a shell has a job behind & ignore.
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
