@@ -20,7 +20,7 @@ from preprocess.mindrecord_writer import write_mindrecord
 from preprocess.packing import Sample, pack
 from research_internlm.files import write_manifest
 from research_internlm.prompts import PROMPT_VERSION
-from research_internlm.records import make_record, record_length
+from research_internlm.records import SCHEMA, make_records, record_length
 
 ROOT = Path(__file__).resolve().parent.parent
 # Share of the samples -> tokens: 58,446 samples of real MMLU and CMMLU questions with InternLM's tokenizer,
@@ -68,7 +68,9 @@ def write_rows(path: Path, found: Sequence[Sample], seq_length: int, vocab_size:
     """Writes the samples as the converter would, padded or packed, with the manifest training asks for."""
     length = record_length(seq_length)
     groups = list(pack(found, length, seed=0)) if packed else [[sample] for sample in found]
-    rows = [make_record(*map(np.concatenate, zip(*group, strict=True)), length) for group in groups]
+    joined = [tuple(map(np.concatenate, zip(*group, strict=True))) for group in groups]
+    rows = [dict(zip(SCHEMA, row, strict=True))
+            for row in zip(*make_records(joined, length).values(), strict=True)]
     tokens = sum(len(ids) for ids, _ in found)
     write_manifest(
         path, parts=write_mindrecord(path, iter(rows), 1, "internlm_alpaca"), tool=Path(__file__).name,

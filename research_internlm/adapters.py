@@ -13,10 +13,9 @@ from research_internlm import hf_config, lora, weight_names
 from research_internlm import recipe as recipes
 from research_internlm.errors import ToolkitError
 from research_internlm.files import read_json
+from research_internlm.recipe import RESOLVED_CONFIG, RUN_FACTS
 from research_internlm.tensor_files import SUFFIXES, TensorFile
 
-RESOLVED_CONFIG = "resolved_config.yaml"
-RUN_FACTS = "run.json"
 _RANK_FOLDER = re.compile(r"checkpoint\w*/rank_\d+")  # where a run keeps its files, below its output folder
 
 

@@ -22,6 +22,8 @@ from research_internlm.errors import ToolkitError
 from research_internlm.files import require_file, write_text
 
 Recipe = dict[str, Any]
+# What a run's folder says of the run: its settings, and the facts of its start.
+RESOLVED_CONFIG, RUN_FACTS = "resolved_config.yaml", "run.json"
 
 
 class _PlainDumper(yaml.SafeDumper):

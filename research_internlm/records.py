@@ -64,8 +64,3 @@ def make_records(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], length
     if not (labels != IGNORE_ID).any(axis=1).all():
         raise ValueError("sample with no supervised token")
     return {"input_ids": input_ids, "labels": labels}
-
-
-def make_record(ids: Sequence[int], supervised: Sequence[bool], length: int) -> dict[str, np.ndarray]:
-    """One row of `make_records`: `input_ids` and `labels` of shape (L,)."""
-    return {name: rows[0] for name, rows in make_records([(ids, supervised)], length).items()}

@@ -25,9 +25,7 @@ from research_internlm.contest import resume
 from research_internlm.dataset_check import check_data, fill_from_data
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.files import read_json, sha256_of, write_json
-
-RESOLVED_CONFIG = "resolved_config.yaml"
-RUN_FACTS = "run.json"
+from research_internlm.recipe import RESOLVED_CONFIG, RUN_FACTS
 
 
 def boolean(text: str) -> bool:

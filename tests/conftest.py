@@ -1,5 +1,6 @@
 """Shared fixtures: the project root, the demo's tokenizer, and the real data where it is."""
 
+import json
 import os
 import subprocess
 import sys
@@ -55,3 +56,16 @@ def demo_data(tmp_path_factory) -> Path:
     run_script("scripts/demo/tiny_tokenizer.py", "--corpus", folder / "base_corpus.json",
                "--output", folder / "tokenizer.model")
     return folder
+
+
+def exam_items(demo_data: Path) -> list[dict[str, str]]:
+    """The demo's multiple-choice and look-up items."""
+    return [item for item in json.loads((demo_data / "base_corpus.json").read_text()) if item.get("input")]
+
+
+def convert_items(folder: Path, tokenizer: Path, items: list[dict[str, str]], *options: object) -> Path:
+    """Makes folder/train.mindrecord of items."""
+    (folder / "items.json").write_text(json.dumps(items))
+    run_script("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
+               "--output_file", folder / "train.mindrecord", "--model_file", tokenizer, *options)
+    return folder / "train.mindrecord"

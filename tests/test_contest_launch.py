@@ -24,7 +24,7 @@ from research_internlm.contest.schedule import Saving, Steps
 from research_internlm.contest.worker_logs import read_run
 from research_internlm.dataset_check import check_data, fill_from_data
 from research_internlm.errors import ToolkitError
-from tests.conftest import ROOT, assert_user_error, run_script
+from tests.conftest import ROOT, assert_user_error, convert_items, exam_items
 
 SEQ_LENGTH = 64
 EPOCHS = 14
@@ -34,12 +34,8 @@ STEPS = 6 * EPOCHS  # 24 rows, global batch 4
 @pytest.fixture(scope="module")
 def work(demo_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("launch")
-    items = json.loads((demo_data / "base_corpus.json").read_text())
-    items = [item | {"output": "The right option is A."} for item in items if item.get("input")][:24]
-    (folder / "items.json").write_text(json.dumps(items))
-    run_script("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
-               "--output_file", folder / "train.mindrecord", "--model_file", demo_data / "tokenizer.model",
-               "--seq_length", SEQ_LENGTH)
+    items = [item | {"output": "The right option is A."} for item in exam_items(demo_data)[:24]]
+    convert_items(folder, demo_data / "tokenizer.model", items, "--seq_length", SEQ_LENGTH)
     return folder
 
 

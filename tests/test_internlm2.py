@@ -10,7 +10,7 @@ from research_internlm import recipe as recipes
 from research_internlm.errors import ToolkitError
 from research_internlm.prompts import answer_position, encode, render_chat, render_item, render_squad
 from research_internlm.tokens import load_tokenizer, special_tokens
-from tests.conftest import ROOT, run_script
+from tests.conftest import ROOT, convert_items, exam_items, run_script
 
 YAML = ROOT / "yaml"
 
@@ -101,10 +101,7 @@ def test_every_recipe_passes_the_check_with_every_size(recipe, size):
 @pytest.mark.model
 def test_the_main_job_on_a_tiny_internlm2(demo_data, tokenizer, tmp_path):
     """Convert, train, merge, evaluate: with GQA, and ChatML in the records."""
-    items = [item for item in json.loads((demo_data / "base_corpus.json").read_text()) if item.get("input")]
-    (tmp_path / "items.json").write_text(json.dumps(items[:16]))
-    run_script("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", tmp_path / "items.json",
-               "--output_file", tmp_path / "train.mindrecord", "--model_file", tokenizer, "--seq_length", 96)
+    convert_items(tmp_path, tokenizer, exam_items(demo_data)[:16], "--seq_length", 96)
     manifest = json.loads((tmp_path / "train.mindrecord.manifest.json").read_text())
     size = manifest["special_ids"]["vocab_size"]
     assert manifest["special_ids"]["turn"] == size - 1

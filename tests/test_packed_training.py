@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.conftest import assert_user_error, run_script
+from tests.conftest import assert_user_error, convert_items, exam_items, run_script
 
 pytestmark = pytest.mark.model
 
@@ -38,12 +38,8 @@ def test_a_changed_sample_changes_no_other(result):
 @pytest.fixture(scope="module")
 def packed_file(demo_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    items = [item for item in json.loads((demo_data / "base_corpus.json").read_text()) if item.get("input")]
-    (folder / "items.json").write_text(json.dumps(items[:40]))
-    run_script("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
-               "--output_file", folder / "train.mindrecord", "--model_file", demo_data / "tokenizer.model",
-               "--seq_length", 96, "--pack")
-    return folder / "train.mindrecord"
+    return convert_items(folder, demo_data / "tokenizer.model", exam_items(demo_data)[:40],
+                         "--seq_length", 96, "--pack")
 
 
 def train(packed_file, output, config, *more, check=True):

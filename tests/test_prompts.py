@@ -22,7 +22,7 @@ from research_internlm.prompts import (
     render_item,
     render_squad,
 )
-from research_internlm.records import fits, make_record, record_length
+from research_internlm.records import fits, make_records, record_length
 from research_internlm.tokens import IGNORE_ID, SpecialTokens, load_tokenizer, special_tokens
 
 
@@ -121,18 +121,18 @@ def test_answer_position_refuses_a_vocabulary_that_merges_letters():
 ])
 def test_a_sample_that_fits_keeps_its_answer_whole(count, ids, labels):
     sample = list(range(11, 11 + count))
-    record = make_record(sample, [False] * (count - 2) + [True, True], 6)
-    assert record["input_ids"].tolist() == ids
-    assert record["labels"].tolist() == labels
+    record = make_records([(sample, [False] * (count - 2) + [True, True])], 6)
+    assert record["input_ids"].tolist() == [ids]
+    assert record["labels"].tolist() == [labels]
     assert record["input_ids"].dtype == record["labels"].dtype == np.int32
 
 
 def test_a_sample_that_does_not_fit_or_teaches_nothing_is_never_a_row():
     assert fits(6, 6) and not fits(7, 6)
     with pytest.raises(ValueError, match="7 tokens"):
-        make_record(range(7), [True] * 7, 6)
+        make_records([(range(7), [True] * 7)], 6)
     with pytest.raises(ValueError, match="no supervised"):
-        make_record([1, 2], [False, False], 6)
+        make_records([([1, 2], [False, False])], 6)
 
 
 def test_rows_are_one_longer_than_seq_length():

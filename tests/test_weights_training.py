@@ -10,7 +10,7 @@ from research_internlm.dtypes import FLAG_TYPES, Entry
 from research_internlm.lora import MINDFORMERS_DEFAULTS
 from research_internlm.run_internlm import checkpoint_format
 from research_internlm.tensor_files import TensorFile, write_tensors
-from tests.conftest import assert_user_error, run_script
+from tests.conftest import assert_user_error, convert_items, exam_items, run_script
 
 WEIGHTS, TRAIN = "research_internlm/weights.py", "research_internlm/run_internlm.py"
 SEQ_LENGTH = 96
@@ -20,11 +20,8 @@ SEQ_LENGTH = 96
 def work(demo_data, tmp_path_factory):
     """A data set, and a random InternLM in Hugging Face's form that fits its vocabulary."""
     folder = tmp_path_factory.mktemp("work")
-    items = [item for item in json.loads((demo_data / "base_corpus.json").read_text()) if item.get("input")]
-    (folder / "items.json").write_text(json.dumps(items[:8]))
-    run_script("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
-               "--output_file", folder / "train.mindrecord", "--model_file", demo_data / "tokenizer.model",
-               "--seq_length", SEQ_LENGTH)
+    convert_items(folder, demo_data / "tokenizer.model", exam_items(demo_data)[:8], "--seq_length",
+                  SEQ_LENGTH)
     manifest = json.loads((folder / "train.mindrecord.manifest.json").read_text())
     shape = {"type": "InternLMConfig", "hidden_size": 32, "num_layers": 2, "num_heads": 2,
              "intermediate_size": 96, "vocab_size": manifest["special_ids"]["vocab_size"], "has_bias": True,

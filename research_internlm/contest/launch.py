@@ -90,8 +90,8 @@ def process_problems(launch: Launch) -> list[str]:
 
 def another_run(launch: Launch, data: Mapping[str, Any]) -> list[str]:
     """Settings, data or worker numbers in which the folder's run is not what this command asks for."""
-    old = recipes.load_yaml(launch.output / run_internlm.RESOLVED_CONFIG)
-    facts = read_json(launch.output / run_internlm.RUN_FACTS, "the run's facts")
+    old = recipes.load_yaml(launch.output / recipes.RESOLVED_CONFIG)
+    facts = read_json(launch.output / recipes.RUN_FACTS, "the run's facts")
     return [*resume.differences(old, launch.recipe), *resume.data_differences(facts, data, launch.workers)]
 
 

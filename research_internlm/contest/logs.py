@@ -22,7 +22,7 @@ from research_internlm.contest.log_warnings import RECENT, warnings
 from research_internlm.contest.worker_logs import RankLog, evaluations, read_run, steps_of_all
 from research_internlm.errors import ToolkitError, run_main
 from research_internlm.files import publish, read_json, require_absent, staging, write_json, write_text
-from research_internlm.recipe import load_yaml
+from research_internlm.recipe import RESOLVED_CONFIG, RUN_FACTS, load_yaml
 
 CSV_COLUMNS = ("step", "epoch", "loss", "ranks", "learning_rate", "step_ms", "overflow", "loss_scale",
                "global_norm", "valid_loss", "time")
@@ -171,7 +171,7 @@ def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dic
     run, output = Path(run), Path(output)
     require_absent(output / "summary.json", overwrite)
     logs = read_run(run)
-    facts = read_json(run / "run.json", "run facts") if (run / "run.json").is_file() else None
+    facts = read_json(run / RUN_FACTS, "run facts") if (run / RUN_FACTS).is_file() else None
     # One file says nothing of the ranks beside it.
     workers = (facts or {}).get("workers", 0 if run.is_file() else None)
     summary = summarize(logs, useful_tokens_per_step(facts, _batch_size(run)), workers)
@@ -188,7 +188,7 @@ def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dic
 
 
 def _batch_size(run: Path) -> int | None:
-    resolved = run / "resolved_config.yaml"
+    resolved = run / RESOLVED_CONFIG
     recipe = load_yaml(resolved) if resolved.is_file() else {}
     return (recipe.get("runner_config") or {}).get("batch_size")
 

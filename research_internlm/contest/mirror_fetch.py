@@ -24,7 +24,7 @@ from research_internlm.contest.mirror_index import (
 from research_internlm.contest.object_store import ObjectStore, UnreachableError
 from research_internlm.errors import ToolkitError
 from research_internlm.files import publish, sha256_of
-from research_internlm.run_internlm import RESOLVED_CONFIG
+from research_internlm.recipe import RESOLVED_CONFIG
 
 PARTIAL = ".partial-mirror"
 _TRIES = 2  # a partial file left by an earlier fetch may be the damaged one

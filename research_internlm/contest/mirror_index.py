@@ -18,7 +18,8 @@ from research_internlm.contest import resume
 from research_internlm.contest.schedule import saving_of, steps_of
 from research_internlm.errors import ToolkitError
 from research_internlm.files import read_json
-from research_internlm.run_internlm import RESOLVED_CONFIG, RUN_FACTS, is_run
+from research_internlm.recipe import RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.run_internlm import is_run
 
 INDEX = "mirror.json"
 IDENTITY = (RUN_FACTS, RESOLVED_CONFIG)  # without both a folder is no run

@@ -39,8 +39,8 @@ def algorithm(run: RunFolder, say: Say) -> Iterator[str]:
     count = lora.count_parameters(config)
     pet_config = config.get("pet_config")
     if pet_config:
-        target, rank = pet_config["target_modules"], pet_config["lora_rank"]
-        scaling, dropout = f"{lora.scaling(pet_config):g}", pet_config.get("lora_dropout", 0)
+        target, rank = pet_config["target_modules"], lora.setting(pet_config, "lora_rank")
+        scaling, dropout = f"{lora.scaling(pet_config):g}", lora.setting(pet_config, "lora_dropout")
         yield say(
             f"采用 LoRA 低秩微调：冻结基座模型 {count.base:,} 个参数，在名称匹配 `{target}` 的线性层旁"
             f"增加秩为 {rank} 的低秩矩阵（缩放系数 alpha/rank = {scaling}，dropout {dropout}），"

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from research_internlm import lora, run_internlm
+from research_internlm import lora
 from research_internlm import recipe as recipes
 from research_internlm.contest import attempts, run_sources, schedule, score, worker_logs
 from research_internlm.contest.run_sources import Checkpoint
@@ -22,7 +22,7 @@ from research_internlm.errors import ToolkitError
 from research_internlm.files import manifest_path, read_json, read_manifest, require_file
 
 Facts = dict[str, Any]
-CONFIG, RUN_FACTS = run_internlm.RESOLVED_CONFIG, run_internlm.RUN_FACTS
+CONFIG, RUN_FACTS = recipes.RESOLVED_CONFIG, recipes.RUN_FACTS
 LINKS = "obs_links.json"  # written by upload.py --record
 PREDICTIONS = ".predictions.json"
 _HINT = "give the --output_dir of a run of run_internlm.py"
@@ -244,7 +244,7 @@ class RunFolder:
         pet_config = config.get("pet_config")
         if pet_config:
             facts |= {
-                "lora_rank": pet_config["lora_rank"], "lora_alpha": pet_config["lora_alpha"],
+                **{key: lora.setting(pet_config, key) for key in ("lora_rank", "lora_alpha")},
                 "target_modules": " ".join(sorted(
                     cell.name for cell in lora.matched_linears(config, pet_config)))}
         return facts
