@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from research_internlm.records import record_length
+from research_internlm.data.rows import record_length
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTH = 1024
@@ -67,7 +67,7 @@ def upstream_way(items: list[dict[str, str]], model_file: Path, output: Path
     """Seconds for encoding, padding and writing one record at a time, and the ids without padding."""
     from mindspore.mindrecord import FileWriter
 
-    from research_internlm.tokenizer import InternLMTokenizer
+    from research_internlm.model.tokenizer import InternLMTokenizer
 
     tokenizer = InternLMTokenizer(str(model_file))
     started = time.perf_counter()

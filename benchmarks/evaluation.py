@@ -22,6 +22,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from research_internlm.evaluation import runner
+
 ROOT = Path(__file__).resolve().parent.parent
 NEW_TOKENS = 200
 BATCH = 32
@@ -29,14 +31,13 @@ BATCH = 32
 
 def load(demo: Path, long: int) -> tuple[Any, list[Any], list[list[int]]]:
     """Evaluation of the demo's tuned weights, its questions and their prompts of about `long` tokens."""
-    from research_internlm import evaluate
+    from research_internlm.data.chat_template import render_chat
+    from research_internlm.data.tokens import load_tokenizer
     from research_internlm.evaluation import mmlu
-    from research_internlm.prompts import render_chat
-    from research_internlm.tokens import load_tokenizer
 
     model_file = demo / "tokenizer.model"
     checkpoint = max((demo / "lora/checkpoint/rank_0").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    evaluation = evaluate.Evaluation(SimpleNamespace(
+    evaluation = runner.Evaluation(SimpleNamespace(
         config=str(ROOT / "yaml/predict_mmlu.yaml"), overlay=[str(ROOT / "yaml/overlays/cpu_tiny.yaml")],
         overrides=[f"model.model_config.vocab_size={load_tokenizer(model_file).vocab_size()}",
                    f"runner_config.batch_size={BATCH}", "model.model_config.seq_length=512",
@@ -94,7 +95,7 @@ def generate(evaluation: Any, prompts: list[list[int]], items: list[Any]) -> Cal
 
 def logits(evaluation: Any, prompts: list[list[int]], items: list[Any]) -> Callable[[int], list[Any]]:
     """evaluate.py mmlu --mode logits."""
-    from research_internlm.prompts import LETTERS, answer_position
+    from research_internlm.data.choice import LETTERS, answer_position
 
     places = [answer_position(item.options, evaluation.processor) for item in items]
     full = [prompt + prefix for prompt, (prefix, _) in zip(prompts, places, strict=True)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trainer_runs import MEAN, Run, run, samples, write_rows
 
-from research_internlm.tokens import INTERNLM_VOCAB_SIZE
+from research_internlm.data.tokens import INTERNLM_VOCAB_SIZE
 
 LENGTH = 1024
 

@@ -52,8 +52,11 @@ def mindspore_step(hidden: int, layers: int, seq_length: int, batch: int) -> Cal
     from mindformers.wrapper import build_wrapper
     from mindformers.wrapper.wrapper import DataOrderWrapperCell
 
-    from research_internlm import modeling, portable  # noqa: F401 (registers the model)
-    from research_internlm import recipe as recipes
+    from research_internlm import recipes
+    from research_internlm.model import (
+        cpu_patches,
+        modeling,  # noqa: F401 (registers the model)
+    )
 
     ids, labels = rows(seq_length, batch)
     model = {"hidden_size": hidden, "num_layers": layers, "seq_length": seq_length, "vocab_size": VOCAB,
@@ -62,7 +65,7 @@ def mindspore_step(hidden: int, layers: int, seq_length: int, batch: int) -> Cal
     recipe = recipes.resolve(ROOT / "yaml/lora_finetune.yaml", [ROOT / "yaml/overlays/cpu_tiny.yaml"], [
         *(f"model.model_config.{key}={value}" for key, value in model.items()), "use_parallel=False",
         f"output_dir={folder}", "lr_schedule.total_steps=1000"])
-    portable.adapt("CPU")
+    cpu_patches.adapt("CPU")
     config = MindFormerConfig(str(recipes.write_resolved(recipe, Path(folder) / "config.yaml")))
     build_context(config)
     config.model.model_config.disable_lazy_inline = True  # as the Trainer does without gradient accumulation
@@ -163,10 +166,10 @@ def compare(rounds: int) -> Iterator[tuple[tuple[int, ...], float, float]]:
 
 
 def cost_model_errors(measured: dict[tuple[int, ...], float]) -> Iterator[str]:
-    """Table rows: steps at other lengths predicted by contest/cost.py from the first shape's step."""
-    from research_internlm.contest import cost
-    from research_internlm.lora import count_parameters
-    from research_internlm.recipe import resolve
+    """Table rows: steps at other lengths predicted by planning/cost.py from the first shape's step."""
+    from research_internlm.model.lora import count_parameters
+    from research_internlm.planning import cost
+    from research_internlm.recipes.recipe import resolve
 
     recipe = resolve(ROOT / "yaml/lora_finetune.yaml", [ROOT / "yaml/overlays/cpu_tiny.yaml"])
     config = {**recipe["model"]["model_config"], "vocab_size": VOCAB}

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.mindrecord_writer import write_mindrecord
-from preprocess.packing import Sample, pack
-from research_internlm.files import write_manifest
-from research_internlm.prompts import PROMPT_VERSION
-from research_internlm.records import SCHEMA, make_records, record_length
+from preprocess.mindrecord.packing import Sample, pack
+from preprocess.mindrecord.writer import write_mindrecord
+from research_internlm.data.chat_template import PROMPT_VERSION
+from research_internlm.data.rows import SCHEMA, make_records, record_length
+from research_internlm.shared.files import write_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Share of the samples -> tokens: 58,446 samples of real MMLU and CMMLU questions with InternLM's tokenizer,

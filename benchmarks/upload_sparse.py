@@ -23,9 +23,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from tqdm import tqdm
 
-from research_internlm.contest import sending, upload
-from research_internlm.contest.object_store import ObjectStore
-from research_internlm.errors import ToolkitError, run_main
+from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.storage import multipart, sending
+from research_internlm.storage.obs import ObjectStore
 
 FAIL = 403  # not retried, so the first attempt ends at once
 
@@ -111,7 +111,7 @@ def attempt(store, item, part_size, parallel):
     """Uploads once; returns bytes sent and seconds."""
     start = time.perf_counter()
     with tqdm(total=item.size, unit="B", unit_scale=True, disable=None) as bar:
-        _, sent = upload.upload_item(store, item, part_size, parallel, False, bar)
+        _, sent = sending.upload_item(store, item, part_size, parallel, False, bar)
     return sent, time.perf_counter() - start
 
 
@@ -125,11 +125,11 @@ def main():
     os.environ.update(OBS_ACCESS_KEY_ID="benchmark", OBS_SECRET_ACCESS_KEY="benchmark")
     server = start_server()
     store = ObjectStore("bucket", f"http://127.0.0.1:{server.server_port}")
-    part_size = 16 * upload.MIB
+    part_size = 16 * multipart.MIB
     with tempfile.TemporaryDirectory() as folder:
         make_file(Path(folder, "big.ckpt"), int(arguments.gigabytes * 1e9), part_size)
-        [item], _ = upload.items_of(Path(folder, "big.ckpt"), "")
-        parts = len(sending.part_ranges(item.size, part_size))
+        [item], _ = sending.items_of(Path(folder, "big.ckpt"), "")
+        parts = len(multipart.part_ranges(item.size, part_size))
         whole = attempt(store, item, part_size, arguments.parallel)
         server.parts.clear()
         server.size, server.refuse_after = None, parts // 2

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from research_internlm import hf_config, lora, weight_names
-from research_internlm import recipe as recipes
-from research_internlm.dtypes import FLAG_TYPES, Entry
-from research_internlm.tensor_files import row_blocks, write_tensors
+from research_internlm import recipes
+from research_internlm.checkpoints import hf_config, weight_names
+from research_internlm.checkpoints.dtypes import FLAG_TYPES, Entry
+from research_internlm.checkpoints.tensor_files import row_blocks, write_tensors
+from research_internlm.model import lora
 
 ROOT = Path(__file__).resolve().parent.parent
 # Runs a command as its child and prints the child's peak memory, in bytes.

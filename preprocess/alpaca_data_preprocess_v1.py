@@ -6,7 +6,7 @@
 
 Rows are seq_length + 1 tokens, what training wants; validation rows of seq_length tokens are made with
 --seq_length one less (1023). With --pack a row holds as many whole samples as fit. The record rule is in
-research_internlm/records.py, the choice of samples that share a row in preprocess/packing.py.
+research_internlm/data/rows.py, the choice of samples that share a row in preprocess/mindrecord/packing.py.
 """
 
 from __future__ import annotations
@@ -23,22 +23,17 @@ import numpy as np
 import sentencepiece
 from tqdm import tqdm
 
-from preprocess.alpaca_items import inputs_of, read_named
-from preprocess.background import in_background
-from preprocess.encoding import Block, encode_blocks
-from preprocess.mindrecord_writer import existing_parts, load_writer, write_mindrecord
-from preprocess.packing import Sample, pack
-from research_internlm.errors import ToolkitError, run_main
-from research_internlm.files import read_manifest, sha256_of, write_manifest
-from research_internlm.prompts import (
-    END_MARKERS,
-    UPSTREAM_END,
-    Segment,
-    prompt_version,
-    render_item,
-)
-from research_internlm.records import fits, make_records, record_length
-from research_internlm.tokens import IGNORE_ID, INTERNLM, SpecialTokens, load_tokenizer, special_tokens
+from preprocess.mindrecord.background import in_background
+from preprocess.mindrecord.encoding import Block, encode_blocks
+from preprocess.mindrecord.items import inputs_of, read_named
+from preprocess.mindrecord.packing import Sample, pack
+from preprocess.mindrecord.writer import existing_parts, load_writer, write_mindrecord
+from research_internlm.data.chat_template import END_MARKERS, UPSTREAM_END, Segment, prompt_version
+from research_internlm.data.items import render_item
+from research_internlm.data.rows import fits, make_records, record_length
+from research_internlm.data.tokens import IGNORE_ID, INTERNLM, SpecialTokens, load_tokenizer, special_tokens
+from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.shared.files import read_manifest, sha256_of, write_manifest
 
 _ROWS_AT_ONCE = 512
 
@@ -88,7 +83,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=42, help="of the shuffle before packing (default: %(default)s)")
     add("--end_marker", choices=tuple(END_MARKERS[INTERNLM]), default=UPSTREAM_END, help="how chat answers "
         "end: eoa as upstream (<eoa>, newline, </s>), eos with </s> alone, for a base that does not learn "
-        "<eoa> (contest/audit.py tells; default: %(default)s)")
+        "<eoa> (research_internlm/audit.py tells; default: %(default)s)")
     add("--overlong", choices=("drop", "error"), default="drop", help="an item that does not fit its row is "
         "dropped and listed, or an error; it is never cut (default: %(default)s)")
     add("--num_workers", type=_positive, default=2, metavar="N",

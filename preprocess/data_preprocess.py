@@ -17,14 +17,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from preprocess import questions as question_reader
-from preprocess import splits
-from preprocess.alpaca_items import write_items
-from preprocess.orderings import ORDERS, choose_orders, depends_on_order
-from preprocess.questions import Question
-from research_internlm import files
-from research_internlm.errors import ToolkitError, run_main
-from research_internlm.prompts import PROMPT_VERSION
+from preprocess.exam import questions as question_reader
+from preprocess.exam import splits
+from preprocess.exam.orderings import ORDERS, choose_orders, depends_on_order
+from preprocess.exam.questions import Question
+from preprocess.mindrecord.items import write_items
+from research_internlm.data.chat_template import PROMPT_VERSION
+from research_internlm.shared import files
+from research_internlm.shared.errors import ToolkitError, run_main
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

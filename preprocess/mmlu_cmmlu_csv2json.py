@@ -20,19 +20,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from preprocess import exam_csv, official_compat
-from preprocess.alpaca_items import write_items
-from preprocess.exam_csv import ExamFile
-from research_internlm import files
-from research_internlm.errors import ToolkitError, run_main
-from research_internlm.prompts import (
-    LETTERS,
-    PROMPT_VERSION,
-    choice_input,
-    choice_instruction,
-    choice_output,
-    domain_of,
-)
+from preprocess.exam import exam_csv, official_compat
+from preprocess.exam.exam_csv import ExamFile, domain_of
+from preprocess.mindrecord.items import write_items
+from research_internlm.data.chat_template import PROMPT_VERSION
+from research_internlm.data.choice import LETTERS, choice_input, choice_instruction, choice_output
+from research_internlm.shared import files
+from research_internlm.shared.errors import ToolkitError, run_main
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

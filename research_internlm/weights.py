@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from research_internlm import hf_config
-from research_internlm import recipe as recipes
-from research_internlm.dtypes import FLAG_TYPES
-from research_internlm.errors import ToolkitError, run_main
-from research_internlm.hf_export import export_adapter, export_model
-from research_internlm.hf_import import import_model
-from research_internlm.merging import merge
-from research_internlm.tensor_files import SUFFIXES
+from research_internlm import recipes
+from research_internlm.checkpoints import hf_config
+from research_internlm.checkpoints.dtypes import FLAG_TYPES
+from research_internlm.checkpoints.hf_export import export_adapter, export_model
+from research_internlm.checkpoints.hf_import import import_model
+from research_internlm.checkpoints.merging import merge
+from research_internlm.checkpoints.tensor_files import SUFFIXES
+from research_internlm.shared.errors import ToolkitError, run_main
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -7,8 +7,8 @@
 #       --model_file tokenizer.model --squad_file dev-v1.1.json
 #
 # Writes RUN_DIR/results_TASK_CKPT.json and RUN_DIR/TASK_CKPT.log; a second evaluation of the same checkpoint
-# is refused unless --overwrite is given. The rules are in research_internlm/contest/run_evaluation.py.
+# is refused unless --overwrite is given. The rules are in research_internlm/evaluation/run_evaluation.py.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [[ -d $root/.venv ]] && export PATH="$root/.venv/bin:$PATH"
-exec python "$root/research_internlm/contest/run_evaluation.py" "$@"
+exec python "$root/research_internlm/evaluation/run_evaluation.py" "$@"

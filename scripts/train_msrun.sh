@@ -7,8 +7,8 @@
 #       --eval_dataset valid.mindrecord --load_checkpoint base.ckpt --output_dir output/run1
 #
 # The same command again continues the run from its last complete checkpoint. Logs of each attempt go to
-# OUTPUT_DIR/msrun_log/attempt-NNN. All rules are in research_internlm/contest/launch.py (--help).
+# OUTPUT_DIR/msrun_log/attempt-NNN. All rules are in research_internlm/launch.py (--help).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [[ -d $root/.venv ]] && export PATH="$root/.venv/bin:$PATH"
-exec python "$root/research_internlm/contest/launch.py" "$@"
+exec python "$root/research_internlm/launch.py" "$@"

@@ -3,4 +3,4 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [[ -d $root/.venv ]] && export PATH="$root/.venv/bin:$PATH"
-exec python "$root/research_internlm/contest/upload.py" "$@"
+exec python "$root/research_internlm/upload.py" "$@"

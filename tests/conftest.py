@@ -1,16 +1,12 @@
 """Shared fixtures: the project root, the demo's tokenizer, and the real data where it is."""
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import research_internlm  # noqa: F401 (before transformers, which imports protobuf too)
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers.commands import ROOT, run_script
 
 
 @pytest.fixture(scope="session")
@@ -28,26 +24,6 @@ def real_data() -> Path:
     return path
 
 
-def run_script(script: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess:
-    """Runs one of the project's entry points as a user does, from the root."""
-    # What importing the package sets here, an entry point must set itself.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PROTOCOL_BUF")}
-    done = subprocess.run([sys.executable, script, *map(str, arguments)], cwd=ROOT, capture_output=True,
-                          text=True, stdin=subprocess.DEVNULL, env=environment, check=False)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def assert_user_error(done: subprocess.CompletedProcess, *words: str) -> None:
-    """Checks exit code 2 and one clear line, without a traceback."""
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    for word in words:
-        assert word in line
-
-
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory) -> Path:
     """The demo's sample data, and its tokenizer as tokenizer.model."""
@@ -58,14 +34,3 @@ def demo_data(tmp_path_factory) -> Path:
     return folder
 
 
-def exam_items(demo_data: Path) -> list[dict[str, str]]:
-    """The demo's multiple-choice and look-up items."""
-    return [item for item in json.loads((demo_data / "base_corpus.json").read_text()) if item.get("input")]
-
-
-def convert_items(folder: Path, tokenizer: Path, items: list[dict[str, str]], *options: object) -> Path:
-    """Makes folder/train.mindrecord of items."""
-    (folder / "items.json").write_text(json.dumps(items))
-    run_script("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
-               "--output_file", folder / "train.mindrecord", "--model_file", tokenizer, *options)
-    return folder / "train.mindrecord"

@@ -1,1 +1,1 @@
-"""Around the run: plan, score, logs, report, hand-in, upload."""
+"""Only what the contest needs: score, report and hand-in."""

@@ -10,11 +10,13 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 
-from research_internlm.contest import learning_rate, report, schedule, squad_check
-from research_internlm.contest.logs import RECENT
-from research_internlm.contest.run_folder import LINKS, RunFolder, disagreements
-from research_internlm.contest.worker_logs import RankLog
-from research_internlm.errors import ToolkitError
+from research_internlm.contest import facts, learning_rate, report_tables, squad_check
+from research_internlm.recipes import schedule
+from research_internlm.runs.log_warnings import RECENT
+from research_internlm.runs.run_folder import RunFolder, disagreements
+from research_internlm.runs.worker_logs import RankLog
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.run_layout import LINKS
 
 _WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".bin", ".pth", ".pt")
 _MILLION = 1_000_000
@@ -23,7 +25,7 @@ _MILLION = 1_000_000
 def problems(run: RunFolder) -> list[str]:
     """Everything that is wrong, each thing once."""
     found = run.unreadable()
-    for check in (checkpoint_problems, log_problems, report.problems_of, agreement_problems,
+    for check in (checkpoint_problems, log_problems, report_tables.problems_of, agreement_problems,
                   squad_check.problems, weight_problems):
         try:
             found.extend(check(run))  # what it says before it fails is kept
@@ -38,7 +40,7 @@ def checkpoint_problems(run: RunFolder) -> Iterator[str]:
     if schedule.evenly_spaced(steps, run.steps.total, run.steps.sink_size) is None:
         yield (f"the checkpoints in {run.path.name}/checkpoint/rank_0 (steps "
                f"{', '.join(map(str, steps)) or 'none'}) do not hold {schedule.REQUIRED_CHECKPOINTS} evenly "
-               f"spaced over {run.steps.total} steps; research_internlm/contest/plan.py --write sets them")
+               f"spaced over {run.steps.total} steps; research_internlm/plan.py --write sets them")
 
 
 def log_problems(run: RunFolder) -> Iterator[str]:
@@ -81,7 +83,7 @@ def _rounded_parameters(logs: Mapping[int, RankLog], parameters: Mapping[str, in
 
 def agreement_problems(run: RunFolder) -> Iterator[str]:
     """Facts that yaml, run.json, data, logs, checkpoints and report state differently."""
-    yield from disagreements({**run.stated(), report.REPORT: report.stated_by(run)})
+    yield from disagreements({**run.stated(), report_tables.REPORT: report_tables.stated_by(run)})
 
 
 def weight_problems(run: RunFolder) -> Iterator[str]:
@@ -96,7 +98,7 @@ def weight_problems(run: RunFolder) -> Iterator[str]:
         yield (f"{run.path.name}/{LINKS} has public links to {len(public)} weight file(s) "
                f"({', '.join(public.values())}), the rules want {schedule.REQUIRED_CHECKPOINTS} merged "
                f"checkpoints; {upload}")
-    for name, result in filter(None, (run.best_mmlu(), run.tuned_squad())):
+    for name, result in filter(None, (facts.best_mmlu(run), facts.tuned_squad(run))):
         if result["checkpoint_sha256"] not in public:
             yield (f"the weights of {name} ({result['checkpoint']}, sha256 "
                    f"{result['checkpoint_sha256'][:12]}) are not among the public links in "

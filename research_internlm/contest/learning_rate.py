@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from research_internlm.contest.worker_logs import RankLog
+from research_internlm.runs.worker_logs import RankLog
 
 _TOLERANCE = 0.05  # the logs of 2024 print two digits
 # Share of the peak left after a share of the steps behind the warm-up.

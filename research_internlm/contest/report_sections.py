@@ -6,20 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from research_internlm import lora
-from research_internlm import recipe as recipes
-from research_internlm.contest import logs, score, squad_check
-from research_internlm.contest.report_text import (
-    Say,
-    flat,
-    gate_line,
-    in_line,
-    pair,
-    plain,
-    rows,
-    warning,
-)
-from research_internlm.contest.run_folder import RunFolder
+from research_internlm import recipes
+from research_internlm.contest import facts as contest_facts
+from research_internlm.contest import scoring, squad_check
+from research_internlm.contest.report_text import Say, flat, gate_line, in_line, pair, plain, rows, warning
+from research_internlm.model import lora
+from research_internlm.runs import log_summary
+from research_internlm.runs.log_warnings import RECENT
+from research_internlm.runs.run_folder import RunFolder
 
 SOURCE_PREFIX = "3_source/mindformers/research/internlm"  # in the zip, where upstream's research models live
 # Facts of RunFolder.stated that the report repeats, with their names in both languages.
@@ -118,7 +112,7 @@ def training(run: RunFolder, summary: Mapping[str, Any], say: Say) -> Iterator[s
     yield from rows((say("项目", "item"), say("值", "value")), [
         (say("完成步数", "steps done"), f"{summary['step']:,} / {summary['total_steps']:,}"),
         (say("首个记录损失", "first logged loss"), f"{summary['first_loss']:.4f}"),
-        (say(f"最后 {logs.RECENT} 条记录平均损失", f"mean loss of the last {logs.RECENT} lines"),
+        (say(f"最后 {RECENT} 条记录平均损失", f"mean loss of the last {RECENT} lines"),
          f"{summary['last_loss']:.4f}"),
         (say("单步时间（毫秒，中位数）", "step time (ms, median)"), f"{summary['step_ms']:g}"),
         (say("有效词元/秒", "useful tokens/s"), f"{summary['useful_tokens_per_second']:,.1f}"
@@ -129,8 +123,8 @@ def training(run: RunFolder, summary: Mapping[str, Any], say: Say) -> Iterator[s
            f"{entry['loss']:.4f}") for entry in summary["valid_loss"])])
     yield ""
     for figure in ("train_loss.png", "valid_loss.png"):
-        if (run.path / logs.OUTPUT_FOLDER / figure).exists():
-            yield f"![{figure}]({logs.OUTPUT_FOLDER}/{figure})"
+        if (run.path / log_summary.OUTPUT_FOLDER / figure).exists():
+            yield f"![{figure}]({log_summary.OUTPUT_FOLDER}/{figure})"
             yield ""
     yield say("保存的检查点（步数取自文件内部）：", "Checkpoints (steps read from inside the files):")
     yield ""
@@ -172,12 +166,13 @@ def evaluation(run: RunFolder, say: Say) -> Iterator[str]:
 
 def _verdict(run: RunFolder, say: Say) -> Iterator[str]:
     missing = say("未测", "not measured")
-    best = run.best_mmlu()
-    ratio = run.contest_ratio
-    reached = score.contest_score(best[1]["overall"]["accuracy"], ratio) if best else None
+    best = contest_facts.best_mmlu(run)
+    ratio = contest_facts.contest_ratio(run)
+    reached = scoring.contest_score(best[1]["overall"]["accuracy"], ratio) if best else None
     yield from rows((say("项目", "item"), say("值", "value")), [
         (say("低参比例", "low-parameter ratio"), f"{ratio:.9f}"),
-        (say("SQuAD 门槛", "SQuAD gate"), gate_line(gate, say) if (gate := run.gate()) else missing),
+        (say("SQuAD 门槛", "SQuAD gate"),
+         gate_line(gate, say) if (gate := contest_facts.gate(run)) else missing),
         (say("得分（第二阶段公式，自测准确率）", "score (second phase, own accuracy)"),
          f"{reached:.6f}" if reached is not None else missing)])
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from research_internlm.contest import score
+from research_internlm.contest import scoring
 
 Say = Callable[[str, str], str]  # (Chinese, English) -> the one of the report's language
 
@@ -83,7 +83,7 @@ def warning(text: str, say: Say) -> str:
     return text
 
 
-def gate_line(gate: score.Gate, say: Say) -> str:
+def gate_line(gate: scoring.Gate, say: Say) -> str:
     """The SQuAD gate's verdict with measured values and thresholds."""
     parts = "，".join(f"{name} {value:.2f}（至少 {least:.2f}）" for name, value, least in zip(
         ("F1", "EM"), gate.squad, gate.threshold, strict=True))

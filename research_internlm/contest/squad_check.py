@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from research_internlm.contest import facts
 from research_internlm.contest.report_text import Say
-from research_internlm.contest.run_folder import PREDICTIONS, RunFolder
-from research_internlm.errors import ToolkitError
-from research_internlm.files import read_json
+from research_internlm.runs.run_folder import RunFolder
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import read_json
+from research_internlm.shared.run_layout import PREDICTIONS
 
 DEV_SHA256 = "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9"  # dev-v1.1.json
 DEV_CONTEST, DEV_OFFICIAL = 2067, 10570  # its first questions of a paragraph, and all its questions
@@ -35,7 +37,7 @@ def predictions_of(run: RunFolder, name: str) -> Path:
 
 def problems(run: RunFolder) -> Iterator[str]:
     """What the SQuAD evaluations lack; one sentence each."""
-    tuned, base, best = run.tuned_squad(), run.base_squad(), run.best_mmlu()
+    tuned, base, best = facts.tuned_squad(run), facts.base_squad(run), facts.best_mmlu(run)
     if best is None:
         yield ("the multiple-choice result after tuning is missing; make it with scripts/evaluate.sh RUN_DIR "
                "mmlu")
@@ -58,7 +60,7 @@ def problems(run: RunFolder) -> Iterator[str]:
             yield from _incomplete(run, name, result)
             if not is_base:
                 yield from _unlogged(run, name, result, verdicts)
-    gate = run.gate()
+    gate = facts.gate(run)
     if gate and not gate.passed:
         yield f"the hand-in would not count: {gate}"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from research_internlm.prompts import ANSWER_PHRASE, LETTERS
+from research_internlm.data.choice import ANSWER_PHRASE, LETTERS
 
 # Behind the letter comes the dot of the format, or the line ends there (a generation cut short). Not any
 # non-letter: in "The right option is A good one" the A is an article.

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from research_internlm.errors import ToolkitError
-from research_internlm.files import read_json
-from research_internlm.prompts import LETTERS, choice_input, parse_choice, parse_choice_output
+from research_internlm.data.choice import LETTERS, choice_input, parse_choice, parse_choice_output
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import read_json
 
 _Z_95 = NormalDist().inv_cdf(0.975)
 _ALPACA_FIELDS = ("instruction", "input", "output")

@@ -2,7 +2,7 @@
 
 The two metrics are not comparable: the contest's asks the first question of each paragraph and knows one
 gold answer, the official one asks all and takes the best of several. Both are always reported. What the
-contest's numbers must reach is contest/score.py's business.
+contest's numbers must reach is contest/scoring.py's business.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from research_internlm.errors import ToolkitError
 from research_internlm.evaluation import contest_metric, official_metric
-from research_internlm.files import read_json
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import read_json
 
 
 @dataclass(frozen=True)

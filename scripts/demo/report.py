@@ -14,11 +14,12 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from research_internlm.contest.logs import draw, evaluations, table
-from research_internlm.contest.score import gate_against_base, squad_pair
-from research_internlm.contest.worker_logs import read_run
-from research_internlm.errors import run_main
-from research_internlm.files import read_json, write_json, write_text
+from research_internlm.contest.scoring import gate_against_base, squad_pair
+from research_internlm.logs import evaluations
+from research_internlm.runs.log_summary import draw, table
+from research_internlm.runs.worker_logs import read_run
+from research_internlm.shared.errors import run_main
+from research_internlm.shared.files import read_json, write_json, write_text
 
 LEAST_RISE_POINTS = 30.0
 

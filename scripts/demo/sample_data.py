@@ -21,9 +21,9 @@ from typing import Any
 
 from facts import CATEGORIES, Category
 
-from research_internlm.errors import run_main
-from research_internlm.files import write_json, write_text
-from research_internlm.prompts import LETTERS, choice_input, choice_instruction, choice_output
+from research_internlm.data.choice import LETTERS, choice_input, choice_instruction, choice_output
+from research_internlm.shared.errors import run_main
+from research_internlm.shared.files import write_json, write_text
 
 BASE_QUESTIONS_PER_CATEGORY = 5  # 8 categories: 40 multiple-choice questions teach the base the format
 VARIANTS_PER_BASE_QUESTION = 16

@@ -19,15 +19,12 @@ import sentencepiece
 from facts import CATEGORIES
 from sentencepiece import sentencepiece_model_pb2
 
-from research_internlm.errors import run_main
-from research_internlm.files import publish, read_json, require_absent, staging
-from research_internlm.prompts import (
-    choice_instruction,
-    choice_output,
-    render_chat,
-    render_squad,
-)
-from research_internlm.tokens import INTERNLM, INTERNLM2, load_tokenizer
+from research_internlm.data.chat_template import render_chat
+from research_internlm.data.choice import choice_instruction, choice_output
+from research_internlm.data.items import render_squad
+from research_internlm.data.tokens import INTERNLM, INTERNLM2, load_tokenizer
+from research_internlm.shared.errors import run_main
+from research_internlm.shared.files import publish, read_json, require_absent, staging
 
 _USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
 _NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL

@@ -1,0 +1,1 @@
+"""Exam csv, questions, orderings and splits."""

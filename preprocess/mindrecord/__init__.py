@@ -1,0 +1,1 @@
+"""Items to MindRecord: encoding, packing, writing."""

@@ -1,0 +1,158 @@
+"""Items of alpaca JSON files: written, found, read and checked, one at a time.
+
+So a data set of any size takes the memory of one block of text.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from json.encoder import encode_basestring
+from pathlib import Path
+from typing import Any
+
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import manifest_path, publish, read_json, require_file, staging
+
+_ALPACA_KEYS = ("instruction", "input", "output")
+_READING_KEYS = ("passage", "question", "output")
+_HINT = "preprocess/data_preprocess.py makes train_alpaca_format.json and its companions"
+_SURROGATE = re.compile("[\\ud800-\\udfff]")
+_encode_any = json.JSONEncoder(ensure_ascii=False).encode
+_BLOCK = 1 << 20  # characters read at once
+_SPACE = re.compile(r"[ \t\n\r]*")  # JSON's own
+
+
+def write_items(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
+    """Writes items as `files.write_json` would write the list of them, byte for byte, but streamed.
+
+    With an indent the json module leaves its C encoder for one in Python, which took most of the time of
+    writing six orderings; the few shapes that items have are laid out here and their values encoded in C.
+
+    Args:
+        path: The file.
+        items: Mappings whose values are scalars or lists of scalars.
+    """
+    with staging(path.parent) as folder:
+        staged, opening = folder / path.name, "["
+        with open(staged, "w", encoding="utf-8", newline="") as file:
+            for item in items:
+                fields = ",\n".join([_key(key) + _laid_out(value) for key, value in item.items()])
+                file.write(f"{opening}\n    {{\n{fields}\n    }}")
+                opening = ","
+            file.write("[]" if opening == "[" else "\n]")
+        publish(staged, path)
+
+
+@functools.cache
+def _key(name: str) -> str:
+    return f"        {_encode(name)}: "
+
+
+def _laid_out(value: Any) -> str:
+    if isinstance(value, list) and value:
+        return "[\n            " + ",\n            ".join(map(_encode, value)) + "\n        ]"
+    return _encode(value)
+
+
+def _encode(value: Any) -> str:
+    return encode_basestring(value) if isinstance(value, str) else _encode_any(value)
+
+
+def inputs_of(pattern: str) -> list[Path]:
+    """Files behind --input_glob, sorted; manifests are not input.
+
+    Raises:
+        ToolkitError: Nothing matches.
+    """
+    paths = [Path(pattern)] if Path(pattern).exists() else [
+        Path(name) for name in sorted(glob.glob(pattern)) if not name.endswith(manifest_path("").name)]
+    if not paths:
+        raise ToolkitError(f"--input_glob {pattern} matches no file; {_HINT}")
+    return paths
+
+
+def read_items(path: Path) -> Iterator[dict[str, str]]:
+    """Reads one JSON file of items, streamed, and checks every one.
+
+    Raises:
+        ToolkitError: Not a list, or an item lacks its text fields; the item's place is named.
+    """
+    for number, item in enumerate(stream_items(path), 1):
+        wanted = _READING_KEYS if isinstance(item, dict) and "passage" in item else _ALPACA_KEYS
+        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in wanted):
+            raise ToolkitError(f"{path}, item {number}: expected an object with the texts "
+                               f"{', '.join(wanted)}, found {str(item)[:80]}")
+        if not item["output"]:
+            raise ToolkitError(f"{path}, item {number}: its output is empty, so there is nothing to learn; "
+                               "give it an answer or remove it")
+        for key in wanted:
+            if _SURROGATE.search(item[key]):
+                raise ToolkitError(f"{path}, item {number}: {key} holds half a character (a lone surrogate, "
+                                   f"\\ud800 to \\udfff): {item[key][:80]!a}")
+        yield item
+
+
+def read_named(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, str]]]:
+    """All items of all files, each with the name it is listed under when it is dropped."""
+    for path in paths:
+        for number, item in enumerate(read_items(path), 1):
+            yield (f"{item['id']} (ordering {item.get('ordering', 1)})" if item.get("id")
+                   else f"{path.name} item {number}"), item
+
+
+def stream_items(path: Path) -> Iterator[Any]:
+    """Reads the items of a file that is one JSON list.
+
+    Yields:
+        The parsed items, in order.
+
+    Raises:
+        ToolkitError: Missing, empty, not UTF-8, not JSON (with the position), or not a list of items; items
+            before the fault may have been yielded.
+    """
+    path = require_file(path, "the input", _HINT)
+    try:
+        yield from _items(path)
+    except ValueError:
+        # Only a whole read tells where the fault is; it raises for all but valid JSON of another kind.
+        read_json(path, "the input", _HINT)
+        raise ToolkitError(f"{path} is not a list of items; {_HINT}") from None
+
+
+def _items(path: Path) -> Iterator[Any]:
+    decoder = json.JSONDecoder()
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        text, opening = file.read(_BLOCK), "["
+        place = _SPACE.match(text).end()
+        while text[place:place + 1] == opening:
+            item, text, place = _next_item(decoder, file, text, place + 1)
+            yield item
+            text, place = _skip_space(file, text, place)
+            opening = ","
+        rest = text[place + 1:] + file.read(_BLOCK)
+        if opening == "[" or text[place:place + 1] != "]" or rest.strip(" \t\n\r"):
+            raise ValueError("not a list")
+
+
+def _skip_space(file: Any, text: str, place: int) -> tuple[str, int]:
+    while (place := _SPACE.match(text, place).end()) == len(text) and (more := file.read(_BLOCK)):
+        text, place = more, 0
+    return text, place
+
+
+def _next_item(decoder: json.JSONDecoder, file: Any, text: str, place: int) -> tuple[Any, str, int]:
+    """The item behind `place`, the text it was found in and the place behind it."""
+    text, place = _skip_space(file, text, place)
+    while True:
+        try:
+            item, end = decoder.raw_decode(text, place)
+            return item, text, end
+        except json.JSONDecodeError:
+            more = file.read(_BLOCK)
+            if not more:
+                raise
+            text, place = text[place:] + more, 0

@@ -1,0 +1,1 @@
+"""Files of weights: formats, names, Hugging Face import and export, adapters, merging."""

@@ -1,0 +1,153 @@
+"""A trained adapter and the run it came from: the run's resolved config says rank, targets and scaling."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from research_internlm import recipes
+from research_internlm.checkpoints import hf_config, weight_names
+from research_internlm.checkpoints.tensor_files import SUFFIXES, TensorFile
+from research_internlm.model import lora
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import read_json
+from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
+
+_RANK_FOLDER = re.compile(r"checkpoint\w*/rank_\d+")  # where a run keeps its files, below its output folder
+
+
+@dataclass
+class Adapter:
+    """An adapter held against its run.
+
+    Attributes:
+        file: The opened checkpoint: an adapter alone, or base and adapter together.
+        config_file: The run's resolved config.
+        model_config: The run's `model.model_config`.
+        weights: Names of the base weights it changes, in the model's order.
+        base_sha256: Of the checkpoint the run started from; None where run.json does not say.
+    """
+
+    file: TensorFile
+    config_file: Path
+    model_config: Mapping[str, Any]
+    weights: list[str]
+    base_sha256: str | None
+
+    @property
+    def run_facts(self) -> bool:
+        """Whether the run's run.json is there."""
+        return self.config_file.with_name(RUN_FACTS).exists()
+
+    @property
+    def pet_config(self) -> Mapping[str, Any]:
+        return self.model_config["pet_config"]
+
+    @property
+    def holds_base(self) -> bool:
+        """Whether the frozen base weights are in the file too."""
+        return self.weights[0] in self.file.entries
+
+    def full_checkpoints(self) -> list[Path]:
+        """The run's checkpoints of base and adapter together, newest first."""
+        files = self.config_file.parent.glob("checkpoint/rank_*/*")
+        return sorted((file for file in files if file.suffix in SUFFIXES.values()),
+                      key=lambda file: file.stat().st_mtime, reverse=True)
+
+
+def run_config_of(path: Path) -> Path:
+    """The resolved config of the run that wrote a checkpoint.
+
+    Beside the checkpoint, or in the folder of a run that the checkpoint lies in as runs lay them out; any
+    other folder above it may be another run's.
+
+    Raises:
+        ToolkitError: There is none; says where it was looked for.
+    """
+    folder = path.absolute().parent
+    folders = [folder]
+    if _RANK_FOLDER.fullmatch(f"{folder.parent.name}/{folder.name}"):
+        folders.append(folder.parent.parent)
+    for place in folders:
+        if (place / RESOLVED_CONFIG).is_file():
+            return place / RESOLVED_CONFIG
+    raise ToolkitError(
+        f"the scaling of {path} is in its run's {RESOLVED_CONFIG}, which is not in "
+        f"{' or '.join(map(str, folders))}; copy the run's {RESOLVED_CONFIG} and {RUN_FACTS} beside the "
+        "adapter")
+
+
+def open_adapter(path: Path) -> Adapter:
+    """Opens an adapter and checks it against its run's config.
+
+    Args:
+        path: Of checkpoint_trainable/ (the adapter alone) or checkpoint/ (base and adapter).
+
+    Raises:
+        ToolkitError: No config, no adapter in the file, or rank, targets or shapes are not the config's.
+    """
+    config_file = run_config_of(path)
+    model_config = recipes.model_config(recipes.load_yaml(config_file))
+    hf_config.check_model_config(model_config, str(config_file))
+    pet_config = model_config.get("pet_config")
+    if not pet_config:
+        raise ToolkitError(f"{config_file} has no model.model_config.pet_config: the run trained no adapter")
+    file = TensorFile(path, "the adapter")
+    found = {name: entry.shape for name, entry in file.entries.items() if weight_names.is_adapter(name)}
+    if not found:
+        raise ToolkitError(f"{path} holds no LoRA matrices (they end in mindpet_delta_lora_a and _b): it is "
+                           "a base or already merged checkpoint; give the run's "
+                           "checkpoint_trainable/rank_0/*.ckpt")
+    weights, wanted = _expected(model_config)
+    rank = lora.setting(pet_config, "lora_rank")
+    weight_names.require_parameters(found, wanted, str(path), f"{config_file} (lora_rank {rank}) is another "
+                                    "run's, or the file is incomplete")
+    return Adapter(file, config_file, model_config, weights, _base_sha256(config_file))
+
+
+def _expected(model_config: Mapping[str, Any]) -> tuple[list[str], dict[str, tuple[int, ...]]]:
+    """Names of the adapted weights, and names and shapes of their LoRA matrices."""
+    cells = {linear.name for linear in lora.matched_linears(model_config, model_config["pet_config"])}
+    rank = lora.setting(model_config["pet_config"], "lora_rank")
+    weights, shapes = [], {}
+    for name, shape in weight_names.parameter_shapes(model_config).items():
+        if name.endswith(".weight") and name.split(".")[-2] in cells:
+            weights.append(name)
+            lora_a, lora_b = lora.adapter_names(name)
+            shapes[lora_a], shapes[lora_b] = (rank, shape[1]), (shape[0], rank)
+    return weights, shapes
+
+
+def _base_sha256(config_file: Path) -> str | None:
+    path = config_file.with_name(RUN_FACTS)
+    if not path.exists():
+        return None
+    facts = read_json(path, "the run's facts")
+    digest = facts.get("load_checkpoint_sha256", "") if isinstance(facts, dict) else 0
+    if not isinstance(digest, str | None):
+        raise ToolkitError(f"{path} is not as run_internlm.py writes it (load_checkpoint_sha256 is neither a "
+                           "sha256 nor null); restore the run's own")
+    return digest or None
+
+
+def peft_config(adapter: Adapter) -> str:
+    """adapter_config.json as PEFT reads it."""
+    pet = adapter.pet_config
+    cells = {weight_names.to_hf(name).split(".")[-2] for name in adapter.weights}
+    return json.dumps({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": lora.setting(pet, "lora_rank"),
+        "lora_alpha": lora.setting(pet, "lora_alpha"),
+        "lora_dropout": lora.setting(pet, "lora_dropout"),
+        "target_modules": sorted(cells),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "use_rslora": False,
+    }, indent=2)

@@ -1,0 +1,248 @@
+"""The owner of config.json: Hugging Face's description of a model <-> a recipe's `model_config`.
+
+Exports are Llama configurations, because transformers then needs no remote code: InternLM is Llama with
+attention biases, InternLM2 is Llama with grouped-query attention.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from research_internlm.checkpoints.weight_names import INTERNLM2, LLAMA
+from research_internlm.model import shape
+from research_internlm.model.shape import DEFAULTS
+from research_internlm.shared.errors import ToolkitError
+
+# model_type -> spelling of the tensors' names, key of the attention biases, its default
+_MODEL_TYPES = {
+    "internlm": (LLAMA, "bias", True),
+    "llama": (LLAMA, "attention_bias", False),
+    "internlm2": (INTERNLM2, "bias", False),
+}
+_TORCH_TYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+# "dynamic" NTK changes the rotary angles only beyond max_position_embeddings; "origin" is InternLM's word for
+# none.
+_HARMLESS_ROPE_TYPES = ("default", "origin", "dynamic")
+_NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size")
+_COUNT, _POSITIVE = "a positive whole number", "a positive number"
+_SWITCH, _MAPPING = "true or false", "a mapping"
+# What config.json's values must be, where they are given.
+_HF_KINDS = {
+    **dict.fromkeys(_NEEDED, _COUNT),
+    **dict.fromkeys(("num_key_value_heads", "head_dim", "max_position_embeddings"), _COUNT),
+    **dict.fromkeys(("rms_norm_eps", "rope_theta"), _POSITIVE),
+    **dict.fromkeys(("bias", "attention_bias", "mlp_bias", "tie_word_embeddings"), _SWITCH),
+    **dict.fromkeys(("rope_scaling", "rope_parameters", "rotary"), _MAPPING),
+}
+# What a recipe's model_config must say for its weights to be named, merged and exported.
+_RECIPE_NEEDED = ("hidden_size", "num_layers", "num_heads", "vocab_size", "seq_length")
+_RECIPE_KINDS = {
+    **dict.fromkeys(_RECIPE_NEEDED, _COUNT),
+    **dict.fromkeys(("n_kv_heads", "intermediate_size", "multiple_of", "max_position_embedding"), _COUNT),
+    **dict.fromkeys(("rms_norm_eps", "theta", "ffn_dim_multiplier"), _POSITIVE),
+    **dict.fromkeys(("has_bias", "qkv_has_bias", "attn_proj_has_bias", "tie_word_embeddings", "qkv_concat"),
+                    _SWITCH),
+    "pet_config": _MAPPING,
+}
+# Other keys that an export reads.
+EXPORT_KEYS = frozenset({*_RECIPE_KINDS, "type", "extend_method", "bos_token_id", "eos_token_id",
+                         "pad_token_id"})
+
+
+def spelling_of(config: Mapping[str, Any]) -> str:
+    """How the tensors of this config.json are named: weight_names.LLAMA or INTERNLM2."""
+    return _MODEL_TYPES[config["model_type"]][0]
+
+
+def to_model_config(config: Any) -> dict[str, Any]:
+    """A recipe's shape keys from a config.json.
+
+    Args:
+        config: Of InternLM, InternLM2, or a Llama of their structure.
+
+    Returns:
+        The keys of `model.model_config` that describe the model, MindFormers' names.
+
+    Raises:
+        ToolkitError: A key is missing or no such value, or the structure is not one of theirs; all findings
+            at once.
+    """
+    _require_internlm(config)
+    spelling, bias_key, bias = _MODEL_TYPES[config["model_type"]]
+    has_bias = _given(config, bias_key, bias)
+    is_internlm = config["model_type"] == "internlm" or (spelling == LLAMA and has_bias)
+    kind = "InternLMConfig" if is_internlm else "InternLM2Config"
+    rope = _rope(config)
+    return {
+        "type": kind,
+        "hidden_size": config["hidden_size"],
+        "num_layers": config["num_hidden_layers"],
+        "num_heads": config["num_attention_heads"],
+        "n_kv_heads": _given(config, "num_key_value_heads", config["num_attention_heads"]),
+        "intermediate_size": config["intermediate_size"],
+        "vocab_size": config["vocab_size"],
+        "rms_norm_eps": _given(config, "rms_norm_eps", DEFAULTS[kind]["rms_norm_eps"]),
+        "theta": config.get("rope_theta") or rope.get("rope_theta") or rope.get("base") or 10000.0,
+        "max_position_embedding": _given(config, "max_position_embeddings", 2048),
+        "has_bias": has_bias,
+    }
+
+
+def left_out(config: Mapping[str, Any]) -> list[str]:
+    """What of a config.json a recipe does not take over, for the user to read."""
+    rope = _rope(config)
+    if _rope_type(rope) != "dynamic":
+        return []
+    longest = _given(config, "max_position_embeddings", 2048)
+    return [f"config.json's dynamic rotary scaling {dict(rope)} is left out: it changes the angles only "
+            f"beyond {longest} tokens, which MindFormers' Llama does not go"]
+
+
+def check_model_config(model_config: Mapping[str, Any], where: str) -> None:
+    """Checks the values of a recipe that say what its weights are.
+
+    MindFormers' own check of a recipe (recipe_check.py) needs MindSpore, which the weights do not.
+
+    Args:
+        model_config: A recipe's `model.model_config`.
+        where: The config's file, for the message.
+
+    Raises:
+        ToolkitError: Values are missing, impossible, or describe another structure; all at once.
+    """
+    wrong = [f"{key} is missing" for key in _RECIPE_NEEDED if model_config.get(key) is None]
+    wrong += _misvalued(model_config, _RECIPE_KINDS)
+    if not wrong:
+        heads = model_config["num_heads"]
+        wrong += _uneven(heads, model_config["hidden_size"], model_config.get("n_kv_heads"), "n_kv_heads")
+    for key in ("tie_word_embeddings", "qkv_concat"):
+        if model_config.get(key) is True:
+            wrong.append(f"{key} is True (InternLM and InternLM2 have separate weights there; leave it out)")
+    if wrong:
+        raise ToolkitError(f"{where}, model.model_config: {'; '.join(wrong)}")
+
+
+def _given(config: Mapping[str, Any], key: str, default: Any) -> Any:
+    """A value of config.json, where null stands for the default."""
+    return default if config.get(key) is None else config[key]
+
+
+def _misvalued(config: Mapping[str, Any], kinds: Mapping[str, str]) -> list[str]:
+    """Findings on values that are given and not of their kind."""
+    tests = {
+        _COUNT: lambda value: type(value) is int and value > 0,
+        _POSITIVE: lambda value: type(value) in (int, float) and 0 < value < math.inf,
+        _SWITCH: lambda value: type(value) is bool,
+        _MAPPING: lambda value: isinstance(value, Mapping),
+    }
+    return [f"{key} is {config[key]!r}, not {kind}" for key, kind in kinds.items()
+            if config.get(key) is not None and not tests[kind](config[key])]
+
+
+def _uneven(heads: int, hidden: int, groups: int | None, groups_key: str) -> list[str]:
+    wrong = []
+    if hidden % heads:
+        wrong.append(f"hidden_size {hidden} is not divided by {heads} heads")
+    if groups and heads % groups:
+        wrong.append(f"{groups_key} {groups} does not divide {heads} heads")
+    return wrong
+
+
+def _require_internlm(config: Any) -> None:
+    """Raises a ToolkitError unless a config.json describes a model of InternLM's or InternLM2's structure."""
+    if not isinstance(config, dict):
+        raise ToolkitError(f"config.json holds a {type(config).__name__}, not a mapping of settings; "
+                           "download it again")
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in _MODEL_TYPES:
+        raise ToolkitError(f"config.json says model_type {model_type!r}; this toolkit knows "
+                           f"{', '.join(_MODEL_TYPES)}")
+    wrong = [f"{key} is missing" for key in _NEEDED if config.get(key) is None]
+    wrong += _misvalued(config, _HF_KINDS)
+    if not wrong:
+        wrong = _unsupported(config)
+    if wrong:
+        raise ToolkitError(f"config.json describes no InternLM or InternLM2: {'; '.join(wrong)}")
+
+
+def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rotary settings, wherever this config keeps them: Llama's and InternLM2's `rope_scaling`, the
+    `rope_parameters` of transformers 5, or InternLM's `rotary` ({"base": 10000, "type": "dynamic"})."""
+    return next((config[key] for key in ("rope_scaling", "rope_parameters", "rotary") if config.get(key)), {})
+
+
+def _rope_type(rope: Mapping[str, Any]) -> str:
+    return rope.get("rope_type") or rope.get("type") or "default"
+
+
+def _unsupported(config: Mapping[str, Any]) -> list[str]:
+    """Findings on a structure that is not theirs; the values are of their kinds."""
+    wrong = []
+    if _given(config, "hidden_act", "silu") not in ("silu", "swish"):
+        wrong.append(f"hidden_act {config['hidden_act']} (theirs is silu)")
+    if config.get("mlp_bias"):
+        wrong.append("mlp_bias True (their feed-forward layers have none)")
+    heads, hidden, head_size = (config.get(key) for key in ("num_attention_heads", "hidden_size", "head_dim"))
+    if head_size and head_size * heads != hidden:
+        wrong.append(f"head_dim {head_size} x {heads} heads is not hidden_size {hidden}")
+    wrong += _uneven(heads, hidden, config.get("num_key_value_heads"), "num_key_value_heads")
+    rope = _rope(config)
+    wrong += _misvalued(rope, dict.fromkeys(("base", "rope_theta"), _POSITIVE))
+    if _rope_type(rope) not in _HARMLESS_ROPE_TYPES:
+        wrong.append(f"rope_scaling {_rope_type(rope)} (only {', '.join(_HARMLESS_ROPE_TYPES)} leave the "
+                     "angles within max_position_embeddings alone)")
+    return wrong
+
+
+def from_model_config(model_config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The config.json that lets transformers build the model as a Llama.
+
+    Args:
+        model_config: A recipe's `model.model_config`.
+        dtype: `fp16`, `bf16` or `fp32`, of the weights.
+
+    Raises:
+        ToolkitError: Llama's code cannot express it.
+    """
+    biases = {shape.has_bias(model_config, flag) for flag in ("qkv_has_bias", "attn_proj_has_bias")}
+    if len(biases) > 1:
+        raise ToolkitError("the config has biases on only some of wq, wk, wv and wo; transformers' Llama has "
+                           "them on all or none")
+    if model_config.get("extend_method", "None") not in (None, "None"):
+        raise ToolkitError(f"the config's extend_method {model_config['extend_method']} has no counterpart "
+                           "in transformers' Llama; export without it")
+    kind = model_config.get("type", "InternLMConfig")
+    defaults = DEFAULTS.get(kind, DEFAULTS["InternLMConfig"])
+    heads = model_config["num_heads"]
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": model_config["hidden_size"],
+        "intermediate_size": shape.intermediate_size(model_config),
+        "num_hidden_layers": model_config["num_layers"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": model_config.get("n_kv_heads") or heads,
+        "vocab_size": model_config["vocab_size"],
+        "rms_norm_eps": model_config.get("rms_norm_eps", defaults["rms_norm_eps"]),
+        "rope_theta": model_config.get("theta", defaults["theta"]),
+        "attention_bias": biases.pop(),
+        "mlp_bias": False,
+        # As MindFormers' FreqsMgr takes the two.
+        "max_position_embeddings": max(model_config.get("max_position_embedding") or 0,
+                                       model_config.get("seq_length", 0)),
+        "tie_word_embeddings": False,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "torch_dtype": _TORCH_TYPES[dtype],
+        **token_ids(model_config),
+    }
+
+
+def token_ids(model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """bos, eos and pad ids of a recipe, as config.json and generation_config.json name them."""
+    return {"bos_token_id": model_config.get("bos_token_id", 1),
+            "eos_token_id": model_config.get("eos_token_id", 2),
+            "pad_token_id": model_config.get("pad_token_id", 0)}

@@ -1,0 +1,202 @@
+"""MindSpore checkpoints -> what transformers and PEFT load (weights.py to-hf and to-peft)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sentencepiece import SentencePieceProcessor
+
+from research_internlm.checkpoints import dtypes, hf_config, weight_names
+from research_internlm.checkpoints.adapters import open_adapter, peft_config
+from research_internlm.checkpoints.dtypes import Entry
+from research_internlm.checkpoints.tensor_files import TensorFile, row_blocks, write_tensors
+from research_internlm.data.chat_template import render_chat
+from research_internlm.data.tokens import SpecialTokens, load_tokenizer, special_tokens
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import (
+    manifest_path,
+    publish,
+    require_absent,
+    sha256_of,
+    staging,
+    write_manifest,
+)
+
+_WEIGHTS = "model.safetensors"
+_ADAPTER = "adapter_model.safetensors"
+# All an export can leave in its folder.
+_MODEL_FILES = frozenset({_WEIGHTS, manifest_path(_WEIGHTS).name, "config.json", "generation_config.json",
+                          "tokenizer.model", "tokenizer_config.json"})
+_ADAPTER_FILES = frozenset({_ADAPTER, manifest_path(_ADAPTER).name, "adapter_config.json"})
+_MESSAGE = "\0"  # stands for the user's text while a prompt is turned into a template
+
+
+def export_model(checkpoint: Path, output: Path, model_config: Mapping[str, Any], model_file: Path | None,
+                 overwrite: bool) -> dict[str, Any]:
+    """Writes a folder that transformers loads as a Llama, without remote code.
+
+    Args:
+        checkpoint: Base or merged weights, .ckpt or .safetensors.
+        output: Folder to make.
+        model_config: The recipe's `model.model_config`.
+        model_file: tokenizer.model to put beside the weights; None leaves the tokenizer out.
+        overwrite: Replace an existing export.
+
+    Returns:
+        The facts written into the manifest.
+
+    Raises:
+        ToolkitError: The checkpoint holds an unmerged adapter or does not fit the config.
+    """
+    _require_output(output, overwrite, [checkpoint, *([model_file] if model_file else [])], _MODEL_FILES)
+    with TensorFile(checkpoint) as file:
+        weights, state = _weights_of(file, model_config)
+        dtype = next((flag for flag, dtype in dtypes.FLAG_TYPES.items()
+                      if dtype == weights["lm_head.weight"].dtype), "fp32")
+        texts = {"config.json": _json(hf_config.from_model_config(model_config, dtype)),
+                 "generation_config.json": _json({"do_sample": False, **hf_config.token_ids(model_config)})}
+        copies = {}
+        if model_file:
+            texts |= tokenizer_texts(model_file, model_config)
+            copies["tokenizer.model"] = model_file
+        _write_folder(output, _WEIGHTS, file, {weight_names.to_hf(name): name for name in weights},
+                      texts, copies, _MODEL_FILES)
+        facts = {"tool": "weights.py to-hf", "inputs": {checkpoint.name: sha256_of(checkpoint)},
+                 "counts": {"in": len(file.entries), "out": len(weights),
+                            "dropped": {"training state": len(state)}},
+                 "dropped": state}
+    write_manifest(output / _WEIGHTS, **facts)
+    return facts
+
+
+def _weights_of(file: TensorFile, model_config: Mapping[str, Any]) -> tuple[dict[str, Entry], list[str]]:
+    """The model's weights in a checkpoint, and the names of its training state.
+
+    Raises:
+        ToolkitError: It holds an unmerged adapter or does not fit the config.
+    """
+    adapter = [name for name in file.entries if weight_names.is_adapter(name)]
+    if adapter:
+        raise ToolkitError(f"{file.path} holds {len(adapter)} LoRA matrices; fold them in first with "
+                           "weights.py merge")
+    state = [name for name in file.entries if weight_names.is_training_state(name)]
+    weights = {name: entry for name, entry in file.entries.items() if name not in state}
+    weight_names.require_parameters({name: entry.shape for name, entry in weights.items()},
+                                    weight_names.parameter_shapes(model_config), str(file.path),
+                                    "give the config these weights were trained with")
+    return weights, state
+
+
+def _require_output(output: Path, overwrite: bool, inputs: Iterable[Path], ours: frozenset[str]) -> None:
+    """Checks an output folder before the work: one that exists may hold an earlier export and nothing else.
+
+    Raises:
+        ToolkitError: It may not be written, or holds other files, which transformers could read beside the
+            export's.
+    """
+    require_absent(output, overwrite, inputs, is_folder=True)
+    found = output.iterdir() if output.exists() else ()
+    others = sorted(path.name for path in found if path.name not in ours)
+    if others:
+        raise ToolkitError(f"{output} holds {len(others)} files that are no earlier export's "
+                           f"({', '.join(others)}); --overwrite replaces exports only, name another folder")
+
+
+def export_adapter(adapter_path: Path, output: Path, overwrite: bool) -> dict[str, Any]:
+    """Writes adapter_model.safetensors and adapter_config.json for PEFT, to lay over `to-hf`'s base.
+
+    Args:
+        adapter_path: The adapter, in its run's folder.
+        output: Folder to make.
+        overwrite: Replace an existing export.
+
+    Returns:
+        The facts written into the manifest.
+
+    Raises:
+        ToolkitError: Adapter and run do not belong together.
+    """
+    _require_output(output, overwrite, [adapter_path], _ADAPTER_FILES)
+    adapter = open_adapter(adapter_path)
+    with adapter.file as file:
+        matrices = [name for name in file.entries if weight_names.is_adapter(name)]
+        _write_folder(output, _ADAPTER, file, {weight_names.to_peft(name): name for name in matrices},
+                      {"adapter_config.json": peft_config(adapter)}, {}, _ADAPTER_FILES)
+        others = len(file.entries) - len(matrices)
+    facts = {"tool": "weights.py to-peft", "inputs": {adapter_path.name: sha256_of(adapter_path)},
+             "counts": {"in": others + len(matrices), "out": len(matrices),
+                        "dropped": {"base weights and training state": others}}}
+    write_manifest(output / _ADAPTER, **facts)
+    return facts
+
+
+def _write_folder(output: Path, weights_name: str, file: TensorFile, sources: Mapping[str, str],
+                  texts: Mapping[str, str], copies: Mapping[str, Path], ours: frozenset[str]) -> None:
+    """Writes all files beside each other under temporary names, then puts them in the place of older ones."""
+    layout = {name: Entry(file.entries[source].shape, file.entries[source].dtype)
+              for name, source in sources.items()}
+
+    check = dtypes.FiniteCheck("export another checkpoint")
+
+    def blocks_of(name: str) -> Iterator[np.ndarray]:
+        for start, stop in row_blocks(layout[name]):
+            yield check.see(file.rows(sources[name], start, stop), sources[name])
+
+    with staging(output.parent) as stage:
+        write_tensors(stage / weights_name, layout, blocks_of, framework="pt")
+        check.finish()
+        for name, text in texts.items():
+            (stage / name).write_text(text + "\n", encoding="utf-8")
+        for name, source in copies.items():
+            shutil.copyfile(source, stage / name)
+        output.mkdir(exist_ok=True)
+        for name in ours:
+            (output / name).unlink(missing_ok=True)
+        for name in (*texts, *copies, weights_name):
+            publish(stage / name, output / name)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2)
+
+
+def tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[str, str]:
+    """tokenizer_config.json for the SentencePiece model, and the ids generation stops at."""
+    processor = load_tokenizer(model_file)
+    special = special_tokens(processor)
+    if special.vocab_size != model_config["vocab_size"]:
+        raise ToolkitError(f"{model_file} has {special.vocab_size} pieces, the config's vocab_size is "
+                           f"{model_config['vocab_size']}; give the tokenizer.model of these weights")
+    return {
+        "tokenizer_config.json": _json({
+            "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
+            "unk_token": "<unk>", "pad_token": "<unk>", "add_bos_token": True, "add_eos_token": False,
+            "clean_up_tokenization_spaces": False, "legacy": False,
+            # transformers' fast tokenizer does not take it over from the model, and the releases have none.
+            "add_prefix_space": processor.encode("a", out_type=str)[0].startswith("\u2581"),
+            **_chat_settings(processor, special)}),
+        "generation_config.json": _json({"do_sample": False, **hf_config.token_ids(model_config),
+                                         "eos_token_id": list(special.stop_ids)}),
+    }
+
+
+def _chat_settings(processor: SentencePieceProcessor, special: SpecialTokens) -> dict[str, Any]:
+    """A chat template that gives the very ids of render_chat, so that serving prompts as training did."""
+    segments = render_chat(_MESSAGE, "", family=special.family)
+    pieces = {segment.content: processor.id_to_piece(special[segment.content])
+              for segment in segments if segment.is_token}
+    # As expressions: in a template's plain text Jinja drops newlines here and there.
+    texts = [pieces[segment.content] if segment.is_token else segment.content for segment in segments]
+    body = "".join("{{ " + " + messages[0]['content'] + ".join(map(repr, text.split(_MESSAGE))) + " }}"
+                   for text in texts)
+    return {
+        "additional_special_tokens": sorted(set(pieces.values()) - {"<s>"}),
+        "chat_template": "{% if messages | length != 1 or messages[0]['role'] != 'user' %}"
+                         "{{ raise_exception('tuned on single questions: give exactly one user message') }}"
+                         "{% endif %}" + body,
+    }

@@ -1,0 +1,135 @@
+"""Writes the report of a run, and reads its table back to compare it with the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from research_internlm.contest import report_sections as sections
+from research_internlm.runs import log_summary
+from research_internlm.runs.run_folder import RunFolder
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import (
+    read_manifest,
+    require_absent,
+    sha256_of,
+    write_manifest,
+    write_text,
+)
+from research_internlm.shared.run_layout import LINKS, RESOLVED_CONFIG, RUN_FACTS
+
+REPORT = "report.md"
+SUMMARY = f"{log_summary.OUTPUT_FOLDER}/summary.json"
+_FACT_ROW = re.compile(r"^\|[^|]*`(\w+)`[^|]*\|\s*([^|]+?)\s*\|\s*$", re.MULTILINE)
+_AGAIN = "write it again with research_internlm/report.py --overwrite"
+
+
+def stated_in(text: str) -> dict[str, str]:
+    """Facts that a report's text states, edited by hand or not: key -> value without separators."""
+    return {key: value.replace(",", "") for key, value in _FACT_ROW.findall(text) if key in sections.STATED}
+
+
+def render(run: RunFolder, summary: Mapping[str, Any], lang: str) -> str:
+    """The whole report as markdown.
+
+    Args:
+        run: The run.
+        summary: Its logs' figures.
+        lang: `zh` or `en`.
+    """
+    def say(chinese: str, english: str) -> str:
+        return chinese if lang == "zh" else english
+
+    titled = [
+        (say("算法介绍", "Algorithm"), sections.algorithm(run, say)),
+        (say("数据规模与预处理", "Data and preprocessing"), sections.data(run, say)),
+        (say("超参数", "Hyper-parameters"), sections.hyperparameters(run, say)),
+        (say("训练过程", "Training"), sections.training(run, summary, say)),
+        (say("评测结果", "Evaluation"), sections.evaluation(run, say)),
+        (say("权重链接", "Weights"), sections.weights(run, say)),
+        (say("环境与复现", "Environment and reproduction"), sections.environment(run, say)),
+        (say("对官方推理的改动", "Changes to the official inference"), sections.inference(run, say)),
+    ]
+    lines = [f"# {say('InternLM 微调工作报告', 'Work report: fine-tuning InternLM')}"]
+    for place, (title, body) in enumerate(titled, 1):
+        lines += ["", f"## {place}. {title}", "", *body]
+    return "\n".join(lines) + "\n"
+
+
+def stated_by(run: RunFolder) -> dict[str, str]:
+    """Facts that the run's report states; empty where there is no report."""
+    path = run.path / REPORT
+    return stated_in(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
+
+
+def inputs_of(run: RunFolder) -> list[str]:
+    """Files of the run that a report is written from, as they are now."""
+    links = [LINKS] if (run.path / LINKS).is_file() else []
+    return [RESOLVED_CONFIG, RUN_FACTS, SUMMARY, *run.results, *links,
+            *map(run.name_of, [*run.log_files, *run.attempts])]
+
+
+def figures_of(run: RunFolder) -> list[str]:
+    """The figures that the report shows."""
+    return [run.name_of(path) for path in sorted((run.path / log_summary.OUTPUT_FOLDER).glob("*.png"))]
+
+
+def write_report(folder: str | Path, lang: str, overwrite: bool) -> Path:
+    """Writes RUN_DIR/report.md, its figures and its manifest.
+
+    Raises:
+        ToolkitError: No run there, files that cannot be read (all are listed), or there is a report already.
+    """
+    run = RunFolder(folder)
+    path = require_absent(run.path / REPORT, overwrite)
+    if problems := run.unreadable():
+        raise ToolkitError(f"no report of {folder}, {len(problems)} of its sources cannot be read: "
+                           + "; ".join(f"({place}) {text}" for place, text in enumerate(problems, 1)))
+    summary = log_summary.analyse(run.path, run.path / log_summary.OUTPUT_FOLDER, overwrite=True)
+    write_text(path, render(run, summary, lang))
+    digests = {name: sha256_of(run.path / name) for name in (*inputs_of(run), *figures_of(run))}
+    write_manifest(path, tool="research_internlm/report.py", lang=lang,
+                   inputs={name: digests[name] for name in inputs_of(run)},
+                   figures={name: digests[name] for name in figures_of(run)},
+                   checkpoints=_checkpoint_steps(run))
+    return path
+
+
+def _checkpoint_steps(run: RunFolder) -> dict[str, int]:
+    return {run.name_of(checkpoint.path): checkpoint.step for checkpoint in run.checkpoints}
+
+
+def problems_of(run: RunFolder) -> Iterator[str]:
+    """Why the report in a run folder is not the report of what the folder holds."""
+    path = run.path / REPORT
+    if not path.is_file():
+        yield f"{path.name} is missing; write it with research_internlm/report.py"
+        return
+    due = {key for facts in run.stated().values() for key in facts if key in sections.STATED}
+    if missing := sorted(due - set(stated_by(run))):
+        yield f"{path.name} has no row of {', '.join(missing)} in its table of hyper-parameters; {_AGAIN}"
+    manifest = read_manifest(path)
+    if manifest is None:
+        yield (f"{path.name} has no {path.name}.manifest.json beside it, so nobody can tell what it was "
+               f"written from; {_AGAIN}")
+        return
+    if manifest.get("sha256") != sha256_of(path):
+        yield f"{path.name} was edited after it was written; {_AGAIN}"
+    yield from _manifest_problems(run, manifest)
+
+
+def _manifest_problems(run: RunFolder, manifest: Mapping[str, Any]) -> Iterator[str]:
+    inputs, figures = manifest.get("inputs") or {}, manifest.get("figures") or {}
+    now = {name: sha256_of(run.path / name) for name in (*inputs, *figures) if (run.path / name).is_file()}
+    if gone := [name for name in (*inputs, *figures) if name not in now]:
+        yield f"{REPORT} was written with {', '.join(gone)}, which is missing; put it back, or {_AGAIN}"
+    changed = [name for name in inputs if name in now and now[name] != inputs[name]]
+    newer = [name for name in inputs_of(run) if name not in inputs]
+    if manifest.get("checkpoints") != _checkpoint_steps(run):
+        newer.append("the checkpoints")
+    if changed or newer:
+        yield f"{REPORT} is older than {', '.join(changed + newer)}; {_AGAIN}"
+    if other := [name for name in figures if name in now and now[name] != figures[name]]:
+        yield f"{', '.join(other)} changed after {REPORT} was written; {_AGAIN}"

@@ -1,0 +1,1 @@
+"""What a training row is: families, special tokens, chat template, questions, items, rows."""

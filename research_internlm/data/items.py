@@ -1,0 +1,38 @@
+"""Alpaca items and SQuAD questions as rendered chat segments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from research_internlm.data.chat_template import UPSTREAM_END, Segment, render_chat, special_token
+from research_internlm.data.tokens import INTERNLM
+
+
+def render_squad(passage: str, question: str, answer: str | None = None) -> list[Segment]:
+    """The contest's SQuAD prompt: plain text behind `<s>`, no chat tokens.
+
+    Args:
+        passage: The paragraph.
+        question: The question on it.
+        answer: The answer to train on, ended by `</s>`, or None for the inference prompt.
+
+    Source: mindformers/tools/dataset_preprocess/llama/squad_data_process.py, which trains on the last
+    token of the prompt as well; here the prompt is never supervised.
+    """
+    prompt = [special_token("bos"), Segment(
+        "Read the passage and answer the question below.\n\n"
+        f"### Instruction:\n{passage}\n\n### Input:\n{question}\n\n### Response:"
+    )]
+    if answer is None:
+        return prompt
+    return [*prompt, Segment(answer, supervised=True), special_token("eos", True)]
+
+
+def render_item(item: Mapping[str, str], family: str = INTERNLM, end: str = UPSTREAM_END) -> list[Segment]:
+    """Renders a training item: alpaca fields, or `passage`, `question`, `output` in the SQuAD prompt.
+
+    Reading items among the exam items keep up what the SQuAD gate measures.
+    """
+    if "passage" in item:
+        return render_squad(item["passage"], item["question"], item["output"])
+    return render_chat(item["instruction"], item["input"], item["output"], family, end)

@@ -1,0 +1,1 @@
+"""One network, many answers: loading, batching, the key-value cache and the engine."""

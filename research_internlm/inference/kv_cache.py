@@ -1,0 +1,267 @@
+"""Greedy decoding with a static key-value cache, from operators every MindSpore device has.
+
+MindFormers' own cache (use_past) is paged and needs operators that exist on Ascend only (ReshapeAndCache,
+PagedAttention, ApplyRotaryPosEmb); without it, its generate computes the whole sequence again for each
+token. Here the cells of a loaded MindFormers Llama (projections, biases, norms, rotary angles, feed-forward,
+head) run in two graphs instead: one takes the prompts and fills the cache, one takes a token per row.
+portable.uses_static_cache says where this is in use.
+
+MindSpore's compiler wants the receiver of `construct` to be called `self`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mindspore import Parameter, Tensor, dtype, nn, ops
+
+from research_internlm.data.tokens import PAD_ID
+
+_MASKED = -10000.0  # what MindFormers adds to the scores it masks
+Triple = tuple[Tensor, Tensor, Tensor]
+
+
+class _CachedLayer(nn.Cell):
+    """What prompts and single tokens share of a decoder layer, with that layer's cache.
+
+    Args:
+        layer: MindFormers' LLamaDecodeLayer, its projections plain or LoRA-wrapped.
+        keys, values: Cache, (batch, kv_heads, seq_length, head_dim).
+    """
+
+    def __init__(self, layer: nn.Cell, keys: Parameter, values: Parameter) -> None:
+        super().__init__(auto_prefix=False)
+        self.layer = layer
+        self.attention = layer.attention
+        self.keys, self.values = keys, values
+        self.kv_heads, self.head_dim = keys.shape[1], keys.shape[3]
+        self.group = self.attention.n_head // self.kv_heads  # query heads that share a key head
+        self.scale = self.head_dim ** -0.5
+        self.compute_type, self.softmax_type = self.attention.dtype, self.attention.softmax_dtype
+        self.scores = ops.BatchMatMul(transpose_b=True)
+        self.weigh = ops.BatchMatMul()
+        self.softmax = ops.Softmax()
+
+    def heads(self, x: Tensor) -> Tensor:
+        """(batch, length, heads * head_dim) -> (batch, heads, length, head_dim)."""
+        batch, length, _ = x.shape
+        return x.reshape((batch, length, -1, self.head_dim)).swapaxes(1, 2)
+
+    def project(self, x: Tensor, freqs: Triple) -> Triple:
+        """Rotated queries and keys, and values, of the normalised x (batch, length, hidden)."""
+        x = self.layer.attention_norm(x)
+        query = self.heads(ops.cast(self.attention.wq(x), self.compute_type))
+        key = self.heads(ops.cast(self.attention.wk(x), self.compute_type))
+        value = self.heads(ops.cast(self.attention.wv(x), self.compute_type))
+        query, key = self.attention.apply_rotary_emb(query, key, freqs)
+        return query, key, value
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Attention of (batch, heads, queries, head_dim), merged to (batch, queries, hidden).
+
+        The query heads of one key head are rows of one product, so no key is repeated in memory.
+        """
+        batch, heads, length, _ = query.shape
+        query = query.reshape((batch, self.kv_heads, self.group * length, self.head_dim))
+        scores = self.scores(query * self.scale, key).reshape((batch, self.kv_heads, self.group, length, -1))
+        shares = self.softmax(ops.cast(scores + mask, self.softmax_type))
+        shares = ops.cast(shares, self.compute_type).reshape((batch, self.kv_heads, self.group * length, -1))
+        context = self.weigh(shares, value).reshape((batch, heads, length, self.head_dim))
+        return context.swapaxes(1, 2).reshape((batch, length, -1))
+
+    def finish(self, x: Tensor, context: Tensor) -> Tensor:
+        """Output projection, feed-forward and both residual sums."""
+        hidden = x + ops.cast(self.attention.wo(context), x.dtype)
+        return hidden + self.layer.feed_forward(self.layer.ffn_norm(hidden))
+
+
+class _PromptLayer(_CachedLayer):
+    """A layer over whole prompts (batch, length, hidden); the cache holds their keys and values after it."""
+
+    def construct(self, x: Tensor, freqs: Triple, mask: Tensor) -> Tensor:
+        """Returns the layer's output; mask is (1, 1, 1, length, length)."""
+        query, key, value = self.project(x, freqs)
+        batch, heads, length, width = key.shape
+        rest = ops.zeros((batch, heads, self.keys.shape[2] - length, width), key.dtype)
+        ops.assign(self.keys, ops.concat((key, rest), 2))
+        ops.assign(self.values, ops.concat((value, rest), 2))
+        return self.finish(x, self.attend(query, key, value, mask))
+
+
+class _TokenLayer(_CachedLayer):
+    """A layer over one token a row (batch, 1, hidden) that reads its past from the cache."""
+
+    def __init__(self, layer: nn.Cell, keys: Parameter, values: Parameter) -> None:
+        super().__init__(layer, keys, values)
+        self.write = ops.ScatterNdUpdate()
+
+    def construct(self, x: Tensor, freqs: Triple, mask: Tensor, places: Tensor) -> Tensor:
+        """Returns the layer's output; mask is (batch, 1, 1, 1, seq_length), places (batch, kv_heads, 3)."""
+        query, key, value = self.project(x, freqs)
+        # Written in place, and read through the result so that the order is fixed.
+        keys = self.write(self.keys, places, key.squeeze(2))
+        values = self.write(self.values, places, value.squeeze(2))
+        return self.finish(x, self.attend(query, keys, values, mask))
+
+
+class _Decoder(nn.Cell):
+    """Embedding, decoder layers, norm and head at one position per row."""
+
+    def __init__(self, network: nn.Cell, layers: Sequence[nn.Cell]) -> None:
+        super().__init__(auto_prefix=False)
+        self.model, self.lm_head = network.model, network.lm_head
+        self.layers = nn.CellList(layers, auto_prefix=False)
+        self.compute_type = self.model.dtype
+        frequencies = self.model.freqs_mgr
+        self.cosines, self.sines = frequencies.freqs_cos, frequencies.freqs_sin
+        self.swap = frequencies.swap_mask
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(batch, length) -> (batch, length, hidden)."""
+        return ops.cast(self.model.tok_embeddings(ids), self.compute_type)
+
+    def score(self, hidden: Tensor) -> Tensor:
+        """(batch, hidden) -> float32 logits (batch, vocab_size)."""
+        return ops.cast(self.lm_head(self.model.norm_out(hidden)), dtype.float32)
+
+
+class _Prompts(_Decoder):
+    """Prompts (batch, length) and the position of each one's last token -> logits (batch, vocab_size)."""
+
+    def construct(self, ids: Tensor, last: Tensor) -> Tensor:
+        """Fills the cache and returns the logits of the tokens that follow."""
+        batch, length = ids.shape
+        places = ops.arange(0, length)
+        # Padding is on the right, later than every token: causality hides it, whatever its id.
+        later = places.reshape((1, length)) > places.reshape((length, 1))
+        mask = (ops.cast(later, self.compute_type) * _MASKED).reshape((1, 1, 1, length, length))
+        freqs = (self.cosines[:length].reshape((1, 1, length, -1)),
+                 self.sines[:length].reshape((1, 1, length, -1)), self.swap)
+        x = self.embed(ids)
+        for layer in self.layers:
+            x = layer(x, freqs, mask)
+        rows = ops.arange(0, batch).astype(dtype.int32)
+        return self.score(ops.gather_nd(x, ops.stack((rows, last), 1)))
+
+
+class _Tokens(_Decoder):
+    """One token per row (batch, 1) at its own position (batch,) -> logits (batch, vocab_size)."""
+
+    def construct(self, ids: Tensor, mask: Tensor, positions: Tensor, places: Tensor) -> Tensor:
+        """Extends the cache by a token and returns the logits of the next."""
+        batch = ids.shape[0]
+        freqs = (ops.gather(self.cosines, positions, 0).reshape((batch, 1, 1, -1)),
+                 ops.gather(self.sines, positions, 0).reshape((batch, 1, 1, -1)), self.swap)
+        x = self.embed(ids)
+        for layer in self.layers:
+            x = layer(x, freqs, mask, places)
+        return self.score(x.squeeze(1))
+
+
+class StaticCacheDecoder:
+    """Greedy decoding of batches by a loaded network, a token of work for each token written.
+
+    The tokens are those of a causal model: padding is told from tokens by its place, behind a row's last
+    one, so that id 0 is a token like any other (MindFormers hides every id 0 when it pads with 0). As in
+    the network's own `generate`, stop ids have no chance before `min_new_tokens`, and a tie goes to the
+    smaller id.
+
+    Args:
+        network: MindFormers' LlamaForCausalLM or a subclass, loaded, use_past False, without joined
+            projections (`qkv_concat`) and without a residual type of its own.
+        batch_size: Rows of every batch.
+        seq_length: Longest prompt and answer together, in tokens. The cache takes batch_size * seq_length *
+            2 * layers * kv_heads * head_dim elements of the compute type.
+    """
+
+    def __init__(self, network: Any, batch_size: int, seq_length: int) -> None:
+        layers = network.model.layers
+        attention = layers[0].attention
+        shape = (batch_size, attention.n_kv_head, seq_length, attention.head_dim)
+        caches = [[Parameter(Tensor(np.zeros(shape), attention.dtype), name=f"static_cache.{kind}.{number}",
+                             requires_grad=False) for kind in ("keys", "values")]
+                  for number in range(len(layers))]
+        self.seq_length = seq_length
+        self._prompts = self._cell(_Prompts, _PromptLayer, network, caches)
+        self._tokens = self._cell(_Tokens, _TokenLayer, network, caches)
+        # Where ScatterNdUpdate writes: row, head and, filled in at each step, position.
+        self._places = np.stack(np.broadcast_arrays(*np.ogrid[:batch_size, :attention.n_kv_head], 0), -1)
+        self._mask_type = attention.dtype
+
+    @staticmethod
+    def _cell(kind: type, layer_kind: type, network: Any, caches: list[list[Parameter]]) -> nn.Cell:
+        layers = [layer_kind(layer, *cache)
+                  for layer, cache in zip(network.model.layers, caches, strict=True)]
+        return kind(network, layers).set_train(False)
+
+    def logits(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Reads prompts into the cache.
+
+        Args:
+            ids: Prompts (batch_size, length), padded on the right.
+            lengths: Tokens of each row.
+
+        Returns:
+            Logits (batch_size, vocab_size) of the token that follows each prompt.
+        """
+        return self._prompts(self._int(ids), self._int(lengths - 1)).asnumpy()
+
+    def next_logits(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Reads one more token of each row, at `positions` (batch_size,) of ids (batch_size, seq_length).
+
+        Args:
+            ids: All tokens so far; anything where there is none yet.
+            positions: Position of each row's newest token.
+
+        Returns:
+            Logits (batch_size, vocab_size) of the token that follows.
+        """
+        places = self._places.copy()
+        places[..., 2] = positions[:, None]
+        newest = np.take_along_axis(ids, positions[:, None], 1)
+        hidden = (np.arange(self.seq_length) > positions[:, None])[:, None, None, None]
+        return self._tokens(self._int(newest), Tensor(hidden * np.float32(_MASKED), self._mask_type),
+                            self._int(positions), self._int(places)).asnumpy()
+
+    def generate(self, prompts: Sequence[Sequence[int]], length: int, max_new_tokens: int,
+                 stop_ids: Sequence[int], min_new_tokens: int = 0) -> list[list[int]]:
+        """Greedy continuation of each prompt until all rows have stopped.
+
+        Args:
+            prompts: Token ids, batch_size of them.
+            length: Prompts are padded to it; each length is compiled once.
+            max_new_tokens: Most tokens of an answer; at least 1, and with `prompts` within seq_length.
+            stop_ids: Tokens that end an answer.
+            min_new_tokens: Tokens before which an answer cannot end.
+
+        Returns:
+            The new tokens of each prompt, with the stop token.
+        """
+        rows = np.arange(len(prompts))
+        positions = np.array([len(prompt) for prompt in prompts], np.int32)
+        ids = np.full((len(prompts), self.seq_length), PAD_ID, np.int32)
+        for row, prompt in enumerate(prompts):
+            ids[row, :len(prompt)] = prompt
+        answers: list[list[int]] = [[] for _ in prompts]
+        active = np.ones(len(prompts), bool)
+        logits = self.logits(ids[:, :length], positions)
+        for step in range(max_new_tokens):
+            if step < min_new_tokens:
+                logits[:, list(stop_ids)] = -np.inf
+            chosen = logits.argmax(-1)
+            for row in np.flatnonzero(active):
+                answers[row].append(int(chosen[row]))
+            active &= ~np.isin(chosen, stop_ids)
+            if not active.any() or step == max_new_tokens - 1:
+                break
+            # A row that has stopped goes on unread: the graph's batch is fixed.
+            ids[rows, positions] = chosen
+            logits = self.next_logits(ids, positions)
+            positions += 1
+        return answers
+
+    @staticmethod
+    def _int(values: np.ndarray) -> Tensor:
+        return Tensor(np.ascontiguousarray(values, np.int32))

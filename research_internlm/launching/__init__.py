@@ -1,0 +1,1 @@
+"""From a command to workers: options, checks, msrun and the output folder."""

@@ -1,0 +1,116 @@
+"""What must hold before workers are started; every problem is found before any is reported.
+
+A launch that fails after minutes of compilation on paid NPUs is what this is for. No MindSpore needed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from research_internlm import recipes
+from research_internlm.model.lora import count_parameters
+from research_internlm.planning import memory
+from research_internlm.recipes.schedule import saving_of, steps_of
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.versions import CANN_OF, MINDSPORE_OF, PYTHON_PACKAGES
+
+
+def version_problems(versions: Mapping[str, str], device_target: str) -> Iterator[str]:
+    """Packages that are missing or of releases that do not belong together.
+
+    Args:
+        versions: From `installed_versions`.
+        device_target: `CPU` needs no CANN.
+    """
+    for name in PYTHON_PACKAGES:
+        if name not in versions:
+            yield f"{name} is not installed: bash scripts/setup.sh"
+    mindspore, mindformers = (versions.get(name) for name in PYTHON_PACKAGES)
+    wanted = MINDSPORE_OF.get(mindformers, mindspore)
+    if mindspore and mindformers and mindspore != wanted:
+        yield (f"MindFormers {mindformers} belongs to MindSpore {wanted}, but {mindspore} is installed: "
+               f"pip install mindspore=={wanted}")
+    accepted = CANN_OF.get(mindspore, ())
+    if device_target == "Ascend" and accepted:
+        cann = versions.get("cann")
+        if cann is None:
+            yield (f"no CANN found (compiler/version.info under ASCEND_HOME_PATH): install CANN "
+                   f"{accepted[0]} and source its set_env.sh")
+        elif ".".join(cann.split(".")[:2]) not in accepted:
+            yield f"MindSpore {mindspore} runs on CANN {' or '.join(accepted)}, but {cann} is installed"
+
+
+def device_problems(local_workers: int, device_target: str, device_folder: str | Path = "/dev"
+                    ) -> Iterator[str]:
+    """Too few NPUs for the workers of this machine."""
+    if device_target != "Ascend":
+        return
+    devices = sorted(path.name for path in Path(device_folder).glob("davinci[0-9]*"))
+    chosen = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
+    visible = len([part for part in chosen.split(",") if part.strip()]) if chosen else len(devices)
+    if min(visible, len(devices)) < local_workers:
+        yield (f"{local_workers} workers need {local_workers} NPUs, but this machine shows {len(devices)} "
+               f"({', '.join(devices) or 'no /dev/davinciN'})"
+               + (f" and ASCEND_RT_VISIBLE_DEVICES is {chosen}" if chosen else ""))
+
+
+def disk_problems(recipe: recipes.Recipe, rows: int, workers: int, local_workers: int, done: int = 0
+                  ) -> Iterator[str]:
+    """Too little free disk for the checkpoints still to come.
+
+    Args:
+        recipe: The resolved recipe.
+        rows: Rows of the training file.
+        workers: Workers of the whole run.
+        local_workers: Those that write to this machine's disk.
+        done: Step the run continues from.
+    """
+    steps = steps_of(recipe, rows, workers)
+    saving = saving_of(recipe, steps)
+    full, adapter = memory.checkpoint_bytes(recipe, count_parameters(recipes.model_config(recipe)))
+    saves = len([step for step in saving.kept if step > done])
+    needed = saves * local_workers * (full + adapter)
+    free = shutil.disk_usage(_existing(Path(recipe["output_dir"]))).free
+    if needed > free:
+        yield (f"{saves} checkpoints x {local_workers} ranks need about {needed / 1e9:,.1f} GB in "
+               f"{recipe['output_dir']}, but {free / 1e9:,.1f} GB are free: use another --output_dir, or "
+               "save less (research_internlm/plan.py)")
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def writable_problems(folder: str | Path) -> Iterator[str]:
+    """An output folder that cannot be made or written to."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        yield f"--output_dir {folder} cannot be written to: {error.strerror}"
+
+
+def port_problems(port: int) -> Iterator[str]:
+    """A port for the workers' meeting that something else listens on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            yield (f"port {port}, where the workers meet, is not free ({error.strerror}): another run may be "
+                   "using it; choose one with --master_port=N or MASTER_PORT=N")
+
+
+def data_problems(check: Callable[[], Any]) -> Iterator[str]:
+    """What `check`, which raises at the first wrong file, has to say."""
+    try:
+        check()
+    except ToolkitError as error:
+        yield str(error)

@@ -1,0 +1,1 @@
+"""The network: shapes, LoRA, configuration, modelling, tokenizer, and what a CPU needs."""

@@ -1,0 +1,63 @@
+"""Configuration classes of InternLM and InternLM2, registered with MindFormers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindformers.models.llama import LlamaConfig
+from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+
+from research_internlm.data.tokens import INTERNLM2_VOCAB_SIZE, INTERNLM_VOCAB_SIZE
+from research_internlm.model.shape import DEFAULTS
+
+
+@MindFormerRegister.register(MindFormerModuleType.CONFIG)
+class InternLMConfig(LlamaConfig):
+    """InternLM's shape as a Llama configuration; the defaults are InternLM-7B's.
+
+    Args:
+        has_bias: Biases on wq, wk, wv and wo (True for 7B, False for 20B, which is a plain Llama).
+            Source: research/internlm/internlm_config.py.
+        vocab_size: Pieces of the vocabulary.
+        multiple_of: The feed-forward width is rounded up to it (11008 for 7B).
+        packed: Rows hold several samples that must not see each other (packed_mask.py).
+        labels_per_row: Most labels in a training row, so that head and loss are computed at no more
+            positions; 0 computes them everywhere, as MindFormers does.
+        **kwargs: Everything LlamaConfig takes.
+    """
+
+    model_type = "internlm"
+
+    def __init__(
+        self,
+        has_bias: bool = True,
+        vocab_size: int = INTERNLM_VOCAB_SIZE,
+        multiple_of: int = 256,
+        packed: bool = False,
+        labels_per_row: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("qkv_has_bias", has_bias)
+        kwargs.setdefault("attn_proj_has_bias", has_bias)
+        super().__init__(vocab_size=vocab_size, multiple_of=multiple_of,
+                         **{**DEFAULTS[type(self).__name__], **kwargs})
+        self.has_bias = has_bias
+        self.packed = packed
+        self.labels_per_row = labels_per_row
+
+
+@MindFormerRegister.register(MindFormerModuleType.CONFIG)
+class InternLM2Config(InternLMConfig):
+    """InternLM2's shape: grouped-query attention (`n_kv_heads`), no biases, its own vocabulary and angles.
+
+    Args:
+        has_bias: As InternLMConfig's; no InternLM2 release has biases.
+        vocab_size: Pieces of the vocabulary.
+        **kwargs: Everything LlamaConfig takes; yaml/overlays/internlm2_*.yaml have the releases' sizes.
+            Source: research/internlm2 of MindFormers r1.3.0 and the releases' config.json.
+    """
+
+    model_type = "internlm2"
+
+    def __init__(self, has_bias: bool = False, vocab_size: int = INTERNLM2_VOCAB_SIZE, **kwargs: Any) -> None:
+        super().__init__(has_bias=has_bias, vocab_size=vocab_size, **kwargs)

@@ -1,0 +1,1 @@
+"""Before the hours are paid for: plan, cost and memory."""

@@ -1,0 +1,160 @@
+"""The plan of a run: steps, saves, parameters, disk, memory, score and cost."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from research_internlm import recipes
+from research_internlm.model.lora import ParameterCount
+from research_internlm.planning import cost, memory
+from research_internlm.recipes.data_check import check_data
+from research_internlm.recipes.schedule import (
+    Saving,
+    Steps,
+    interval_to_the_end,
+    last_evaluation,
+    whole_number,
+)
+from research_internlm.shared.errors import ToolkitError
+
+ALL_LINEARS = ".*wq|.*wk|.*wv|.*wo|.*w1|.*w2|.*w3"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the training file holds.
+
+    Attributes:
+        rows: Its rows.
+        samples: Samples in them; as many as rows where it is not packed.
+        text_tokens: Tokens without padding.
+        guessed: Whether the tokens are the mean of real questions and not a manifest's.
+    """
+
+    rows: int
+    samples: int
+    text_tokens: int
+    guessed: bool
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Checks the numbers and patterns of the command line.
+
+    Raises:
+        ToolkitError: A number is not above 0 or not finite, or a pattern of --targets is no regular
+            expression.
+    """
+    for flag in ("items", "cards", "saves", "rank", "seq_length", "step_time_ms"):
+        given = getattr(arguments, flag)
+        for value in given if isinstance(given, Sequence) else [given]:
+            if value is not None and not 0 < value < math.inf:  # nan compares as False
+                raise ToolkitError(f"--{flag} {value} is not above 0 and finite; give a number that is")
+    for pattern in arguments.targets or []:
+        check_pattern(pattern, "--targets")
+
+
+def check_pattern(pattern: str, what: str) -> None:
+    """Refuses what is no regular expression; MindFormers would, after the model was built."""
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ToolkitError(f"{what} {pattern!r} is no regular expression ({error}); write for instance "
+                           "'.*wq|.*wk|.*wv|.*wo'") from error
+
+
+def check_recipe(recipe: Mapping[str, Any], config: str) -> None:
+    """Checks that a recipe trains, and the numbers of its model that the plan counts with.
+
+    Raises:
+        ToolkitError: It is none, or a number or pattern is none.
+    """
+    if "train_dataset" not in recipe or "runner_config" not in recipe:
+        raise ToolkitError(f"{config} is no training recipe (it has no train_dataset and runner_config); "
+                           "give yaml/lora_finetune.yaml or your copy of it")
+    pet_config = recipes.model_config(recipe).get("pet_config")
+    for key in ("seq_length", "hidden_size", "num_layers", "num_heads", "vocab_size",
+                *(["pet_config.lora_rank"] if pet_config else [])):
+        whole_number(recipe, f"model.model_config.{key}")
+    if pet_config:
+        check_pattern(pet_config.get("target_modules"), "the config's pet_config.target_modules")
+
+
+def read_data(arguments: argparse.Namespace, recipe: recipes.Recipe) -> Data:
+    """Rows, samples and tokens of the training file.
+
+    Raises:
+        ToolkitError: The file or its manifest is missing, or the training would refuse it for this recipe.
+    """
+    config = recipes.model_config(recipe)
+    if arguments.items is not None:
+        text = cost.MEAN_TOKENS * arguments.items
+        rows = cost.packed_rows(text, config["seq_length"]) if config.get("packed") else arguments.items
+        return Data(rows, arguments.items, text, guessed=True)
+    training = recipes.merge(recipe, {
+        "run_mode": "finetune", "do_eval": False,
+        "train_dataset": {"data_loader": {"dataset_dir": arguments.train_dataset}}})
+    facts = check_data(training, arguments.config)["train_dataset"]
+    counts, tokens = facts["counts"], facts["tokens"]
+    samples = counts.get("samples", counts["out"])
+    return Data(counts["out"], samples, tokens["total"] if tokens else cost.MEAN_TOKENS * samples,
+                guessed=not tokens)
+
+
+def describe_steps(steps: Steps, data: Data) -> Iterator[str]:
+    """Lines on steps and dropped rows."""
+    yield (f"data: {steps.rows:,} rows on {steps.cards} cards x batch {steps.batch_size} = "
+           f"{steps.per_epoch:,} steps an epoch ({steps.dropped:,} rows dropped each epoch); "
+           f"{steps.epochs} epochs = {steps.total:,} steps")
+    if data.samples != data.rows:
+        mean = data.samples / data.rows
+        yield (f"data: packed, {mean:.2f} samples a row, so {mean * steps.cards * steps.batch_size:.1f} "
+               "samples an update on average")
+    if steps.total != steps.per_epoch * steps.epochs:
+        yield (f"data: the last {steps.per_epoch * steps.epochs - steps.total} steps do not fill a sink of "
+               f"{steps.sink_size} and are not run")
+
+
+def describe_saving(saving: Saving, steps: Steps) -> Iterator[str]:
+    """Lines on what is saved and evaluated when."""
+    yield (f"plan: save_checkpoint_steps {saving.interval:,}, keep_checkpoint_max {saving.keep}, "
+           f"eval_step_interval {saving.eval_interval:,} (sink_size {steps.sink_size})")
+    yield "plan: the five evenly spaced checkpoints: steps " + ", ".join(f"{step:,}" for step in saving.five)
+    last = last_evaluation(saving.eval_interval, steps.total)
+    yield f"plan: evaluations {steps.total // saving.eval_interval}, the last at step {last:,}"
+    if last < steps.total:
+        # Not chosen by itself: evaluations would no longer fall on the saved steps.
+        other = interval_to_the_end(saving.eval_interval, steps)
+        choice = f", or set eval_step_interval {other:,}" if other else ""
+        yield (f"plan: the final checkpoint, step {steps.total:,}, is not evaluated by the training: "
+               f"evaluate it with --run_mode eval{choice}")
+
+
+def describe_cost(recipe: Mapping[str, Any], count: ParameterCount, saving: Saving, cards: int
+                  ) -> Iterator[str]:
+    """Lines on parameters, disk and memory."""
+    full, adapter = memory.checkpoint_bytes(recipe, count)
+    yield (f"disk: about {len(saving.kept) * cards * (full + adapter) / 1e9:,.1f} GB for {len(saving.kept)} "
+           f"saves x {cards} ranks ({full / 1e9:.2f} GB full, {adapter / 1e9:.3f} GB adapter each)")
+    yield f"device memory: about {memory.device_memory(recipe, count)} a card; an estimate, not measured"
+
+
+def cost_table(recipe: Mapping[str, Any], steps: Steps, data: Data,
+               arguments: argparse.Namespace) -> Iterator[str]:
+    """Lines on steps, tokens and hours, padded and packed, at the recipe's row length and at others.
+
+    Raises:
+        ToolkitError: The run of --measured has no step to take, or is of another model.
+    """
+    own = recipes.model_config(recipe)["seq_length"]
+    measured = None
+    if arguments.measured:
+        measured = cost.measured_run(arguments.measured, recipe)
+    elif arguments.step_time_ms:
+        measured = cost.Measured(arguments.step_time_ms, steps.batch_size * own, own)
+    found = cost.costs(recipe, steps, data.text_tokens, measured, arguments.seq_length, data.samples)
+    yield from cost.table(found, measured, data.guessed)

@@ -1,0 +1,272 @@
+"""The owner of a run's step arithmetic: steps an epoch, what is saved when, what retention leaves.
+
+The rules are MindSpore 2.9.0's and MindFormers 1.9.0's, checked against the installed code: MindDataset
+deals rows to cards in turn and repeats a few so that all cards get the same number; batching then drops
+what does not fill a batch; CheckpointMonitor saves every so many steps and once more at the end.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from research_internlm import recipes
+from research_internlm.shared.errors import ToolkitError
+
+REQUIRED_CHECKPOINTS = 5  # rules, second phase: five, evenly spaced over the whole run
+EVEN_TOLERANCE = 0.1  # of a fifth of the run: how much the distances may differ, and the end be missed
+ROUNDING_TOLERANCE = 0.25  # of a fifth: the most that rounding to whole sinks may add to that
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How many steps a run takes.
+
+    Attributes:
+        rows: Rows of the training file.
+        cards: Data-parallel workers.
+        batch_size: Rows a card and step.
+        epochs: Passes over the file.
+        sink_size: Steps between two callbacks; 1 without sinking.
+        drop_remainder: Whether an incomplete last batch is left out.
+    """
+
+    rows: int
+    cards: int
+    batch_size: int
+    epochs: int
+    sink_size: int = 1
+    drop_remainder: bool = True
+
+    @property
+    def rows_per_card(self) -> int:
+        """Rows each card is dealt; rounded up, MindDataset repeats at most cards - 1 rows for it."""
+        return -(-self.rows // self.cards)
+
+    @property
+    def per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        full, rest = divmod(self.rows_per_card, self.batch_size)
+        return full + (rest > 0 and not self.drop_remainder)
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps of the run: whole sinks only, as check_runner_config derives them."""
+        return self.per_epoch * self.epochs // self.sink_size * self.sink_size
+
+    @property
+    def dropped(self) -> int:
+        """Rows no card sees in an epoch; other ones in each epoch when the data is shuffled.
+
+        138,020 rows on 4 cards are 34,505 a card, 8,626 batches of 4 and one row over: 4 rows.
+        """
+        return max(0, self.rows - self.per_epoch * self.batch_size * self.cards) if self.drop_remainder else 0
+
+
+def whole_number(recipe: Mapping[str, Any], path: str, least: int = 1, also: int | None = None,
+                 default: int | None = None) -> int:
+    """Reads a number of the recipe that MindFormers itself would take, or fail on, hours later.
+
+    Args:
+        recipe: The resolved recipe.
+        path: Its dotted path; a callback goes by its type.
+        least: Smallest value that means something.
+        also: A smaller value with a meaning of its own.
+        default: MindFormers' value where the recipe has none; None where it needs one.
+
+    Raises:
+        ToolkitError: The recipe has none, or one that is no whole number of that size.
+    """
+    value: Any = recipe
+    for key in path.split("."):
+        if isinstance(value, list):
+            value = next((item for item in value if item.get("type") == key), None)
+        else:
+            value = value.get(key) if isinstance(value, Mapping) else None
+    value = default if value is None else value
+    if isinstance(value, int) and not isinstance(value, bool) and (value >= least or value == also):
+        return value
+    raise ToolkitError(f"the config's {path} is {value!r}, but has to be a whole number of at least {least}"
+                       f"{'' if also is None else f', or {also}'}; correct it in the yaml, or pass {path}=N")
+
+
+def steps_of(recipe: Mapping[str, Any], rows: int, cards: int) -> Steps:
+    """The step counts of a recipe on a number of cards.
+
+    A sink_size of -1 is one epoch (MindFormers 1.9.0, trainer/utils.py, check_runner_config).
+
+    Raises:
+        ToolkitError: A number of runner_config is none, or the data does not fill one step.
+    """
+    batch_size, epochs = (whole_number(recipe, f"runner_config.{key}") for key in ("batch_size", "epochs"))
+    sink_size = 1
+    if recipe["runner_config"].get("sink_mode"):
+        sink_size = whole_number(recipe, "runner_config.sink_size", also=-1)
+    steps = Steps(rows, cards, batch_size, epochs, 1, recipe["train_dataset"].get("drop_remainder", True))
+    steps = replace(steps, sink_size=max(1, steps.per_epoch) if sink_size == -1 else sink_size)
+    if steps.total == 0:
+        unfilled = "one step" if steps.per_epoch == 0 else f"one sink of {steps.sink_size} steps"
+        raise ToolkitError(f"{rows:,} rows on {cards} cards x batch {batch_size} do not fill {unfilled}; use "
+                           "fewer cards, a smaller runner_config.batch_size or sink_size, or more data")
+    return steps
+
+
+def save_steps(total: int, interval: int) -> list[int]:
+    """Steps at which CheckpointMonitor saves: every `interval`, and once more when the run ends."""
+    saves = list(range(interval, total + 1, interval))
+    return saves if saves and saves[-1] == total else [*saves, total]
+
+
+def saves_of(total: int, interval: int, sink_size: int) -> list[int]:
+    """Steps at which a run saves: its callbacks come once a sink, so an interval is rounded up to sinks."""
+    return save_steps(total, -(-interval // sink_size) * sink_size)
+
+
+def expendable(saved: Sequence[int], planned: Collection[int]) -> int | None:
+    """Step of the file that retention deletes before the next save: the earliest that is none of the planned.
+
+    None where all are planned; the run then keeps more files than keep_checkpoint_max.
+    """
+    return min((step for step in saved if step not in planned), default=None)
+
+
+def evenly_spaced(saved: Sequence[int], total: int, slack: int = 1) -> list[int] | None:
+    """Picks the five of the rules out of the saved steps: those nearest to the fifths of the run.
+
+    Distances count from step 0 on. They may differ by 10 % of a fifth; further by what rounding costs, which
+    is one step, or two sinks (a fifth that is no whole number of sinks leaves up to two over after the
+    fourth save) as far as these are no more than a quarter of a fifth. The last pick is the end of the run,
+    to 10 % of a fifth.
+
+    Args:
+        saved: Steps at which a checkpoint exists.
+        total: Steps of the whole run.
+        slack: Steps of one sink.
+
+    Returns:
+        Five distinct steps, or None where there are none.
+    """
+    fifth = total / REQUIRED_CHECKPOINTS
+    allowed = max(1, EVEN_TOLERANCE * fifth, min(2 * slack, ROUNDING_TOLERANCE * fifth))
+    picked = [min(saved, key=lambda step: abs(step - aim), default=0)
+              for aim in (number * fifth for number in range(1, REQUIRED_CHECKPOINTS + 1))]
+    gaps = [after - before for before, after in itertools.pairwise([0, *picked])]
+    even = min(gaps) > 0 and max(gaps) - min(gaps) <= allowed
+    return picked if even and total - picked[-1] <= EVEN_TOLERANCE * fifth else None
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When a run saves and evaluates.
+
+    Attributes:
+        interval: `save_checkpoint_steps`.
+        keep: `keep_checkpoint_max`.
+        saved: All steps at which a checkpoint is written.
+        kept: Those that retention leaves at the end.
+        five: The evenly spaced five among the kept ones, None where the run loses them.
+        eval_interval: `eval_step_interval`.
+    """
+
+    interval: int
+    keep: int
+    saved: list[int]
+    kept: list[int]
+    five: list[int] | None
+    eval_interval: int
+
+    @classmethod
+    def simulate(cls, steps: Steps, interval: int, keep: int, eval_interval: int) -> Saving:
+        """Plays a run's saves through its retention (checkpoint_monitor.py); a `keep` of 0 keeps all."""
+        saved = saves_of(steps.total, interval, steps.sink_size)
+        planned = evenly_spaced(saved, steps.total, steps.sink_size) or ()
+        kept: list[int] = []
+        for step in saved:
+            if 0 < keep <= len(kept) and (oldest := expendable(kept, planned)) is not None:
+                kept.remove(oldest)
+            kept.append(step)
+        five = evenly_spaced(kept, steps.total, steps.sink_size)
+        return cls(interval, keep, saved, kept, five, eval_interval)
+
+
+def plan_saving(steps: Steps, saves: int) -> Saving:
+    """Derives save and evaluation steps, multiples of sink_size, that keep the five of the rules.
+
+    Two evaluations a save where the sink size allows it; the report's 34,504 steps and 10 saves give its
+    3,452 and 1,726.
+
+    Args:
+        steps: The run.
+        saves: About how many checkpoints to write, a multiple of five; fewer where only these are even.
+
+    Raises:
+        ToolkitError: The run cannot hold them.
+    """
+    if saves % REQUIRED_CHECKPOINTS:
+        raise ToolkitError(f"--saves {saves} is no multiple of the {REQUIRED_CHECKPOINTS} checkpoints to "
+                           "hand in")
+    intervals = [units * unit for count in range(saves, 0, -REQUIRED_CHECKPOINTS)
+                 for unit in (2 * steps.sink_size, steps.sink_size)
+                 for units in (-(-steps.total // (count * unit)), steps.total // (count * unit))]
+    # Saving at every sink is only reached by runs so short that nothing coarser is even.
+    for interval in filter(None, [*intervals, steps.sink_size]):
+        keep = len(save_steps(steps.total, interval))
+        half, rest = divmod(interval, 2)
+        eval_interval = interval if rest or half % steps.sink_size else half
+        saving = Saving.simulate(steps, interval, keep, eval_interval)
+        if saving.five:
+            return saving
+    raise ToolkitError(f"a run of {steps.total:,} steps (sink_size {steps.sink_size:,}) cannot hold "
+                       f"{REQUIRED_CHECKPOINTS} evenly spaced checkpoints; use a smaller sink_size or a "
+                       "longer run")
+
+
+def saving_of(recipe: Mapping[str, Any], steps: Steps) -> Saving:
+    """What the recipe's own settings save, keep and evaluate."""
+    monitor = recipes.callback(recipe, "CheckpointMonitor")
+    if monitor is None:
+        raise ToolkitError("the config has no CheckpointMonitor under callbacks, so the run saves nothing")
+    name = "callbacks.CheckpointMonitor"
+    interval = whole_number(recipe, f"{name}.save_checkpoint_steps", default=1)
+    keep = whole_number(recipe, f"{name}.keep_checkpoint_max", least=0, default=5)
+    evaluates = recipe.get("do_eval")
+    eval_interval = whole_number(recipe, "eval_step_interval", also=-1, default=100) if evaluates else 0
+    return Saving.simulate(steps, interval, keep, eval_interval)
+
+
+def last_evaluation(eval_interval: int, total: int) -> int:
+    """Step of the last evaluation; unlike a save there is none when the run ends."""
+    return total // eval_interval * eval_interval
+
+
+def interval_to_the_end(eval_interval: int, steps: Steps) -> int | None:
+    """The evaluation interval nearest to this one whose last evaluation is of the run's last step.
+
+    Returns:
+        A multiple of sink_size between half and twice the interval, or None where none divides the run.
+    """
+    sinks = steps.total // steps.sink_size
+    found = [count * steps.sink_size for count in range(1, sinks + 1) if sinks % count == 0]
+    return min((interval for interval in found if eval_interval / 2 <= interval <= 2 * eval_interval),
+               key=lambda interval: abs(interval - eval_interval), default=None)
+
+
+def warnings(saving: Saving, steps: Steps) -> list[str]:
+    """What a run with these settings would lose without saying so."""
+    found = []
+    if saving.five is None:
+        kept = ", ".join(f"{step:,}" for step in saving.kept)
+        found.append(f"save_checkpoint_steps {saving.interval:,} with keep_checkpoint_max {saving.keep} "
+                     f"leaves the checkpoints of steps {kept}: not {REQUIRED_CHECKPOINTS} evenly spaced ones")
+    if saving.interval % steps.sink_size:
+        found.append(f"save_checkpoint_steps {saving.interval:,} is no multiple of sink_size "
+                     f"{steps.sink_size}: saves come late")
+    if saving.eval_interval > 0 and saving.eval_interval % steps.sink_size:
+        found.append(f"eval_step_interval {saving.eval_interval:,} is no multiple of sink_size "
+                     f"{steps.sink_size}: some or all evaluations never happen")
+    if saving.eval_interval > steps.total:
+        found.append(f"eval_step_interval {saving.eval_interval:,} is beyond the last step {steps.total:,}: "
+                     "no evaluation happens")
+    return found

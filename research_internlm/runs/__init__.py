@@ -1,0 +1,1 @@
+"""A run folder: its facts, results, attempts, saved steps and logs."""

@@ -1,0 +1,47 @@
+"""Whether a command is the same run again: differences in settings, data and workers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Where things lie and how many cores a machine has are no part of what a run is; the data's identity is
+# its sha256 in run.json. The monitor's numbers are derived from the data.
+_PLACES = re.compile(r"output_dir|load_checkpoint|resume_training|.*\.dataset_dir|.*\.num_parallel_workers"
+                     r"|callbacks\.UsefulTokensMonitor\..*")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Settings in which two resolved recipes are different runs.
+
+    Returns:
+        One `key: old -> new` a setting, places left out.
+    """
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return [f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+            for key in dict.fromkeys((*before, *after))
+            if before.get(key) != after.get(key) and not _PLACES.fullmatch(key)]
+
+
+def data_differences(run_facts: Mapping[str, Any], data: Mapping[str, Any], workers: int) -> Iterator[str]:
+    """Data files or worker numbers in which a run differs from what run.json says of it."""
+    if run_facts["workers"] != workers:
+        yield f"workers: {run_facts['workers']} -> {workers}"
+    for section, fact in run_facts.get("data", {}).items():
+        now = data.get(section, {}).get("sha256")
+        if now != fact.get("sha256"):
+            yield f"{section} sha256: {fact.get('sha256')} -> {now}"
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items: Any = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list) and all(isinstance(item, Mapping) and "type" in item for item in value):
+        items = ((item["type"], item) for item in value)
+    if not items:
+        yield prefix, value
+        return
+    for key, item in items:
+        yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))

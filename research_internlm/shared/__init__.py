@@ -1,0 +1,1 @@
+"""No domain: errors, files, processes, versions, the layout of a run folder, the secrets scan."""

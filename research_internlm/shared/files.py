@@ -1,0 +1,216 @@
+"""Files that are complete or absent, and the manifest beside each of them.
+
+Every file a later step reads is written under a temporary name in the same folder and renamed when it
+is whole. The manifest (`NAME.manifest.json`) is written last, so a file with a manifest is a finished
+file. It tells where the file came from: inputs with their sha256, counts, seed, prompt version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from research_internlm.shared.errors import ToolkitError
+
+MANIFEST_SUFFIX = ".manifest.json"
+
+
+def manifest_path(path: str | os.PathLike) -> Path:
+    """The manifest that belongs to `path`: the same name with `.manifest.json` behind it."""
+    path = Path(path)
+    return path.with_name(path.name + MANIFEST_SUFFIX)
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """Hex sha256 of a file's bytes, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def require_file(path: str | os.PathLike, what: str, hint: str = "") -> Path:
+    """Checks that an input file exists and holds something.
+
+    Args:
+        path: The file.
+        what: What it is to the user, for the message ("the test file").
+        hint: How to make it, put at the end of the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        ToolkitError: It is missing, a folder, or empty.
+    """
+    path = Path(path)
+    tail = f"; {hint}" if hint else ""
+    if not path.exists():
+        raise ToolkitError(f"{what} {path} does not exist{tail}")
+    if path.is_dir():
+        raise ToolkitError(f"{what} {path} is a folder, a file was expected{tail}")
+    if path.stat().st_size == 0:
+        raise ToolkitError(f"{what} {path} is empty (0 bytes){tail}")
+    return path
+
+
+def require_absent(path: str | os.PathLike, overwrite: bool, inputs: Iterable[str | os.PathLike] = (),
+                   is_folder: bool = False) -> Path:
+    """Checks, before any work, that an output can be written and destroys nothing it should not.
+
+    Args:
+        path: The output.
+        overwrite: Whether the user asked to replace an existing one.
+        inputs: Files the work reads: none of them may be, or lie in, the output.
+        is_folder: Whether the output is a folder of files.
+
+    Raises:
+        ToolkitError: `path` exists and `overwrite` is False, is of the other kind, is an input, or cannot
+            be made where it is.
+    """
+    path = Path(path)
+    _require_writable_place(path)
+    if path.exists() and not overwrite:
+        raise ToolkitError(f"{path} exists already; pass --overwrite to replace it, or name another output")
+    for source in map(Path, inputs):
+        if path.resolve() in (source.resolve(), *(source.resolve().parents if is_folder else ())):
+            raise ToolkitError(f"the output {path} is also the input {source}, or the folder that holds it; "
+                               "name another output")
+    if path.exists() and path.is_dir() != is_folder:
+        found, wanted = ("a file", "a folder") if is_folder else ("a folder", "a file")
+        raise ToolkitError(f"the output {path} is {found}, but {wanted} is to be written; name another "
+                           "output")
+    return path
+
+
+def _require_writable_place(path: Path) -> None:
+    """Refuses a path that no file can be made at: its name is too long, or a parent is none or locked."""
+    try:
+        manifest_path(path).lstat()  # the longest name that will be written there
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise ToolkitError(f"cannot write {path}: {error.strerror}; name another output") from None
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise ToolkitError(f"cannot write {path}: {parent} is a file, not a folder; name another output")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ToolkitError(f"cannot write {path}: the folder {parent} is not yours to write to; name another "
+                           "output")
+
+
+@contextlib.contextmanager
+def staging(parent: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder beside the outputs, gone at the end whatever happens, SIGTERM included.
+
+    Files written into it are on the same file system as their destination, so that `publish` is a rename.
+    """
+    parent = Path(parent)
+    parent.mkdir(parents=True, exist_ok=True)
+    with _terminated_as_exit():
+        folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _terminated_as_exit() -> Iterator[None]:
+    """Lets SIGTERM end the process through its `finally` blocks, where it would end it on the spot.
+
+    Only while there is something to clean up: a process that is busy in C code must stay killable.
+    """
+    if threading.current_thread() is not threading.main_thread() or (
+            signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL):
+        yield
+        return
+    owner = os.getpid()
+
+    def leave(number: int, _: Any) -> None:
+        if os.getpid() == owner:
+            sys.exit(128 + number)
+        signal.signal(number, signal.SIG_DFL)  # a forked worker has nothing to clean up
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Gives a staged file its final name; the manifest of an older file of that name goes first."""
+    manifest_path(final).unlink(missing_ok=True)
+    with open(staged, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(staged, final)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a whole text file under its final name at once (UTF-8, newlines as given)."""
+    path = Path(path)
+    with staging(path.parent) as folder:
+        staged = folder / path.name
+        staged.write_text(text, encoding="utf-8", newline="")
+        publish(staged, path)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes JSON as the contest's files have it: UTF-8, four spaces, no escapes, no final newline."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=4))
+
+
+def read_json(path: str | os.PathLike, what: str, hint: str = "") -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        ToolkitError: Missing, empty, not UTF-8 or not JSON; with the position.
+    """
+    path = require_file(path, what, hint)
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ToolkitError(f"{what} {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ToolkitError(
+            f"{what} {path} is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        ) from error
+
+
+def write_manifest(path: str | os.PathLike, **facts: Any) -> None:
+    """Writes the manifest of a finished output.
+
+    Args:
+        path: The output the manifest belongs to. Its own sha256 and size are added where it is one file
+            (a partitioned data set is a common name, and lists its parts in the facts).
+        **facts: What the step knows: `tool`, `inputs` ({name: sha256}), `counts`, `seed`, ...
+    """
+    path = Path(path)
+    if path.is_file():
+        facts |= {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    write_json(manifest_path(path), {
+        **facts, "file": path.name, "toolkit_version": metadata.version("research-internlm")})
+
+
+def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The manifest beside `path`, or None where there is none.
+
+    Raises:
+        ToolkitError: There is one but it is not JSON.
+    """
+    manifest = manifest_path(path)
+    return read_json(manifest, "the manifest") if manifest.exists() else None

@@ -1,0 +1,1 @@
+"""An object store: its interface, OBS, multipart uploads and their state."""

@@ -1,0 +1,1 @@
+"""The worker: command line, checks, callbacks and what MindFormers must know."""

@@ -1,0 +1,137 @@
+"""Callbacks: what MindFormers' log does not say, and what its resume does not restore.
+
+Padded positions cost as much as text, so samples per second hides what a voucher buys. The record
+manifest knows how many tokens a row holds on average; `UsefulTokensMonitor` turns the step time into
+useful tokens per second.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+
+import mindspore
+from mindformers.core.callback import callback
+from mindformers.tools.logger import logger
+from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+from mindspore.train.callback import Callback, RunContext
+from mindspore.train.callback._checkpoint import CheckpointManager
+
+from research_internlm.recipes.schedule import evenly_spaced, expendable, saves_of
+
+
+@MindFormerRegister.register(MindFormerModuleType.CALLBACK)
+class UsefulTokensMonitor(Callback):
+    """Logs useful (unpadded) tokens per second behind MindFormers' loss line.
+
+    Args:
+        tokens_per_row: Mean number of unpadded tokens in a row of the training MindRecord; 0 switches
+            the line off (no manifest).
+        rows_per_step: Rows of one step over all cards.
+        steps_per_sink: Steps between two calls of the callback in sink mode.
+    """
+
+    def __init__(self, tokens_per_row: float = 0.0, rows_per_step: int = 1, steps_per_sink: int = 1) -> None:
+        super().__init__()
+        self.tokens_per_call = tokens_per_row * rows_per_step * steps_per_sink
+        self._start = 0.0
+
+    def on_train_step_begin(self, run_context: RunContext) -> None:
+        """Notes the time at which the step began."""
+        self._start = time.time()
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        """Logs one line per step (per sink in sink mode)."""
+        if self.tokens_per_call:
+            seconds = time.time() - self._start
+            step = run_context.original_args().cur_step_num
+            logger.info("{ step:[%d], useful_tokens_per_second: %.1f }", step, self.tokens_per_call / seconds)
+
+
+@MindFormerRegister.register(MindFormerModuleType.CALLBACK)
+class LossScaleCounters(Callback):
+    """Restores how many steps the dynamic loss scale has gone without an overflow.
+
+    MindFormers 1.9.0 saves these counters but loads only the network's and the optimizer's parameters, so
+    the scale would next double at another step than in a run that was not interrupted.
+
+    Args:
+        resumed_from: The checkpoint this rank continues from.
+    """
+
+    NAMES = ("current_iterator_step", "last_overflow_iterator_step")  # mindspore/nn/wrap/loss_scale.py
+
+    def __init__(self, resumed_from: str) -> None:
+        super().__init__()
+        self._resumed_from = resumed_from
+
+    def on_train_begin(self, run_context: RunContext) -> None:
+        """Loads the counters into the training cell."""
+        saved = mindspore.load_checkpoint(self._resumed_from, choice_func=self._is_counter)
+        for parameter in run_context.original_args().train_network.get_parameters():
+            if self._is_counter(parameter.name) and parameter.name in saved:
+                parameter.set_data(saved[parameter.name].value())
+
+    def _is_counter(self, name: str) -> bool:
+        return name.endswith(self.NAMES)
+
+
+_PLACE = re.compile(r"-(\d+)_(\d+)\.\w+$")  # epoch and step in it, as the names end
+
+
+class _Retention(CheckpointManager):
+    """Deletes by schedule.expendable, so that a plan knows what will be left.
+
+    Args:
+        file_format: Suffix of the files.
+        steps_per_epoch: Steps that one epoch of the file names counts.
+        planned: Steps whose files stay.
+    """
+
+    def __init__(self, file_format: str, steps_per_epoch: int, planned: Sequence[int]) -> None:
+        super().__init__(file_format)
+        self._steps_per_epoch = steps_per_epoch
+        self._planned = frozenset(planned)
+
+    def _step(self, name: str) -> int:
+        epoch, step = map(int, _PLACE.search(os.path.basename(name)).groups())
+        return (epoch - 1) * self._steps_per_epoch + step
+
+    def remove_oldest_ckpoint_file(self) -> None:
+        """Called by MindFormers before a save that would exceed keep_checkpoint_max."""
+        files = {self._step(name): name for name in self.ckpoint_filelist}
+        if (oldest := expendable(files, self._planned)) is not None:
+            self.remove_ckpoint_file(files[oldest])
+
+
+# Under MindFormers' own name, because the Trainer looks for it in several places.
+@MindFormerRegister.register(MindFormerModuleType.CALLBACK, alias="CheckpointMonitor")
+class RunCheckpointMonitor(callback.CheckpointMonitor):
+    """Saves at the planned steps of the run, under names that tell them; arguments as MindFormers' own.
+
+    MindFormers 1.9.0 resumes weights, optimizer, loss scale and data position, but its callbacks count the
+    steps of the process: after a resume in the middle of an epoch, saves and evaluations come at other steps
+    than planned and file names tell the wrong step. MindSpore's own fault recovery starts `cur_step_num` at
+    the absolute step and sets `initial_step` to 0 (mindspore/train/model.py, Model._train); so does this
+    monitor, for all callbacks at once. Retention spares the five checkpoints that are to be handed in.
+    """
+
+    def begin(self, run_context: RunContext) -> None:
+        """Starts all callbacks' step count where the loaded checkpoint stands."""
+        parameters = run_context.original_args()
+        # Without the number that is put behind it where the folder has files already: names are unique by
+        # step, and a step that is done again replaces its file.
+        self._prefix = f"{self.origin_prefix}_rank_{self.rank_id}"
+        done, self._append_step_num = self._append_step_num, 0
+        parameters.cur_step_num, parameters.initial_step = done, 0
+        self._last_triggered_step = done - done % self.save_checkpoint_steps
+        steps_per_epoch = parameters.batch_num
+        total = (done // steps_per_epoch + parameters.epoch_num) * steps_per_epoch
+        sink_size = steps_per_epoch if parameters.dataset_sink_mode else 1
+        saves = saves_of(total, self.save_checkpoint_steps, sink_size)
+        planned = evenly_spaced(saves, total, sink_size) or ()
+        self._manager = _Retention(self._config.format, steps_per_epoch, planned)
+        if self.save_trainable_params:
+            self._trainable_manager = _Retention(self._config.format, steps_per_epoch, planned)

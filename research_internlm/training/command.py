@@ -1,0 +1,103 @@
+"""The command line of run_internlm.py and the configuration it resolves to."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from research_internlm import recipes
+from research_internlm.shared.errors import ToolkitError
+
+
+def boolean(text: str) -> bool:
+    """Reads True or False as upstream's flags are written; anything else is an argparse error."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; see --help."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
+                                     epilog="Any key of the recipe can follow as key.path=value, e.g. "
+                                     "runner_config.epochs=2 callbacks.CheckpointMonitor.prefix=run2")
+    add = parser.add_argument
+    add("--config", required=True, help="recipe yaml, e.g. yaml/lora_finetune.yaml")
+    add("--overlay", action="append", default=[], metavar="YAML",
+        help="yaml laid over the recipe (repeatable), e.g. yaml/overlays/cpu_tiny.yaml")
+    add("--run_mode", choices=("finetune", "eval", "predict"), help="default: the recipe's run_mode")
+    add("--train_dataset", metavar="F", help="training MindRecord, rows of seq_length + 1 tokens")
+    add("--eval_dataset", metavar="F", help="evaluation MindRecord, rows of seq_length tokens; for "
+        "finetune it also switches do_eval on")
+    add("--load_checkpoint", metavar="P", help="base weights, or the folder holding rank_0/ when resuming")
+    add("--output_dir", metavar="D", help="folder of this run: checkpoints, logs, resolved_config.yaml")
+    add("--use_parallel", type=boolean, metavar="True|False", help="True under msrun with several workers")
+    add("--resume_training", metavar="True|NAME", help="True: continue from the last complete checkpoint of "
+        "--output_dir (of --load_checkpoint where that is a folder with rank_0/); or a rank 0 file's name")
+    add("--device_target", choices=("CPU", "Ascend"), help="default: the recipe's context.device_target")
+    add("--predict_data", metavar="TEXT|F", help="for predict: a question, or a file (alpaca .json, or "
+        "one question a line)")
+    add("--model_file", metavar="F", help="for predict: tokenizer.model of the weights")
+    add("--overwrite", action="store_true", help="use an output_dir that already holds a run")
+    return recipes.parse_command_line(parser, argv)
+
+
+def resolve(arguments: argparse.Namespace) -> recipes.Recipe:
+    """Merges recipe, overlays and command line into the configuration of this run.
+
+    Raises:
+        ToolkitError: A file cannot be read, or a flag does not fit the recipe.
+    """
+    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
+    for key in ("run_mode", "load_checkpoint", "output_dir", "use_parallel"):
+        if getattr(arguments, key) is not None:
+            recipe[key] = getattr(arguments, key)
+    if arguments.resume_training is not None:
+        text = arguments.resume_training
+        recipe["resume_training"] = text.lower() == "true" if text.lower() in ("true", "false") else text
+    if arguments.device_target:
+        recipe.setdefault("context", {})["device_target"] = arguments.device_target
+    for flag in ("train_dataset", "eval_dataset"):
+        path = getattr(arguments, flag)
+        if path is None:
+            continue
+        if flag not in recipe:
+            raise ToolkitError(f"--{flag} {path}: {arguments.config} has no {flag} section to put it in")
+        recipe[flag]["data_loader"]["dataset_dir"] = str(Path(path).absolute())
+        if flag == "eval_dataset" and recipe.get("run_mode") == "finetune":
+            recipe["do_eval"] = True
+    for key in ("output_dir", "load_checkpoint"):
+        if recipe.get(key):
+            recipe[key] = str(Path(recipe[key]).absolute())
+    _limit_data_threads(recipe)
+    return recipe
+
+
+def _limit_data_threads(recipe: recipes.Recipe) -> None:
+    """MindData refuses more threads than the machine has cores, whatever the device."""
+    for section in ("train_dataset", "eval_dataset"):
+        threads = recipe.get(section, {}).get("num_parallel_workers", 1)
+        if threads > (os.cpu_count() or 1):
+            recipe[section]["num_parallel_workers"] = os.cpu_count()
+
+
+def checkpoint_format(recipe: recipes.Recipe) -> str:
+    """load_ckpt_format as the suffix of the file to load says it; the recipe's where that is a folder.
+
+    Not part of the resolved config: a resume loads other files than the run's start.
+    """
+    resumed = recipe.get("resume_training")
+    suffix = Path(resumed if isinstance(resumed, str) else recipe.get("load_checkpoint") or "").suffix
+    return suffix[1:] if suffix in (".ckpt", ".safetensors") else recipe.get("load_ckpt_format", "ckpt")
+
+
+def check_base_weights(recipe: recipes.Recipe) -> None:
+    """Looks for the base weights; a run that goes on from a checkpoint of its own needs them not.
+
+    Raises:
+        ToolkitError: They are not where the recipe says.
+    """
+    path = recipe.get("load_checkpoint")
+    if path and not Path(path).exists():
+        raise ToolkitError(f"--load_checkpoint {path} does not exist")

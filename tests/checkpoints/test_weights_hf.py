@@ -1,0 +1,237 @@
+"""weights.py from-hf, to-hf and to-peft without torch: what they write and everything they refuse."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import yaml
+from research_internlm import recipes
+from research_internlm.checkpoints import dtypes, hf_config, hf_folder
+from research_internlm.checkpoints.dtypes import BF16
+from research_internlm.checkpoints.hf_export import export_adapter, export_model
+from research_internlm.checkpoints.hf_import import import_model
+from research_internlm.shared.errors import ToolkitError
+from tests.helpers.commands import ROOT, assert_user_error, run_script
+from tests.helpers.weight_files import (
+    CONFIG,
+    SHAPE_KEYS,
+    SHAPES,
+    WEIGHTS,
+    hf_release,
+    lora_tensors,
+    make_run,
+    random_tensors,
+    read,
+    write,
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder, the base it started from, and its adapter."""
+    base = write(tmp_path / "base.ckpt", random_tensors(SHAPES))
+    return tmp_path / "run", base, make_run(tmp_path / "run", base)
+
+
+def test_from_hf_reports_all_misfits_at_once(tmp_path):
+    folder = hf_release(tmp_path / "hf", **{
+        "lm_head.weight": None, "model.layers.7.mlp.up_proj.weight": np.ones((2, 2), np.float32),
+        "model.norm.weight": np.ones(3, np.float32),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)})
+    done = run_script(WEIGHTS, "from-hf", folder, tmp_path / "x.ckpt", check=False)
+    assert_user_error(done, "1 missing: lm_head.weight", "1 extra: model.layers.7.mlp.up_proj.weight",
+                      "1 of another shape: model.norm.weight is (3,), expected (8,)")
+    assert "inv_freq" not in done.stderr and not (tmp_path / "x.ckpt").exists()
+
+
+def test_from_hf_leaves_buffers_out_and_counts_them(tmp_path):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    folder = hf_release(tmp_path / "hf", **{name: np.ones(4, np.float32)})
+    facts = import_model(folder, tmp_path / "x.ckpt", "bf16", False)
+    assert facts["counts"] == {"in": len(SHAPES) + 1, "out": len(SHAPES), "dropped": {"buffers": 1}}
+    assert facts["dropped"] == [name]
+    expected = random_tensors(SHAPES)
+    for name, value in read(tmp_path / "x.ckpt").items():
+        assert value.tobytes() == dtypes.cast(expected[name], BF16).tobytes()
+    assert facts["model_config"] == {**SHAPE_KEYS, "theta": 10000.0, "max_position_embedding": 16}
+
+
+def test_casts_that_overflow_name_every_tensor(tmp_path):
+    folder = hf_release(tmp_path / "hf", **{"model.norm.weight": np.full(8, 7e4, np.float32),
+                                            "lm_head.weight": np.full((20, 8), -7e4, np.float32)})
+    with pytest.raises(ToolkitError) as caught:
+        import_model(folder, tmp_path / "x.ckpt", "fp16", False)
+    for word in ("2 tensors", "model.norm.weight (fp16)", "lm_head.weight (fp16)", "use another --dtype"):
+        assert word in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]
+
+
+def test_float64_is_converted_when_a_type_is_asked_for(tmp_path):
+    wide = np.linspace(-1, 1, 8)
+    folder = hf_release(tmp_path / "hf", **{"model.norm.weight": wide})
+    with pytest.raises(ToolkitError, match=r"1 tensors are float64 \(model.norm.weight\).*with --dtype"):
+        import_model(folder, tmp_path / "x.ckpt", None, False)
+    import_model(folder, tmp_path / "x.ckpt", "fp32", False)
+    assert np.array_equal(read(tmp_path / "x.ckpt")["model.norm_out.weight"], wide.astype(np.float32))
+    folder = hf_release(tmp_path / "huge", **{"model.norm.weight": wide * 1e300})
+    with pytest.raises(ToolkitError, match=r"model.norm.weight \(fp32\)"):
+        import_model(folder, tmp_path / "y.ckpt", "fp32", False)
+
+
+def test_quantised_weights_are_refused(tmp_path):
+    folder = hf_release(tmp_path / "hf", **{"model.norm.weight": np.ones(8, np.int8)})
+    with pytest.raises(ToolkitError, match=r"1 tensors are no floating-point numbers \(model.norm.weight\)"):
+        import_model(folder, tmp_path / "x.ckpt", "fp32", False)
+
+
+def test_a_tied_head_becomes_a_copy_of_the_embedding(tmp_path):
+    folder = hf_release(tmp_path / "hf", **{"lm_head.weight": None})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    import_model(folder, tmp_path / "x.ckpt", None, False)
+    tensors = read(tmp_path / "x.ckpt")
+    assert np.array_equal(tensors["lm_head.weight"], tensors["model.tok_embeddings.embedding_weight"])
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"model_type": "qwen2"}, "model_type 'qwen2'; this toolkit knows internlm, llama, internlm2"),
+    ({"hidden_act": "gelu", "rope_scaling": {"type": "linear", "factor": 2}},
+     "hidden_act gelu.*rope_scaling linear"),
+    ({"head_dim": 16}, "head_dim 16 x 4 heads is not hidden_size 8"),
+    ({"num_key_value_heads": 3}, "num_key_value_heads 3 does not divide 4 heads"),
+    ({"num_attention_heads": 3, "num_key_value_heads": 3}, "hidden_size 8 is not divided by 3 heads"),
+    ({"num_attention_heads": 0, "vocab_size": "20", "hidden_size": None, "rms_norm_eps": "1e-5",
+      "attention_bias": "yes", "rope_scaling": "dynamic"},
+     "hidden_size is missing.*num_attention_heads is 0, not a pos.*rms_norm_eps is '1e-5'"
+     ".*rope_scaling is 'dynamic', not a mapping"),
+    ({"rope_scaling": {"type": "default", "rope_theta": "1e6"}}, "rope_theta is '1e6', not a pos"),
+    ({"model_type": ["llama"]}, "model_type "),
+])
+def test_another_structure_is_refused(change, message):
+    config = {**hf_config.from_model_config(CONFIG, "fp32"), **change}
+    with pytest.raises(ToolkitError, match=message):
+        hf_config.to_model_config(config)
+
+
+def test_a_config_json_that_is_no_mapping_is_refused(tmp_path):
+    folder = hf_release(tmp_path / "hf")
+    (folder / "config.json").write_text("[1]")
+    with pytest.raises(ToolkitError, match=r"config\.json holds a list, not a mapping"):
+        import_model(folder, tmp_path / "x.ckpt", None, False)
+
+
+def test_a_dynamic_rotary_scaling_is_said_to_be_left_out(tmp_path):
+    folder = hf_release(tmp_path / "hf")
+    config = json.loads((folder / "config.json").read_text())
+    for scaling in ({"type": "dynamic", "factor": 2.0}, {"type": "default"}):
+        (folder / "config.json").write_text(json.dumps({**config, "rope_scaling": scaling}))
+        done = run_script(WEIGHTS, "from-hf", folder, tmp_path / f"{scaling['type']}.ckpt")
+        assert ("note: config.json's dynamic rotary scaling {'type': 'dynamic', 'factor': 2.0} is left out: "
+                "it changes the angles only beyond 16 tokens" in done.stdout) == ("factor" in scaling)
+
+
+def test_config_goes_both_ways():
+    there = hf_config.from_model_config(CONFIG, "fp16")
+    back = hf_config.to_model_config(there)
+    assert back == {**SHAPE_KEYS, "theta": 10000.0, "max_position_embedding": 16}
+
+
+@pytest.mark.parametrize(("rotary", "theta"), [
+    ({"base": 10000, "type": "dynamic"}, 10000), ({"base": 50000, "type": "origin"}, 50000)])
+def test_the_rotary_entry_of_internlm_s_own_config_is_read(rotary, theta):
+    config = hf_config.from_model_config(CONFIG, "fp32")
+    own = {key: value for key, value in config.items() if key not in ("rope_theta", "attention_bias")}
+    assert hf_config.to_model_config({**own, "model_type": "internlm", "bias": True,
+                                      "rotary": rotary})["theta"] == theta
+
+
+@pytest.mark.parametrize(("index", "message"), [
+    ({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}},
+     "the shard .*model-00002-of-00002.safetensors does not exist; model.safetensors.index.json names 2 sh"),
+    ({"weight_map": {"a": "x.safetensors", "b": "y.safetensors", "c": "z.safetensors"}},
+     "x.safetensors does not exist; .*y.safetensors does not exist; .*z.safetensors does not exist"),
+    ({"weight_map": {"a": 5, "b": "../b.safetensors"}}, r"no files for 2 tensors \(a: 5, b: '../b.safe"),
+    ({"weight_map": {}}, "has no weight_map"),
+    ([1], "has no weight_map"),
+    ({"metadata": {}}, "has no weight_map"),
+    (None, "1 shards such as model-00001-of-00002.safetensors but no model.safetensors.index.json"),
+])
+def test_incomplete_downloads_are_refused(tmp_path, index, message):
+    save_file({"a": np.ones(2, np.float32)}, tmp_path / "model-00001-of-00002.safetensors")
+    if index is not None:
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ToolkitError, match=message):
+        hf_folder.shards_of(tmp_path)
+
+
+def test_to_hf_refuses_an_unmerged_adapter_and_another_config(run, tmp_path):
+    folder, base, _ = run
+    full = write(folder / "full.ckpt", {**random_tensors(SHAPES), **lora_tensors()})
+    with pytest.raises(ToolkitError, match=r"holds 12 LoRA matrices; fold them in first"):
+        export_model(full, tmp_path / "out", CONFIG, None, False)
+    with pytest.raises(ToolkitError, match=r"13 extra: model.layers.1.attention_norm.weight"):
+        export_model(base, tmp_path / "out", {**CONFIG, "num_layers": 1}, None, False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_to_peft_states_rank_alpha_and_targets(run, tmp_path):
+    _, _, adapter = run
+    export_adapter(adapter, tmp_path / "peft", False)
+    config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["peft_type"]) == (2, 6, "LORA")
+    assert config["target_modules"] == ["down_proj", "q_proj", "v_proj"]
+    assert len(load_file(tmp_path / "peft" / "adapter_model.safetensors")) == 12
+
+
+@pytest.mark.parametrize("arguments", [
+    "from-hf {0}/hf {0}/base.ckpt",
+    "to-hf {0}/base.ckpt {0}/base.ckpt --config {0}/run/resolved_config.yaml",
+    "merge --base {0}/base.ckpt --adapter {0}/run/checkpoint_trainable/rank_0/a.ckpt --output {0}/there.ckpt",
+    "to-peft {0}/run/checkpoint_trainable/rank_0/a.ckpt {0}/run",
+])
+def test_existing_outputs_are_not_replaced(run, tmp_path, arguments):
+    (tmp_path / "there.ckpt").touch()
+    done = run_script(WEIGHTS, *arguments.format(tmp_path).split(), check=False)
+    assert_user_error(done, "exists already; pass --overwrite")
+
+
+def test_the_suffix_and_the_format_must_agree(tmp_path):
+    done = run_script(WEIGHTS, "from-hf", tmp_path, tmp_path / "x.ckpt", "--format", "safetensors",
+                      check=False)
+    assert_user_error(done, "--format safetensors asks for another format than the name")
+    with pytest.raises(ToolkitError, match="ends neither in"):
+        import_model(tmp_path, tmp_path / "x.bin", None, False)
+
+
+def test_the_printed_model_config_is_yaml_for_a_recipe(tmp_path):
+    done = run_script(WEIGHTS, "from-hf", hf_release(tmp_path / "hf"), tmp_path / "x.ckpt")
+    line = next(line for line in done.stdout.splitlines() if line.startswith("model_config: "))
+    stated = {**SHAPE_KEYS, "theta": 10000.0, "max_position_embedding": 16}
+    assert yaml.safe_load(line) == {"model_config": stated}
+
+
+def test_a_bin_file_without_torch_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
+    with pytest.raises(ToolkitError, match=r"torch is not installed; .*pip install -e '\.\[hf\]'"):
+        hf_folder.HfFolder(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["ckpt", "safetensors"])
+def test_the_format_decides_under_a_name_without_suffix(tmp_path, form):
+    done = run_script(WEIGHTS, "from-hf", hf_release(tmp_path / "hf"), tmp_path / "OUT", "--format", form)
+    assert f"only under a name that ends in .{form}" in done.stdout
+    import_model(tmp_path / "hf", tmp_path / f"named.{form}", None, False)
+    assert (tmp_path / "OUT").read_bytes() == (tmp_path / f"named.{form}").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["lora_finetune.yaml", "lora_finetune_packed.yaml", "predict_mmlu.yaml",
+                                  "predict_eval_squad.yaml"])
+def test_exports_state_the_release_s_length_and_not_the_training_s(name):
+    recipe = recipes.model_config(recipes.resolve(ROOT / "yaml" / name))
+    assert hf_config.from_model_config(recipe, "fp16")["max_position_embeddings"] == 2048
+    laid = recipes.resolve(ROOT / "yaml" / name, [ROOT / "yaml" / "overlays" / "internlm2_7b.yaml"])
+    assert hf_config.from_model_config(recipes.model_config(laid), "fp16")["max_position_embeddings"] == 32768

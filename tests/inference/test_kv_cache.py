@@ -1,0 +1,62 @@
+"""Decoding with the static key-value cache against MindFormers' own generate and forward pass."""
+
+import json
+
+import pytest
+
+from research_internlm.model import cpu_patches
+from tests.helpers.commands import run_script
+
+NEW = 12  # tokens the script asks for
+
+
+@pytest.fixture(scope="module", params=["internlm", "internlm2"])
+def result(request, tmp_path_factory):
+    """Both ways on one random LoRA-wrapped model, and the cache on its merged weights: see the script."""
+    output = tmp_path_factory.mktemp(request.param) / "result.json"
+    run_script("-m", "tests.cached_and_stock_generation", request.param, output)
+    content = json.loads(output.read_text())
+    assert any("wk.bias" in name for name in content["parameters"]) == (request.param == "internlm")
+    return content
+
+
+@pytest.mark.model
+def test_logits_of_every_step_are_those_of_a_whole_forward_pass(result):
+    assert result["logit_difference"] < 1e-4
+
+
+@pytest.mark.model
+def test_tokens_are_those_of_mindformers_generate(result):
+    assert result["cached_endless"] == result["stock_endless"] == result["merged_endless"]
+    assert all(len(answer) == NEW for answer in result["cached_endless"])
+    assert len({tuple(answer) for answer in result["cached_endless"]}) > 1  # the prompts matter
+
+
+@pytest.mark.model
+def test_token_0_is_a_token_in_prompts_and_answers(result):
+    """The records are padded with 0, but padding is told by its place."""
+    assert any(0 in answer[:-1] and any(answer) for answer in result["cached_endless"])
+    assert sum(0 in prompt for prompt in result["prompts"]) == 2
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("minimum", [0, 3])
+def test_rows_stop_where_mindformers_stops_them(result, minimum):
+    cached = result[f"cached_{minimum}"]
+    assert cached == result[f"stock_{minimum}"]
+    lengths = {len(answer) for answer in cached}
+    assert len(lengths) > 1 and min(lengths) > minimum
+    if minimum == 0:
+        assert min(lengths) < NEW
+
+
+@pytest.mark.parametrize(("device", "settings", "expected"), [
+    ("CPU", {}, True),
+    ("Ascend", {}, False),
+    ("CPU", {"repetition_penalty": 1.0, "residual_dtype": "float16"}, True),
+    ("CPU", {"repetition_penalty": 1.2}, False),
+    ("CPU", {"qkv_concat": True}, False),
+    ("CPU", {"residual_dtype": "float32"}, False),
+])
+def test_mindformers_keeps_what_the_static_cache_is_not_for(device, settings, expected):
+    assert cpu_patches.uses_static_cache({"compute_dtype": "float16", **settings}, device) is expected

@@ -1,0 +1,368 @@
+"""The launcher with real workers on a CPU: data parallelism, a killed worker, continuing, refusals.
+
+Every row has the same output text, so every rank has the same number of supervised tokens: only then is the
+mean of the ranks' mean losses the mean over the global batch.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from research_internlm import launch as launch_module
+from research_internlm.launching import machine_checks, msrun, options
+from research_internlm.recipes.schedule import Saving, Steps
+from research_internlm.runs import same_run, saved_steps
+from research_internlm.shared import processes
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.processes import processes_of
+from research_internlm.training import command, worker
+from tests.helpers import launches
+from tests.helpers.commands import ROOT, assert_user_error
+from tests.helpers.launches import (
+    EPOCHS,
+    STEPS,
+    assert_same_losses,
+    environment,
+    launch,
+    launch_command,
+    lines,
+    prepare,
+    workers_of,
+)
+
+work, start_one = launches.work, launches.start_one  # fixtures
+
+
+def attempts(run):
+    return [json.loads(path.read_text()) for path in sorted(run.glob("msrun_log/attempt-*/attempt.json"))]
+
+
+@pytest.fixture(scope="module")
+def whole(work):
+    """A run of 4 workers with shuffling that nothing interrupted."""
+    done = launch(work, "whole", 4)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return work / "whole"
+
+
+@pytest.mark.model
+def test_all_ranks_end_with_the_same_bits(whole):
+    files = [sorted(whole.glob(f"checkpoint/rank_{rank}/*-{EPOCHS}_6.ckpt")) for rank in range(4)]
+    assert [len(found) for found in files] == [1] * 4
+    import mindspore
+
+    first, *others = [mindspore.load_checkpoint(str(found[0])) for found in files]
+    assert sum("mindpet_delta" in name for name in first) > 8  # LoRA and its Adam moments
+    for other in others:
+        assert first.keys() == other.keys()
+        assert all(first[name].asnumpy().tobytes() == other[name].asnumpy().tobytes() for name in first)
+
+
+@pytest.mark.model
+def test_four_workers_have_the_loss_of_one_with_the_same_global_batches(work):
+    for name, workers in (("four", 4), ("one", 1)):
+        done = launch(work, name, workers, "train_dataset.data_loader.shuffle=False",
+                      "runner_config.epochs=2")
+        assert done.returncode == 0, done.stdout + done.stderr
+    one = lines(work / "one", 0)
+    four = [lines(work / "four", rank) for rank in range(4)]
+    assert list(one) == list(range(1, 13))
+    for step, (loss, *_) in one.items():
+        assert sum(rank[step][0] for rank in four) / 4 == pytest.approx(loss, abs=1e-5)
+
+
+@pytest.mark.model
+def test_after_kill_9_of_a_worker_the_same_command_gives_the_uninterrupted_run_s_losses(work, whole):
+    run = work / "killed"
+    job = subprocess.Popen(launch_command(work, "killed", 4), cwd=ROOT, env=environment(),
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = run / "msrun_log/attempt-001/worker_2.log"
+    deadline = time.time() + 300
+    while not log.exists() or not re.search(r"Epoch:\[ *[2-9]/.*step:\[ *[4-6]/", log.read_text()):
+        assert job.poll() is None, job.communicate()[0]
+        assert time.time() < deadline
+        time.sleep(0.02)
+    os.kill(workers_of(run)[2], signal.SIGKILL)
+    words = job.communicate(timeout=120)[0]
+    assert job.returncode not in (0, 2)
+    assert "was killed by SIGKILL" in words
+    assert "the same command again continues from step" in words
+    assert not workers_of(run)
+
+    found = saved_steps.find_checkpoints(run / "checkpoint")
+    before = found.last
+    assert 0 < before < STEPS
+    cut = found.complete[before]
+    for path in cut.values():  # as a full disk or a lost notebook leaves them
+        path.chmod(0o600)
+        os.truncate(path, path.stat().st_size - 200)
+    start = saved_steps.find_checkpoints(run / "checkpoint").last
+    assert start < before
+    if len(saved_steps.find_checkpoints(run / "checkpoint").complete[start]) == 4:
+        shutil.rmtree(run / "checkpoint" / "rank_3")  # takes another rank's file
+
+    done = launch(work, "killed", 4)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"continuing {run} from step {start}" in done.stdout
+    assert "is truncated" in done.stdout
+    for rank in range(4):
+        assert_same_losses(lines(run, rank), lines(whole, rank))
+    assert (saved_steps.find_checkpoints(run / "checkpoint").complete.keys()
+            == saved_steps.find_checkpoints(whole / "checkpoint").complete.keys())
+    first, second = attempts(run)
+    assert first["exit_code"] != 0 and second["exit_code"] == 0
+    assert (first["from_step"], second["from_step"]) == (0, start)
+    assert "MS_SECRET_KEY" not in first["environment"] and "GLOG_v" in first["environment"]
+
+
+@pytest.mark.model
+def test_the_first_step_after_a_resume_is_bit_for_bit_that_of_the_whole_run(work):
+    import mindspore
+
+    more = "runner_config.epochs=1", "callbacks.CheckpointMonitor.save_checkpoint_steps=1"
+    done = launch(work, "bits", 2, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copytree(work / "bits", work / "bits_cut", ignore=lambda _, names: {"msrun_log"} & set(names))
+    for step in (4, 5, 6):
+        for path in (work / "bits_cut").glob(f"checkpoint*/rank_*/*-1_{step}.ckpt"):
+            path.unlink()
+    done = launch(work, "bits_cut", 2, *more)
+    assert done.returncode == 0 and "from step 3 of 6" in done.stdout, done.stdout + done.stderr
+    for rank in (0, 1):
+        # Launches 4 and 5 of one process, 1 and 2 of the other: all with the first partition.
+        for step in (4, 5):
+            [old, new] = [mindspore.load_checkpoint(str(next((work / name).glob(
+                f"checkpoint/rank_{rank}/*-1_{step}.ckpt")))) for name in ("bits", "bits_cut")]
+            assert old.keys() == new.keys() and len(old) > 40
+            assert [name for name in old if old[name].asnumpy().tobytes() != new[name].asnumpy().tobytes()
+                    ] == []
+
+
+@pytest.mark.model
+def test_a_run_keeps_the_checkpoints_its_plan_says(work):
+    done = launch(work, "kept", 1, "runner_config.epochs=5",
+                  "callbacks.CheckpointMonitor.save_checkpoint_steps=3",
+                  "callbacks.CheckpointMonitor.keep_checkpoint_max=5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    saving = Saving.simulate(Steps(rows=24, cards=1, batch_size=4, epochs=5), 3, 5, 0)
+    assert sorted(saved_steps.find_checkpoints(work / "kept" / "checkpoint").complete) == saving.kept
+    assert saving.kept == saving.five == [6, 12, 18, 24, 30]
+
+
+@pytest.mark.model
+def test_a_finished_run_says_so_and_another_command_is_refused(work, whole):
+    before = sorted(whole.rglob("*"))
+    done = launch(work, "whole", 4)
+    assert done.returncode == 0 and "is finished" in done.stdout
+    done = launch(work, "whole", 4, "lr_schedule.learning_rate=3.0e-3", "seed=7")
+    assert_user_error(done, "holds another run", "lr_schedule.learning_rate: 0.01 -> 0.003", "seed: 0 -> 7")
+    assert sorted(whole.rglob("*")) == before
+
+
+@pytest.mark.model
+def test_an_evaluation_keeps_its_log_where_the_hand_in_looks(work, whole, demo_data):
+    checkpoint = next(whole.glob("checkpoint/rank_0/*.ckpt"))
+    manifest = json.loads((work / "train.mindrecord.manifest.json").read_text())
+    arguments = ["bash", "scripts/evaluate.sh", whole, "squad", "--config", "yaml/predict_eval_squad.yaml",
+                 "--overlay", "yaml/overlays/cpu_tiny.yaml", "--load_checkpoint", checkpoint, "--model_file",
+                 demo_data / "tokenizer.model", "--squad_file", demo_data / "squad.json", "--limit", "4",
+                 "model.model_config.hidden_size=32", "model.model_config.num_layers=1",
+                 "model.model_config.num_heads=2", "model.model_config.max_new_tokens=2",
+                 f"model.model_config.vocab_size={manifest['special_ids']['vocab_size']}"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (whole / f"results_squad_{checkpoint.stem}.json").is_file()
+    assert "SQuAD contest: F1" in (whole / f"squad_{checkpoint.stem}.log").read_text()
+    again = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert_user_error(again, "exists already", "--overwrite")
+
+
+def test_workers_whose_scheduler_has_ended_are_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(msrun, "_GRACE_SECONDS", 0.3)
+    started = time.time()
+    code, first = msrun.run_msrun(
+        ["bash", "-c", "MS_ROLE=MS_SCHED sleep 1 & MS_ROLE=MS_WORKER sleep 300 & wait"], tmp_path, tmp_path,
+        has_scheduler=True)
+    assert code != 0 and "its scheduler ended" in first
+    assert 1 < time.time() - started < 30
+    assert not processes_of(tmp_path)
+
+
+def test_all_problems_are_told_at_once(work):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = launch(work, "/proc/nowhere", 2, "model.model_config.seq_length=32",
+                      launcher=(f"--master_port={port}",))
+    assert_user_error(done, "3 problem(s)", "cannot be written to", "65-token rows", f"port {port}")
+
+
+def test_versions_and_devices_are_held_against_the_tables(tmp_path, monkeypatch):
+    monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
+    good = {"mindspore": "2.9.0", "mindformers": "1.9.0", "cann": "9.0.0"}
+    assert not list(machine_checks.version_problems(good, "Ascend"))
+    assert not list(machine_checks.version_problems({**good, "cann": None}, "CPU"))
+    older = {**good, "mindspore": "2.7.2"}
+    assert "belongs to MindSpore 2.9.0" in next(machine_checks.version_problems(older, "CPU"))
+    other = {**good, "cann": "8.0.RC1"}
+    assert "8.0.RC1 is installed" in next(machine_checks.version_problems(other, "Ascend"))
+    for number in range(3):
+        (tmp_path / f"davinci{number}").touch()
+    (tmp_path / "davinci_manager").touch()
+    assert not list(machine_checks.device_problems(3, "Ascend", tmp_path))
+    assert "shows 3" in next(machine_checks.device_problems(4, "Ascend", tmp_path))
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
+    assert "VISIBLE_DEVICES is 0,1" in next(machine_checks.device_problems(3, "Ascend", tmp_path))
+
+
+def test_settings_differ_by_value_not_by_place():
+    old = {"seed": 0, "output_dir": "/a", "callbacks": [{"type": "M", "steps": 4}],
+           "train_dataset": {"data_loader": {"dataset_dir": "/a/x", "shuffle": True}}}
+    new = {"seed": 0, "output_dir": "/b", "callbacks": [{"type": "M", "steps": 6}],
+           "train_dataset": {"data_loader": {"dataset_dir": "/b/x", "shuffle": False}}}
+    assert same_run.differences(old, new) == ["callbacks.M.steps: 4 -> 6",
+                                            "train_dataset.data_loader.shuffle: True -> False"]
+
+
+def test_overwrite_moves_another_run_aside_but_never_its_own(work, start_one):
+    other = "lr_schedule.learning_rate=3.0e-3"
+    assert start_one("again")[0] == 0
+    with pytest.raises(ToolkitError, match=r"another run; 1 difference\(s\): lr_schedule\.learning_rate"):
+        start_one("again", other)
+    assert "--resume_training" not in start_one("again", other, "--overwrite")[1]
+    assert (work / "again.earlier-1" / "run.json").is_file()
+    assert start_one("again", other, "--overwrite")[1][-2:] == ["--resume_training", "True"]
+    assert not (work / "again.earlier-2").exists()
+    assert "--resume_training" not in start_one("again", "--overwrite")[1]
+    assert (work / "again.earlier-2" / "run.json").is_file()
+
+
+def test_a_start_that_was_cut_off_leaves_a_folder_that_can_be_used(work, start_one, monkeypatch):
+    (work / "base.ckpt").write_bytes(b"x")
+    base = "--load_checkpoint", str(work / "base.ckpt")
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "sha256_of", killed)
+        assert start_one("cut", *base)[0] == 130
+    assert not (work / "cut" / "resolved_config.yaml").exists()
+    (work / "cut" / "resolved_config.yaml").write_text("half: 1")
+    assert "--resume_training" not in start_one("cut", *base)[1]
+    assert start_one("cut", *base)[1][-2:] == ["--resume_training", "True"]
+
+
+def checkpoint(folder, step):
+    """A full checkpoint's values, no weights."""
+    from tests.helpers.run_checkpoints import checkpoint as write
+
+    return write(folder, step, size=1)
+
+
+def test_checkpoints_without_their_run_are_not_trained_over(work, start_one):
+    checkpoint(work / "orphan", 4)
+    with pytest.raises(ToolkitError, match=r"holds checkpoints but no run\.json and no resolved_config"):
+        start_one("orphan")
+    assert start_one("orphan", "--overwrite")[0] == 0
+    assert list((work / "orphan.earlier-1").glob("checkpoint/rank_0/*.ckpt"))
+
+
+def test_base_weights_are_looked_for_unless_a_checkpoint_is_there(work, start_one):
+    nowhere = "--load_checkpoint", "/nowhere/base.ckpt"
+    with pytest.raises(ToolkitError, match=r"1 problem\(s\) .* /nowhere/base\.ckpt does not exist"):
+        start_one("fresh", *nowhere)
+    start_one("fresh")
+    checkpoint(work / "fresh", 4)
+    assert start_one("fresh", *nowhere)[1][-2:] == ["--resume_training", "True"]
+    arguments = command.parse_arguments([*launch_command(work, "fresh", 1, *nowhere)[5:], "--config",
+                                              "yaml/lora_finetune.yaml", "--resume_training", "True"])
+    worker.preflight(command.resolve(arguments), arguments)
+
+
+def test_a_direct_resume_with_other_data_is_refused(work, start_one):
+    start_one("direct")
+    words = ["--config", "yaml/lora_finetune.yaml", "--use_parallel", "False",
+             *launch_command(work, "direct", 1)[5:], "--resume_training", "True"]
+    prepare(words)
+    facts = json.loads((work / "direct" / "run.json").read_text())
+    facts["data"]["train_dataset"]["sha256"] = "0" * 64
+    (work / "direct" / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(ToolkitError, match="train_dataset sha256: 0000"):
+        prepare(words)
+
+
+def test_one_launch_a_folder_however_it_is_spelled(work, start_one, monkeypatch):
+    folder = work / "shared"
+    start_one("shared")
+    (work / "link").symlink_to(folder)
+    assert options.parse(launch_command(work, "link", 1)[2:], "").output == folder.resolve()
+    sleeper = subprocess.Popen(["sleep", "60"], env=os.environ | {processes.RUN_MARK: str(folder)})
+    try:
+        with pytest.raises(ToolkitError, match=f"still going on .processes {sleeper.pid}"):
+            start_one("link")
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    holder = subprocess.Popen(["flock", folder / ".lock", "sleep", "60"], start_new_session=True)
+    try:
+        deadline = time.time() + 30
+        while processes.take_lock(folder / ".lock"):
+            os.close(processes._held.pop())
+            assert time.time() < deadline
+        with pytest.raises(ToolkitError, match="another launch is at work"):
+            start_one("link")
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.wait()
+
+
+@pytest.mark.parametrize(("port", "words"), [
+    ("70000", "last port is 65535"), ("0", "above 0"), ("x", "above 0")])
+def test_ports_that_are_none(work, monkeypatch, port, words):
+    monkeypatch.setenv("MASTER_PORT", port)
+    with pytest.raises(ToolkitError, match=words):
+        options.parse(launch_command(work, "x", 1)[2:], "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_notebook_and_a_closed_terminal_end_the_run_in_order(monkeypatch, number):
+    monkeypatch.setattr(launch_module, "parse", lambda *_: None)
+    monkeypatch.setattr(launch_module, "launch_run", lambda _: os.kill(os.getpid(), number))
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch_module.main()
+        signal.signal(number, signal.SIG_IGN)  # as nohup has it
+        launch_module.main()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def test_folders_and_links_beside_the_checkpoints(tmp_path):
+    good = checkpoint(tmp_path, 4)
+    shutil.copytree(good.parent, tmp_path / "checkpoint" / "rank_0_backup")
+    (good.parent / "gone.ckpt").symlink_to("nothing")
+    (good.parent / "folder.ckpt").mkdir()
+    assert saved_steps.find_checkpoints(tmp_path / "checkpoint") == saved_steps.Found({4: {0: good}}, {})
+    assert saved_steps.prepare(tmp_path / "checkpoint", 0) == (4, good)
+
+
+def test_the_mirror_s_errors_are_not_the_training_s(work, start_one, capsys):
+    start_one("failed")
+    attempt = next((work / "failed").glob("msrun_log/attempt-*"))
+    (attempt / "mirror.log").write_text("error: no network\n")
+    launch = options.parse(launch_command(work, "failed", 1)[2:], "")
+    assert msrun.report_failure(launch, attempt, 1, None) == 1
+    (attempt / "worker_0.log").write_text("error: a wrong setting\n")
+    assert msrun.report_failure(launch, attempt, 1, None) == 2
+    assert "no network" not in capsys.readouterr().err

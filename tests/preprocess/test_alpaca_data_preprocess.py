@@ -1,0 +1,126 @@
+"""The MindRecord converter: boundaries, ids equal to upstream's, counts, manifests, bad input."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+import sentencepiece
+
+from research_internlm.data.tokens import special_tokens
+from research_internlm.recipes.data_check import check_mindrecord, mindrecord_files
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import read_manifest
+from tests.helpers.alpaca import item, read_rows, upstream_ids, write_items
+from tests.helpers.commands import ROOT, assert_user_error, run_script
+
+SCRIPT = "preprocess/alpaca_data_preprocess_v1.py"
+
+
+@pytest.fixture
+def convert(demo_data, tmp_path):
+    def run(items, seq_length, *more, check=True):
+        source = write_items(tmp_path / "items.json", items)
+        return run_script(SCRIPT, "--input_glob", source, "--output_file", tmp_path / "out.mindrecord",
+                          "--model_file", demo_data / "tokenizer.model", "--seq_length", seq_length, *more,
+                          check=check)
+    return run
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("spare", "kept"), [(-2, 0), (-1, 0), (0, 1), (1, 1), (2, 1)])
+def test_every_boundary(demo_data, tmp_path, convert, spare, kept):
+    """spare = row length minus tokens; upstream's n (tokens before </s>) is L - 1 at spare 0."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(demo_data / "tokenizer.model"))
+    special = special_tokens(processor)
+    long = item("Which of all these many words?")
+    ids, answer_start = upstream_ids(long, processor, special["eoh"], special["eoa"])
+    length = len(ids) + spare
+    short = item("A?")
+    convert([long, short], length - 1)
+    rows = read_rows(tmp_path / "out.mindrecord")
+    manifest = read_manifest(tmp_path / "out.mindrecord")
+    assert len(rows) == kept + 1 == manifest["counts"]["out"]
+    assert manifest["counts"]["in"] == 2 == manifest["counts"]["out"] + len(manifest["dropped"])
+    assert all(len(i) == len(labels) == length and (labels != -100).any() for i, labels in rows)
+    if kept:
+        input_ids, labels = next(row for row in rows if row[0][len(ids) - 1] == 2)
+        assert input_ids.tolist() == ids + [0] * spare
+        assert labels.tolist() == [-100] * answer_start + ids[answer_start:] + [-100] * spare
+    else:
+        assert manifest["dropped"] == [{"item": "items.json item 1", "tokens": len(ids)}]
+
+
+@pytest.mark.model
+def test_partitions_hold_every_row_once_and_their_manifest_names_them(tmp_path, convert):
+    convert([item(f"Number {n}?") for n in range(10)], 119, "--file_partition", 3)
+    manifest = check_mindrecord(tmp_path / "out.mindrecord", 120, "--train_dataset", "x.yaml")
+    assert [part["file"] for part in manifest["parts"]] == [
+        f"out.mindrecord{n}{end}" for n in range(3) for end in ("", ".db")]
+    import mindspore.dataset as ds
+
+    data = ds.MindDataset(mindrecord_files(tmp_path / "out.mindrecord")[0], shuffle=False)
+    rows = {tuple(row["input_ids"]) for row in data.create_dict_iterator(num_epochs=1, output_numpy=True)}
+    assert len(rows) == 10
+    convert([item()], 99, "--overwrite")
+    left = sorted(path.name for path in tmp_path.glob("out.mindrecord*"))
+    assert left == ["out.mindrecord", "out.mindrecord.db", "out.mindrecord.manifest.json"]
+
+
+@pytest.mark.model
+def test_show_marks_the_supervised_part(convert):
+    done = convert([item()], 120, "--show", 1)
+    assert "<bos><|User|>:Here is a question about numbers" in done.stdout
+    assert "<|Bot|>:⟦The right option is B.two<eoa><newline><eos>⟧" in done.stdout
+
+
+@pytest.mark.model
+def test_outputs_are_kept_and_wrong_requests_end_in_one_line(tmp_path, demo_data, convert):
+    convert([item()], 99)
+    before = (tmp_path / "out.mindrecord").read_bytes()
+    assert_user_error(convert([item()], 99, check=False), "exists already", "--overwrite")
+    assert (tmp_path / "out.mindrecord").read_bytes() == before
+    assert_user_error(convert([item()], 9, "--overwrite", check=False), "every one of the 1 items is longer")
+    assert_user_error(convert([item(), item("long " * 90)], 99, "--overwrite", "--overlong", "error",
+                              check=False), "items.json item 2", "--overlong drop")
+    assert (tmp_path / "out.mindrecord").read_bytes() == before
+
+
+@pytest.mark.model
+def test_a_full_disk_leaves_nothing_behind(tmp_path, demo_data):
+    source = write_items(tmp_path / "items.json", [item(f"Number {n}?") for n in range(50)])
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--input_glob", source, "--output_file", tmp_path / "out.mindrecord",
+         "--model_file", demo_data / "tokenizer.model", "--seq_length", "120"],
+        cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, check=False)
+    assert_user_error(done, "could not write", "out.mindrecord", "free space")
+    assert not [path for path in tmp_path.iterdir() if path != source]
+
+
+@pytest.mark.model
+def test_the_trainer_s_check_names_both_numbers(tmp_path, convert):
+    convert([item()], 99)
+    path = tmp_path / "out.mindrecord"
+    assert check_mindrecord(path, 100, "--train_dataset", "x.yaml")["seq_length"] == 99
+    with pytest.raises(ToolkitError, match=r"100-token rows .*--seq_length 99.*x.yaml needs 200-token rows"):
+        check_mindrecord(path, 200, "--train_dataset", "x.yaml")
+    database = tmp_path / "out.mindrecord.db"
+    kept = database.read_bytes()
+    database.write_bytes(kept[:100])
+    with pytest.raises(ToolkitError, match="its manifest says"):
+        check_mindrecord(path, 100, "--train_dataset", "x.yaml")
+    database.unlink()
+    with pytest.raises(ToolkitError, match=r"out.mindrecord.db does not exist"):
+        check_mindrecord(path, 100, "--train_dataset", "x.yaml")
+    database.write_bytes(kept)
+    manifest = tmp_path / "out.mindrecord.manifest.json"
+    manifest.write_text(manifest.read_text().replace("internlm-chat-1", "internlm-chat-0"))
+    with pytest.raises(ToolkitError, match="prompt version internlm-chat-0"):
+        check_mindrecord(path, 100, "--train_dataset", "x.yaml")
+    manifest.unlink()
+    with pytest.raises(ToolkitError, match="has no manifest"):
+        check_mindrecord(path, 100, "--train_dataset", "x.yaml")

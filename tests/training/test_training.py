@@ -1,0 +1,199 @@
+"""The model path with the real MindSpore and MindFormers: train, checkpoint, evaluate, merge, predict.
+
+One tiny training run through run_internlm.py serves all tests of this file.
+"""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import yaml
+from tests.helpers.commands import ROOT, assert_user_error, run_script
+
+pytestmark = pytest.mark.model
+
+TRAIN = "research_internlm/run_internlm.py"
+EVALUATE = "research_internlm/evaluate.py"
+OVERLAY = ("--overlay", "yaml/overlays/cpu_tiny.yaml")
+SEQ_LENGTH = 96
+
+
+@pytest.fixture(scope="module")
+def work(demo_data, tmp_path_factory):
+    """Two small data sets and the settings of a model that compiles in seconds."""
+    folder = tmp_path_factory.mktemp("work")
+    items = json.loads((demo_data / "base_corpus.json").read_text())
+    choices = [item for item in items if item.get("input")][:24]
+    (folder / "items.json").write_text(json.dumps(choices))
+    for name, seq_length in (("train", SEQ_LENGTH), ("valid", SEQ_LENGTH - 1)):
+        run_script("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
+                   "--output_file", folder / f"{name}.mindrecord", "--model_file",
+                   demo_data / "tokenizer.model", "--seq_length", seq_length)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(work):
+    manifest = json.loads((work / "train.mindrecord.manifest.json").read_text())
+    return (f"model.model_config.vocab_size={manifest['special_ids']['vocab_size']}",
+            f"model.model_config.seq_length={SEQ_LENGTH}", "model.model_config.hidden_size=32",
+            "model.model_config.num_layers=2", "model.model_config.num_heads=2")
+
+
+def train(work, output, settings, *more, check=True):
+    return run_script(
+        TRAIN, "--config", "yaml/lora_finetune.yaml", *OVERLAY, "--train_dataset", work / "train.mindrecord",
+        "--eval_dataset", work / "valid.mindrecord", "--output_dir", output, "--use_parallel", "False",
+        *settings, "runner_config.epochs=2", "eval_step_interval=6",
+        "callbacks.CheckpointMonitor.save_checkpoint_steps=6", "lr_schedule.learning_rate=2.0e-2", *more,
+        check=check)
+
+
+@pytest.fixture(scope="module")
+def run(work, settings):
+    """Output folder and log of one LoRA run."""
+    done = train(work, work / "run", settings)
+    return work / "run", done.stdout + done.stderr
+
+
+def losses(log):
+    return [float(line.split("loss:[")[1].split("/")[0]) for line in log.splitlines() if "loss:[" in line]
+
+
+def test_training_learns_and_logs_what_a_user_needs(run):
+    _, log = run
+    values = losses(log)
+    assert len(values) == 12  # 24 rows / batch 4 x 2 epochs
+    assert np.mean(values[-3:]) < np.mean(values[:3])
+    for words in ("useful_tokens_per_second", "per_step_time", "lr: ", "Eval result", "loss_scale: 16384"):
+        assert words in log
+
+
+def test_counts_are_printed_and_equal_the_built_model_s(run, settings):
+    from research_internlm import recipes
+    from research_internlm.model import lora
+
+    output, log = run
+    recipe = recipes.load_yaml(output / "resolved_config.yaml")
+    count = lora.count_parameters(recipes.model_config(recipe))
+    assert f"trainable parameters {count.trainable:,} of {count.base:,}" in log
+    # MindFormers counts what the optimizer is given, in millions.
+    assert f"Network Parameters: {count.trainable // 10**6} M" in log
+    import mindspore
+
+    adapter = next((output / "checkpoint_trainable" / "rank_0").glob("*_6.ckpt"))
+    saved = mindspore.load_checkpoint(str(adapter))
+    assert sum(value.size for value in saved.values()) == count.trainable
+    assert len(saved) == 2 * count.matched
+
+
+def test_resolved_config_and_run_facts_are_beside_the_checkpoints(run):
+    output, _ = run
+    resolved = yaml.safe_load((output / "resolved_config.yaml").read_text())
+    assert resolved["model"]["model_config"]["pet_config"]["lora_rank"] == 16
+    assert resolved["context"]["device_target"] == "CPU"
+    facts = json.loads((output / "run.json").read_text())
+    assert facts["data"]["train_dataset"]["counts"]["out"] == 24
+    assert facts["versions"]["mindformers"] == "1.9.0"
+    assert len(list((output / "checkpoint" / "rank_0").glob("*.ckpt"))) == 2
+
+
+def test_an_adapter_merged_at_loading_gives_the_adapter_s_logits(run):
+    """Merged weights against MindFormers' own unmerged LoRA forward, on the same prompt."""
+    done = run_script("tests/helpers/merged_logits.py", run[0])
+    difference, change = map(float, done.stdout.split()[-2:])
+    assert difference < 1e-5
+    assert change > 1e-3  # the adapter does something
+
+
+@pytest.mark.parametrize("mode", ["generate", "logits"])
+def test_mmlu_evaluation_counts_every_question(run, work, demo_data, settings, mode):
+    output, _ = run
+    checkpoint = sorted((output / "checkpoint" / "rank_0").glob("*.ckpt"))[-1]
+    result_file = work / f"mmlu_{mode}.json"
+    run_script(EVALUATE, "mmlu", "--config", "yaml/predict_mmlu.yaml", *OVERLAY, "--load_checkpoint",
+               checkpoint, "--model_file", demo_data / "tokenizer.model", "--test_file", work / "items.json",
+               "--mode",
+               mode, "--output", result_file, *settings, "model.model_config.seq_length=128",
+               "model.model_config.max_new_tokens=4", "--limit", "10")
+    result = json.loads(result_file.read_text())
+    assert result["overall"]["total"] == 10
+    assert result["overall"]["unmatched"] == len(result["unmatched_answers"])
+    if mode == "logits":
+        assert result["overall"]["unmatched"] == 0
+    assert len(json.loads(result_file.with_suffix(".predictions.json").read_text())) == 10
+
+
+def test_squad_evaluation_scores_both_metrics(run, work, demo_data, settings):
+    checkpoint = sorted((run[0] / "checkpoint" / "rank_0").glob("*.ckpt"))[-1]
+    result_file = work / "squad.json"
+    run_script(EVALUATE, "squad", "--config", "yaml/predict_eval_squad.yaml", *OVERLAY, "--load_checkpoint",
+               checkpoint, "--model_file", demo_data / "tokenizer.model", "--squad_file",
+               demo_data / "squad.json", "--output", result_file, *settings,
+               "model.model_config.max_new_tokens=3", "--limit", "12")
+    result = json.loads(result_file.read_text())
+    assert (result["official"]["total"], result["contest"]["total"]) == (12, 4)
+    predictions = json.loads(result_file.with_suffix(".predictions.json").read_text())
+    assert all(predictions.values()), "min_new_tokens: 1 forbids empty answers"
+
+
+def test_predict_answers_from_a_file(run, work, demo_data, settings):
+    (work / "questions.txt").write_text("What is the capital of France?\n\nWhat is the capital of Peru?\n")
+    checkpoint = sorted((run[0] / "checkpoint" / "rank_0").glob("*.ckpt"))[-1]
+    run_script(TRAIN, "--config", "yaml/predict_mmlu.yaml", *OVERLAY, "--run_mode", "predict",
+               "--load_checkpoint", checkpoint, "--model_file", demo_data / "tokenizer.model",
+               "--predict_data", work / "questions.txt", "--output_dir", work / "predict", *settings,
+               "model.model_config.max_new_tokens=4")
+    answers = json.loads((work / "predict" / "predictions.json").read_text())
+    assert [answer["instruction"] for answer in answers] == [
+        "What is the capital of France?", "What is the capital of Peru?"]
+
+
+def test_eval_reports_the_loss_of_a_checkpoint(run, work, settings):
+    checkpoint = sorted((run[0] / "checkpoint" / "rank_0").glob("*.ckpt"))[-1]
+    done = train(work, work / "eval", settings, "--run_mode", "eval", "--load_checkpoint", checkpoint)
+    assert "PerplexityMetric" in done.stdout + done.stderr
+
+
+def test_the_loss_audit_s_mean_is_the_trainer_s_own_evaluation_loss(run, work, demo_data, settings):
+    """Every row has the same number of labels, so the trainer's mean over batches is the mean over labels."""
+    checkpoint = run[0] / "checkpoint" / "rank_0" / "internlm_7b_lora_rank_0-2_6.ckpt"
+    output = work / "audit.json"
+    done = run_script("research_internlm/audit.py", "--config", "yaml/predict_mmlu.yaml", *OVERLAY,
+                      "--load_checkpoint", checkpoint, "--dataset", work / "valid.mindrecord", "--model_file",
+                      demo_data / "tokenizer.model", "--output", output, *settings)
+    evaluated = re.findall(r"Eval result: .*?'loss': (?:np\.\w+\()?([\d.]+)", run[1])
+    result = json.loads(output.read_text())
+    assert result["tuned"]["mean"] == pytest.approx(float(evaluated[-1]), rel=1e-5)
+    assert sum(found["count"] for found in result["tuned"]["kinds"].values()) == 24 * 7
+    assert "template words" in done.stdout and output.with_suffix(".png").is_file()
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    (("model.model_config.seq_length=64",), ("97-token rows", "65-token rows", "--seq_length 64")),
+    (("model.model_config.vocab_size=99",), ("vocabulary of", "vocab_size 99")),
+    (("model.model_config.pet_config.target_modules=.*q_proj",), ("matches no cell", "wq, wk, wv, wo")),
+    (("model.model_config.use_flash_attention=True",), ("cannot run on a CPU", "use_flash_attention")),
+    (("runner_config.sink_mode=True",), ("sink_mode is True on a CPU",)),
+    (("--load_checkpoint", "nowhere.ckpt"), ("nowhere.ckpt does not exist",)),
+    (("sed=3",), ("unknown key sed (did you mean seed?)",)),
+    ((), ("already holds a run", "--resume_training True")),
+])
+def test_what_cannot_work_is_said_before_anything_is_built(run, work, settings, more, words):
+    assert_user_error(train(work, run[0], settings, *more, check=False), *words)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(run, work, demo_data, settings):
+    checkpoint = sorted((run[0] / "checkpoint" / "rank_0").glob("*.ckpt"))[-1]
+    done = run_script(EVALUATE, "mmlu", "--config", "yaml/predict_mmlu.yaml", *OVERLAY, "--load_checkpoint",
+                      checkpoint, "--model_file", demo_data / "tokenizer.model", "--test_file",
+                      work / "items.json", "--output", work / "no.json", *settings,
+                      "model.model_config.num_layers=3", check=False)
+    assert_user_error(done, "does not fit the model", "parameters missing")
+    assert not (work / "no.json").exists()
+
+
+def test_nothing_of_the_cpu_adaptation_is_active_on_ascend():
+    run_script("tests/helpers/portable_on_ascend.py", ROOT)
