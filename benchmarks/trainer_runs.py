@@ -19,8 +19,10 @@ import numpy as np
 from preprocess.mindrecord.packing import Sample, pack
 from preprocess.mindrecord.writer import write_mindrecord
 from research_internlm.data.chat_template import PROMPT_VERSION
+from research_internlm.data.manifest import Counts, MindRecordManifest, SamplesPerRow, Tokens
 from research_internlm.data.rows import SCHEMA, make_records, record_length
 from research_internlm.shared.files import write_manifest
+from research_internlm.shared.schema import to_json
 
 ROOT = Path(__file__).resolve().parent.parent
 # Share of the samples -> tokens: 58,446 samples of real MMLU and CMMLU questions with InternLM's tokenizer,
@@ -72,14 +74,17 @@ def write_rows(path: Path, found: Sequence[Sample], seq_length: int, vocab_size:
     rows = [dict(zip(SCHEMA, row, strict=True))
             for row in zip(*make_records(joined, length).values(), strict=True)]
     tokens = sum(len(ids) for ids, _ in found)
-    write_manifest(
-        path, parts=write_mindrecord(path, iter(rows), 1, "internlm_alpaca"), tool=Path(__file__).name,
+    labels = [int((row["labels"] >= 0).sum()) for row in rows]
+    write_manifest(path, **to_json(MindRecordManifest(
+        parts=write_mindrecord(path, iter(rows), 1, "internlm_alpaca"), tool=Path(__file__).name, inputs={},
         tokenizer_sha256="", special_ids={"bos": BOS, "eos": EOS, "vocab_size": vocab_size},
         prompt_version=PROMPT_VERSION, evaluation_kind="unknown", seq_length=seq_length, record_length=length,
-        packed=packed, counts={"in": len(found), "samples": len(found), "out": len(rows), "dropped": {}},
-        tokens={"total": tokens, "padding": len(rows) * length - tokens,
-                "longest_answer": max(int((row["labels"] >= 0).sum()) for row in rows),
-                "fill": tokens / len(rows) / length})
+        packed=packed, counts=Counts(in_=len(found), samples=len(found), out=len(rows), dropped={}),
+        dropped=[], tokens=Tokens(
+            total=tokens, supervised=sum(labels), padding=len(rows) * length - tokens,
+            longest=max(len(ids) for ids, _ in found), longest_answer=max(labels),
+            fill=tokens / len(rows) / length),
+        samples_per_row=SamplesPerRow(mean=len(found) / len(rows), max=max(map(len, groups))))))
 
 
 def run(data: Path, output: Path, *overrides: str) -> Run:

@@ -30,10 +30,19 @@ from preprocess.mindrecord.packing import Sample, pack
 from preprocess.mindrecord.writer import existing_parts, load_writer, write_mindrecord
 from research_internlm.data.chat_template import END_MARKERS, UPSTREAM_END, Segment, prompt_version
 from research_internlm.data.items import render_item
+from research_internlm.data.manifest import (
+    Counts,
+    MindRecordManifest,
+    Part,
+    SamplesPerRow,
+    Tokens,
+    read_data_manifest,
+)
 from research_internlm.data.rows import fits, make_records, record_length
 from research_internlm.data.tokens import IGNORE_ID, INTERNLM, SpecialTokens, load_tokenizer, special_tokens
 from research_internlm.shared.errors import ToolkitError, run_main
-from research_internlm.shared.files import read_manifest, sha256_of, write_manifest
+from research_internlm.shared.files import sha256_of, write_manifest
+from research_internlm.shared.schema import to_json
 
 _ROWS_AT_ONCE = 512
 
@@ -224,7 +233,7 @@ def convert(arguments: argparse.Namespace) -> None:
                            f"--seq_length (now {arguments.seq_length})")
     rows = tqdm(itertools.chain([first], rows), desc="rows", delay=2, unit="row")
     parts = write_mindrecord(output, rows, arguments.file_partition, arguments.mindrecord_schema)
-    write_manifest(output, parts=parts, **_facts(arguments, paths, special, statistics))
+    write_manifest(output, **to_json(_manifest(arguments, paths, special, statistics, parts)))
     report(statistics, length, output)
 
 
@@ -237,32 +246,34 @@ def _refuse_overlong(blocks: Iterable[tuple[list[str], Block]], length: int) -> 
                            "pass --overlong drop")
 
 
-def _facts(arguments: argparse.Namespace, paths: list[Path], special: SpecialTokens, statistics: Statistics
-           ) -> dict[str, Any]:
+def _manifest(arguments: argparse.Namespace, paths: list[Path], special: SpecialTokens,
+              statistics: Statistics, parts: list[Part]) -> MindRecordManifest:
     """The manifest of the data set."""
     length = record_length(arguments.seq_length)
-    kinds = {(read_manifest(path) or {}).get("evaluation_kind", "unknown") for path in paths}
-    return {
-        "tool": Path(__file__).name,
-        "inputs": {path.name: sha256_of(path) for path in paths},
-        "tokenizer_sha256": sha256_of(arguments.model_file),
-        "special_ids": {**special.ids, "vocab_size": special.vocab_size},
-        "prompt_version": prompt_version(arguments.end_marker),
-        "evaluation_kind": kinds.pop() if len(kinds) == 1 else "mixed",
-        "seq_length": arguments.seq_length,
-        "record_length": length,
-        "packed": arguments.pack,
-        "counts": {"in": statistics.items, "samples": statistics.samples, "out": statistics.rows,
-                   "dropped": {"overlong": len(statistics.overlong)}},
-        "dropped": statistics.overlong,
-        "tokens": {"total": statistics.tokens, "supervised": statistics.supervised,
-                   "padding": statistics.rows * length - statistics.tokens,
-                   "longest": statistics.longest, "longest_answer": statistics.longest_answer,
-                   "fill": round(statistics.tokens / (statistics.rows * length), 6)},
-        "samples_per_row": {"mean": round(statistics.samples / statistics.rows, 4),
-                            "max": statistics.fullest},
-        **({"seed": arguments.seed} if arguments.pack else {}),
-    }
+    manifests = [read_data_manifest(path) for path in paths]
+    kinds = {manifest.evaluation_kind if manifest else "unknown" for manifest in manifests}
+    return MindRecordManifest(
+        parts=parts,
+        tool=Path(__file__).name,
+        inputs={path.name: sha256_of(path) for path in paths},
+        tokenizer_sha256=sha256_of(arguments.model_file),
+        special_ids={**special.ids, "vocab_size": special.vocab_size},
+        prompt_version=prompt_version(arguments.end_marker),
+        evaluation_kind=kinds.pop() if len(kinds) == 1 else "mixed",
+        seq_length=arguments.seq_length,
+        record_length=length,
+        packed=arguments.pack,
+        counts=Counts(in_=statistics.items, samples=statistics.samples, out=statistics.rows,
+                      dropped={"overlong": len(statistics.overlong)}),
+        dropped=statistics.overlong,
+        tokens=Tokens(total=statistics.tokens, supervised=statistics.supervised,
+                      padding=statistics.rows * length - statistics.tokens,
+                      longest=statistics.longest, longest_answer=statistics.longest_answer,
+                      fill=round(statistics.tokens / (statistics.rows * length), 6)),
+        samples_per_row=SamplesPerRow(mean=round(statistics.samples / statistics.rows, 4),
+                                      max=statistics.fullest),
+        seed=arguments.seed if arguments.pack else None,
+    )
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ from preprocess.exam.orderings import ORDERS, choose_orders, depends_on_order
 from preprocess.exam.questions import Question
 from preprocess.mindrecord.items import write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
+from research_internlm.data.manifest import write_data_manifest
 from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError, run_main
 
@@ -144,8 +145,8 @@ def write_outputs(arguments: argparse.Namespace, split: splits.Split, facts: dic
     for part, path in tqdm(outputs.items(), desc="writing", unit="file", disable=None):
         write_items(path, (shown.item() for shown in getattr(split, part)))
     for part, path in outputs.items():
-        files.write_manifest(path, tool="preprocess/data_preprocess.py", part=part,
-                             items=len(getattr(split, part)), **facts)
+        write_data_manifest(path, tool="preprocess/data_preprocess.py", part=part,
+                            items=len(getattr(split, part)), **facts)
 
 
 def output_path(folder: Path, part: str) -> Path:

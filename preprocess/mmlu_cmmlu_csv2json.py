@@ -25,6 +25,7 @@ from preprocess.exam.exam_csv import ExamFile, domain_of
 from preprocess.mindrecord.items import write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.data.choice import LETTERS, choice_input, choice_instruction, choice_output
+from research_internlm.data.manifest import write_data_manifest
 from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError, run_main
 
@@ -175,7 +176,7 @@ def main(argument_list: list[str] | None = None) -> None:
         rows_per_category[f"{exam.source}/{exam.subject}"] += len(exam.rows)
     counts = {"in": rows_in, "out": len(items), "dropped": len(facts["dropped"])}
     write_items(arguments.output, items)
-    files.write_manifest(
+    write_data_manifest(
         arguments.output, tool="preprocess/mmlu_cmmlu_csv2json.py", official_compat=arguments.official_compat,
         seed=arguments.seed, prompt_version=PROMPT_VERSION, counts=counts,
         order="cmmlu then mmlu, categories by name; each: dev, test, val, then shuffled",

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from research_internlm import recipes
+from research_internlm.data.manifest import read_mindrecord_manifest
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.evaluation.audit_findings import (
     end_costs,
@@ -34,7 +35,6 @@ from research_internlm.runs.log_summary import json_ready
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import (
     publish,
-    read_manifest,
     require_absent,
     require_file,
     sha256_of,
@@ -74,22 +74,23 @@ def audit(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = predict_recipe(arguments)
     processor = load_tokenizer(arguments.model_file)
     special = special_tokens(processor)
-    length = (read_manifest(arguments.dataset) or {}).get("record_length", 0)
+    found = read_mindrecord_manifest(arguments.dataset)
+    length = found.record_length if found else 0
     manifest = check_mindrecord(arguments.dataset, length, "--dataset", arguments.config)
-    if manifest.get("packed"):
+    if manifest.packed:
         raise ToolkitError(f"{arguments.dataset} is packed; audit unpacked rows (convert without --pack)")
-    if manifest["tokenizer_sha256"] != sha256_of(arguments.model_file):
+    if manifest.tokenizer_sha256 != sha256_of(arguments.model_file):
         raise ToolkitError(f"{arguments.dataset} was made with another tokenizer than {arguments.model_file}")
     rows = list(read_rows(arguments.dataset, arguments.limit))
     kinds = [row_kinds(labels, processor, special) for _, labels in rows]
     marker, end_kind = own_end(rows, kinds, special)
     result: dict[str, Any] = {"dataset": Path(arguments.dataset).name, "rows": len(rows),
-                              "limit": arguments.limit, "prompt_version": manifest["prompt_version"],
+                              "limit": arguments.limit, "prompt_version": manifest.prompt_version,
                               "end_marker": marker, "end_kind": end_kind}
     for name, checkpoint in (("tuned", arguments.load_checkpoint), ("base", arguments.base)):
         if checkpoint is None:
             continue
-        measured = LabelLosses(recipe, checkpoint, special, length, manifest["tokens"]["longest_answer"])
+        measured = LabelLosses(recipe, checkpoint, special, length, manifest.tokens.longest_answer)
         losses, ends = measured.of(rows, name)
         result[name] = {
             "checkpoint": Path(checkpoint).name, "mean": float(np.concatenate(losses).mean()),

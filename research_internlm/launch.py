@@ -32,7 +32,7 @@ def go_on(launch: Launch, data: Mapping[str, Any]) -> int:
     found = saved_steps.find_checkpoints(launch.output / "checkpoint")
     for reason in found.broken.values():
         print(f"not used: {reason}", flush=True)
-    total = steps_of(launch.recipe, data["train_dataset"]["counts"]["out"], launch.workers).total
+    total = steps_of(launch.recipe, data["train_dataset"].counts.out, launch.workers).total
     if found.last < total:
         print(f"continuing {launch.output} from step {found.last:,} of {total:,}", flush=True)
         return start(launch, True, found.last)

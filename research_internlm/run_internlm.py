@@ -10,6 +10,7 @@ Under msrun every worker runs this file; rank 0 writes the resolved config and r
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from research_internlm import recipes
@@ -39,13 +40,13 @@ def main(argv: list[str] | None = None) -> int:
     if is_scheduler() and not recipe.get("use_parallel"):
         return 0  # a single worker meets nobody
     if not is_scheduler():
-        facts = preflight(recipe, arguments)
+        parameters, data = preflight(recipe, arguments)
         count = count_parameters(recipes.model_config(recipe))
-        facts["parameters"]["contest_ratio"] = scoring.contest_ratio(count)
+        parameters = replace(parameters, contest_ratio=scoring.contest_ratio(count))
         if rank() == 0:
             print(scoring.parameter_line(count), flush=True)
-        fill_from_data(recipe, facts.get("data", {}), worker_count())
-        prepare_output(recipe, facts, arguments)
+        fill_from_data(recipe, data, worker_count())
+        prepare_output(recipe, parameters, data, arguments)
         continue_run(recipe)
     if recipe["run_mode"] == "predict":
         from research_internlm.inference.engine import predict

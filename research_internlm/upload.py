@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.storage.links import read_links, record
 from research_internlm.storage.multipart import MIB, ChangedError, Item, part_ranges
 from research_internlm.storage.obs import SERVER_VARIABLE, ObjectStore, connect, parse_url
-from research_internlm.storage.sending import LEAST_PART_MIB, items_of, publish, record, upload_item
+from research_internlm.storage.sending import LEAST_PART_MIB, items_of, publish, upload_item
 
 
 def describe(items: Sequence[Item], bucket: str, part_size: int) -> Iterator[str]:
@@ -68,8 +70,8 @@ def upload_all(store: ObjectStore, items: Sequence[Item], base: Path, arguments:
     with tqdm(total=sum(item.size for item in items), unit="B", unit_scale=True, disable=None) as bar:
         for item in items:
             try:
-                entry, sent = upload_item(store, item, arguments.part_size * MIB, arguments.parallel,
-                                          arguments.overwrite, bar)
+                link, sent = upload_item(store, item, arguments.part_size * MIB, arguments.parallel,
+                                         arguments.overwrite, bar)
             except ChangedError as error:
                 yield str(error)
                 continue
@@ -77,12 +79,12 @@ def upload_all(store: ObjectStore, items: Sequence[Item], base: Path, arguments:
                 yield f"{item.path} is gone"
                 continue
             if arguments.public_read:
-                publish(store, item.key, entry["bytes"])
+                publish(store, item.key, link.bytes)
             if arguments.record:
-                entry["file"] = item.path.relative_to(base).as_posix()
-                record({**entry, "public_read": arguments.public_read}, arguments.record)
+                record(replace(link, file=item.path.relative_to(base).as_posix(),
+                               public_read=arguments.public_read), arguments.record)
             state = "verified, public" if arguments.public_read else "verified"
-            bar.write(f"{entry['url']} ({entry['bytes']:,} bytes, {sent:,} sent, {state})")
+            bar.write(f"{link.url} ({link.bytes:,} bytes, {sent:,} sent, {state})")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join([*describe(items, bucket, arguments.part_size * MIB),
                          *(f"cannot be sent: {line}" for line in left_out)]))
         return 0
+    if arguments.record and Path(arguments.record).is_file():
+        read_links(arguments.record)  # one that is not valid is said before the upload
     source = Path(arguments.source)
     left_out += upload_all(connect(bucket, arguments.server), items,
                            source.parent if source.is_file() else source, arguments)

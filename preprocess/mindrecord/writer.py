@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from research_internlm.data.manifest import Part, read_mindrecord_manifest
 from research_internlm.data.rows import SCHEMA
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import manifest_path, publish, read_manifest, sha256_of, staging
+from research_internlm.shared.files import manifest_path, publish, sha256_of, staging
 
 _ROWS_PER_WRITE = 4096
 
@@ -37,7 +37,7 @@ def load_writer() -> None:
 
 
 def write_mindrecord(path: Path, rows: Iterable[Row], partitions: int, schema_name: str
-                     ) -> list[dict[str, Any]]:
+                     ) -> list[Part]:
     """Writes rows under temporary names and publishes them when the last one is written.
 
     Args:
@@ -47,7 +47,7 @@ def write_mindrecord(path: Path, rows: Iterable[Row], partitions: int, schema_na
         schema_name: Name of the schema inside the file.
 
     Returns:
-        For each part its `file`, `bytes` and `sha256`, as the manifest keeps them.
+        Its parts, as the manifest keeps them.
 
     Raises:
         ToolkitError: The disk is full or the folder cannot be written; nothing is left behind.
@@ -72,16 +72,25 @@ def write_mindrecord(path: Path, rows: Iterable[Row], partitions: int, schema_na
             raise ToolkitError(f"MindSpore could not write {path} (disk full, or no right to write?): "
                                f"{reason.strip()}; free space and run the same command again") from error
         names = part_names(path, partitions)
-        parts = [{"file": name, "bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+        parts = [Part(file=name, bytes=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
                  for name in names]
-        replaced = (read_manifest(path) or {}).get("parts", [])
+        replaced = _parts_of_older(path)
         manifest_path(path).unlink(missing_ok=True)
         for name in names:
             publish(folder / name, path.with_name(name))
     for part in replaced:  # an earlier data set of this name may have had more parts
-        if part["file"] not in names:
-            path.with_name(part["file"]).unlink(missing_ok=True)
+        if part.file not in names:
+            path.with_name(part.file).unlink(missing_ok=True)
     return parts
+
+
+def _parts_of_older(path: Path) -> list[Part]:
+    """Parts of the data set that is being replaced; none where its manifest cannot be read."""
+    try:
+        manifest = read_mindrecord_manifest(path)
+    except ToolkitError:
+        return []
+    return manifest.parts if manifest else []
 
 
 def _blobs(rows: Iterable[Row], fields: Iterable[str]) -> Iterator[list[bytes]]:

@@ -13,8 +13,8 @@ from research_internlm import recipes
 from research_internlm.checkpoints import hf_config, weight_names
 from research_internlm.checkpoints.tensor_files import SUFFIXES, TensorFile
 from research_internlm.model import lora
+from research_internlm.shared import schema
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_json
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
 
 _RANK_FOLDER = re.compile(r"checkpoint\w*/rank_\d+")  # where a run keeps its files, below its output folder
@@ -57,6 +57,16 @@ class Adapter:
         files = self.config_file.parent.glob("checkpoint/rank_*/*")
         return sorted((file for file in files if file.suffix in SUFFIXES.values()),
                       key=lambda file: file.stat().st_mtime, reverse=True)
+
+
+@dataclass(frozen=True)
+class BaseOfRun:
+    """The one fact of run.json (runs/run_info.py) that tells the base of an adapter.
+
+    Only this is asked of the file: it may lie beside an adapter that was copied out of its run.
+    """
+
+    load_checkpoint_sha256: str | None = None
 
 
 def run_config_of(path: Path) -> Path:
@@ -126,12 +136,7 @@ def _base_sha256(config_file: Path) -> str | None:
     path = config_file.with_name(RUN_FACTS)
     if not path.exists():
         return None
-    facts = read_json(path, "the run's facts")
-    digest = facts.get("load_checkpoint_sha256", "") if isinstance(facts, dict) else 0
-    if not isinstance(digest, str | None):
-        raise ToolkitError(f"{path} is not as run_internlm.py writes it (load_checkpoint_sha256 is neither a "
-                           "sha256 nor null); restore the run's own")
-    return digest or None
+    return schema.read(path, BaseOfRun, "the run's facts", "restore the run's own").load_checkpoint_sha256
 
 
 def peft_config(adapter: Adapter) -> str:

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from research_internlm.contest import scoring
 from research_internlm.model import lora
+from research_internlm.runs.results import MmluResult, SquadResult
 from research_internlm.runs.run_folder import RunFolder
 
-Facts = dict[str, Any]
 
-
-def best_mmlu(run: RunFolder) -> tuple[str, Facts] | None:
+def best_mmlu(run: RunFolder) -> tuple[str, MmluResult] | None:
     """The tuned model's best multiple-choice result; the rules let the best checkpoint count."""
-    return max(run.results_of("mmlu", base=False).items(), default=None,
-               key=lambda item: item[1]["overall"]["accuracy"])
+    return max(run.mmlu_results(base=False).items(), default=None,
+               key=lambda item: item[1].overall.accuracy)
 
 
-def tuned_squad(run: RunFolder) -> tuple[str, Facts] | None:
+def tuned_squad(run: RunFolder) -> tuple[str, SquadResult] | None:
     """The SQuAD result of the weights with the best accuracy, the only one that the gate may use."""
     best = best_mmlu(run)
-    found = {name: result for name, result in run.results_of("squad", base=False).items()
-             if best is None or result["checkpoint_sha256"] == best[1]["checkpoint_sha256"]}
+    found = {name: result for name, result in run.squad_results(base=False).items()
+             if best is None or result.checkpoint_sha256 == best[1].checkpoint_sha256}
     return max(found.items(), default=None, key=lambda item: item[0])
 
 
-def base_squad(run: RunFolder) -> tuple[str, Facts] | None:
+def base_squad(run: RunFolder) -> tuple[str, SquadResult] | None:
     """The base model's SQuAD result."""
-    return max(run.results_of("squad", base=True).items(), default=None, key=lambda item: item[0])
+    return max(run.squad_results(base=True).items(), default=None, key=lambda item: item[0])
 
 
 def gate(run: RunFolder) -> scoring.Gate | None:

@@ -45,7 +45,7 @@ def checkpoint_problems(run: RunFolder) -> Iterator[str]:
 
 def log_problems(run: RunFolder) -> Iterator[str]:
     """Whether the training log is complete and of a training that this config describes."""
-    logs, workers = run.readable_logs, run.facts["workers"]
+    logs, workers = run.readable_logs, run.info.workers
     if logs and (missing := sorted(set(range(workers)) - set(logs))):
         yield f"the training log of rank {', '.join(map(str, missing))} is missing ({workers} workers ran)"
     for rank, log in logs.items():
@@ -53,7 +53,7 @@ def log_problems(run: RunFolder) -> Iterator[str]:
         if last and not any(math.isfinite(record.loss) for record in last):
             yield (f"the last {len(last)} losses in the training log of rank {rank} are not numbers: the "
                    "weights are broken; train again with a lower learning rate or loss scale")
-    yield from _rounded_parameters(logs, run.facts.get("parameters") or {})
+    yield from _rounded_parameters(logs, run.info.parameters.trainable)
     total = run.steps.total
     for rank, log in logs.items():
         yield from _incomplete(rank, log, total)
@@ -72,11 +72,10 @@ def _incomplete(rank: int, log: RankLog, total: int) -> Iterator[str]:
                "part was overwritten or is in a file outside the run folder")
 
 
-def _rounded_parameters(logs: Mapping[int, RankLog], parameters: Mapping[str, int]) -> Iterator[str]:
+def _rounded_parameters(logs: Mapping[int, RankLog], trainable: int) -> Iterator[str]:
     """Logs that state millions only; exact numbers are compared with the other sources' facts."""
-    trainable = parameters.get("trainable")
     for rank, log in logs.items():
-        if trainable is not None and log.millions and abs(log.parameters - trainable) >= _MILLION:
+        if log.millions and abs(log.parameters - trainable) >= _MILLION:
             yield (f"trainable is {trainable} in run.json, but the training log of rank {rank} says Network "
                    f"Parameters: {log.parameters // _MILLION} M")
 
@@ -88,8 +87,8 @@ def agreement_problems(run: RunFolder) -> Iterator[str]:
 
 def weight_problems(run: RunFolder) -> Iterator[str]:
     """Whether the weights that were evaluated, and the five of the rules, can be had by anyone."""
-    public = {link["sha256"]: link["file"] for link in run.links
-              if link.get("public_read") and link["file"].endswith(_WEIGHT_SUFFIXES)}
+    public = {link.sha256: link.file for link in run.links
+              if link.public_read and link.file.endswith(_WEIGHT_SUFFIXES)}
     upload = "upload them with scripts/upload_obs.sh --public_read --record"
     if not public:
         yield f"no public link to the weights is recorded in {run.path.name}/{LINKS}; {upload}"
@@ -99,7 +98,7 @@ def weight_problems(run: RunFolder) -> Iterator[str]:
                f"({', '.join(public.values())}), the rules want {schedule.REQUIRED_CHECKPOINTS} merged "
                f"checkpoints; {upload}")
     for name, result in filter(None, (facts.best_mmlu(run), facts.tuned_squad(run))):
-        if result["checkpoint_sha256"] not in public:
-            yield (f"the weights of {name} ({result['checkpoint']}, sha256 "
-                   f"{result['checkpoint_sha256'][:12]}) are not among the public links in "
+        if result.checkpoint_sha256 not in public:
+            yield (f"the weights of {name} ({result.checkpoint}, sha256 "
+                   f"{result.checkpoint_sha256[:12]}) are not among the public links in "
                    f"{run.path.name}/{LINKS}; {upload}, or evaluate the weights that are there")

@@ -62,7 +62,7 @@ def report_parts(run: RunFolder) -> Parts:
 
 def squad_parts(run: RunFolder) -> Parts:
     """Results, predictions and logs of all SQuAD evaluations (tuned and base)."""
-    names = [name for base in (False, True) for name in run.results_of("squad", base)]
+    names = [name for base in (False, True) for name in run.squad_results(base)]
     files = [*(run.path / name for name in names), *(squad_check.predictions_of(run, name) for name in names),
              *squad_check.squad_logs(run)]
     return {f"4_squad/{run.name_of(file)}": file for file in files}

@@ -13,7 +13,9 @@ from research_internlm.contest.report_text import Say, flat, gate_line, in_line,
 from research_internlm.model import lora
 from research_internlm.runs import log_summary
 from research_internlm.runs.log_warnings import RECENT
+from research_internlm.runs.results import EvaluationFacts
 from research_internlm.runs.run_folder import RunFolder
+from research_internlm.shared.schema import to_json
 
 SOURCE_PREFIX = "3_source/mindformers/research/internlm"  # in the zip, where upstream's research models live
 # Facts of RunFolder.stated that the report repeats, with their names in both languages.
@@ -51,14 +53,15 @@ def algorithm(run: RunFolder, say: Say) -> Iterator[str]:
 
 def data(run: RunFolder, say: Say) -> Iterator[str]:
     """What it was trained and validated on."""
-    for section, facts in run.facts["data"].items():
-        tokens = facts.get("tokens") or {}
-        yield f"**{section}**: `{Path(facts['file']).name}`"
+    for section, data in run.info.data.items():
+        yield f"**{section}**: `{Path(data.file).name}`"
         yield ""
         yield from rows((say("项目", "item"), say("值", "value")), [
-            *((say(f"样本数 {name}", f"count {name}"), value) for name, value in flat(facts["counts"], say)),
-            *((say(f"词元 {name}", f"tokens {name}"), value) for name, value in flat(tokens, say)),
-            *((key, facts.get(key) or say("未记录", "not recorded"))
+            *((say(f"样本数 {name}", f"count {name}"), value)
+              for name, value in flat(to_json(data.counts), say)),
+            *((say(f"词元 {name}", f"tokens {name}"), value)
+              for name, value in flat(to_json(data.tokens), say)),
+            *((key, getattr(data, key) or say("未记录", "not recorded"))
               for key in ("seq_length", "prompt_version", "evaluation_kind", "sha256"))])
         yield ""
     yield say("数据由来（每步的清单文件）：", "Where the data comes from (each step's manifest):")
@@ -140,23 +143,23 @@ def evaluation(run: RunFolder, say: Say) -> Iterator[str]:
     yield from rows(
         (say("文件", "file"), say("模型", "model"), say("准确率", "accuracy"), say("正确/总数", "right/all"),
          say("无法匹配", "unmatched"), say("测试集性质", "kind of test"), say("方式", "mode")),
-        [(name, say("基座", "base") if base else result["checkpoint"], f"{result['overall']['accuracy']:.2%}",
-          f"{result['overall']['correct']:,}/{result['overall']['total']:,}", result["overall"]["unmatched"],
-          result["evaluation_kind"], result["mode"])
-         for base in (True, False) for name, result in run.results_of("mmlu", base).items()])
+        [(name, say("基座", "base") if base else result.checkpoint, f"{result.overall.accuracy:.2%}",
+          f"{result.overall.correct:,}/{result.overall.total:,}", result.overall.unmatched,
+          result.evaluation_kind, result.mode)
+         for base in (True, False) for name, result in run.mmlu_results(base).items()])
     yield ""
     yield from rows(
         (say("文件", "file"), say("模型", "model"), say("竞赛口径 F1/EM", "contest F1/EM"),
          say("题数", "questions"), say("官方口径 F1/EM", "official F1/EM"), say("题数", "questions")),
-        [(name, say("基座", "base") if base else result["checkpoint"], pair(result["contest"]),
-          result["contest"]["total"], pair(result["official"]), result["official"]["total"])
-         for base in (True, False) for name, result in run.results_of("squad", base).items()])
+        [(name, say("基座", "base") if base else result.checkpoint, pair(result.contest),
+          result.contest.total, pair(result.official), result.official.total)
+         for base in (True, False) for name, result in run.squad_results(base).items()])
     yield ""
     yield from squad_check.file_lines(run, say)
     yield say("竞赛口径（每段首题、首个答案）与官方口径不可比较。",
               "Contest metric (first question, first answer) and official metric are not comparable.")
-    if any(result["evaluation_kind"] == "reordered_train_questions"
-           for result in run.results_of("mmlu", False).values()):
+    if any(result.evaluation_kind == "reordered_train_questions"
+           for result in run.mmlu_results(False).values()):
         yield say("注意：`reordered_train_questions` 的测试题是训练题换了选项顺序，其准确率衡量的是记忆。",
                   "Note: `reordered_train_questions` are training questions with reordered options; accuracy "
                   "on them measures memory.")
@@ -168,7 +171,7 @@ def _verdict(run: RunFolder, say: Say) -> Iterator[str]:
     missing = say("未测", "not measured")
     best = contest_facts.best_mmlu(run)
     ratio = contest_facts.contest_ratio(run)
-    reached = scoring.contest_score(best[1]["overall"]["accuracy"], ratio) if best else None
+    reached = scoring.contest_score(best[1].overall.accuracy, ratio) if best else None
     yield from rows((say("项目", "item"), say("值", "value")), [
         (say("低参比例", "low-parameter ratio"), f"{ratio:.9f}"),
         (say("SQuAD 门槛", "SQuAD gate"),
@@ -179,20 +182,20 @@ def _verdict(run: RunFolder, say: Say) -> Iterator[str]:
 
 def weights(run: RunFolder, say: Say) -> Iterator[str]:
     """Where the weights can be had."""
-    public = [link for link in run.links if link.get("public_read")]
+    public = [link for link in run.links if link.public_read]
     if not public:
         yield say("尚无公开链接（upload_obs.sh --public_read --record 会记录）。",
                   "No public links yet (upload_obs.sh --public_read --record writes them down).")
         return
     yield from rows((say("文件", "file"), say("字节", "bytes"), "sha256", say("链接", "link")),
-                    [(link["file"], link["bytes"], link["sha256"], link["url"]) for link in public])
+                    [(link.file, link.bytes, link.sha256, link.url) for link in public])
 
 
 def environment(run: RunFolder, say: Say) -> Iterator[str]:
     """Versions and the commands that repeat the run."""
-    yield from rows((say("软件", "software"), say("版本", "version")), run.facts["versions"].items())
+    yield from rows((say("软件", "software"), say("版本", "version")), run.info.versions.items())
     yield ""
-    device, workers, started = (run.facts[key] for key in ("device_target", "workers", "started"))
+    device, workers, started = run.info.device_target, run.info.workers, run.info.started
     yield say(f"设备：{device}，{workers} 个进程；开始于 {started}。",
               f"Device: {device}, {workers} worker(s); started {started}.")
     yield ""
@@ -204,8 +207,8 @@ def environment(run: RunFolder, say: Say) -> Iterator[str]:
 
 def inference(run: RunFolder, say: Say) -> Iterator[str]:
     """What differs from the organisers' inference."""
-    versions = sorted({result["prompt_version"] for result in run.results.values()
-                       if "prompt_version" in result})
+    versions = sorted({result.prompt_version for result in run.results.values()
+                       if isinstance(result, EvaluationFacts)})
     named = ", ".join(f"`{version}`" for version in versions) or say("（无评测结果）", "(no results)")
     yield say(
         f"推理使用 research_internlm/evaluate.py：提示词由训练所用的同一函数生成（版本 {named}），贪心解码；"

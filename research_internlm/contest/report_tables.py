@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from research_internlm.contest import report_sections as sections
 from research_internlm.runs import log_summary
 from research_internlm.runs.run_folder import RunFolder
+from research_internlm.shared import schema
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import (
-    read_manifest,
+    manifest_path,
     require_absent,
     sha256_of,
     write_manifest,
@@ -24,6 +26,27 @@ REPORT = "report.md"
 SUMMARY = f"{log_summary.OUTPUT_FOLDER}/summary.json"
 _FACT_ROW = re.compile(r"^\|[^|]*`(\w+)`[^|]*\|\s*([^|]+?)\s*\|\s*$", re.MULTILINE)
 _AGAIN = "write it again with research_internlm/report.py --overwrite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReportManifest:
+    """What a report was written from.
+
+    Attributes:
+        tool: What wrote it.
+        lang: Its language, `zh` or `en`.
+        inputs: Name in the run folder -> sha256 of what it was written from.
+        figures: The same of the figures it shows.
+        checkpoints: Name in the run folder -> step of the checkpoints it lists.
+        sha256: Of the report.
+    """
+
+    tool: str
+    lang: str
+    inputs: dict[str, str]
+    figures: dict[str, str]
+    checkpoints: dict[str, int]
+    sha256: str
 
 
 def stated_in(text: str) -> dict[str, str]:
@@ -90,10 +113,11 @@ def write_report(folder: str | Path, lang: str, overwrite: bool) -> Path:
     summary = log_summary.analyse(run.path, run.path / log_summary.OUTPUT_FOLDER, overwrite=True)
     write_text(path, render(run, summary, lang))
     digests = {name: sha256_of(run.path / name) for name in (*inputs_of(run), *figures_of(run))}
-    write_manifest(path, tool="research_internlm/report.py", lang=lang,
-                   inputs={name: digests[name] for name in inputs_of(run)},
-                   figures={name: digests[name] for name in figures_of(run)},
-                   checkpoints=_checkpoint_steps(run))
+    write_manifest(path, **schema.to_json(_ReportManifest(
+        tool="research_internlm/report.py", lang=lang,
+        inputs={name: digests[name] for name in inputs_of(run)},
+        figures={name: digests[name] for name in figures_of(run)},
+        checkpoints=_checkpoint_steps(run), sha256=sha256_of(path))))
     return path
 
 
@@ -110,24 +134,24 @@ def problems_of(run: RunFolder) -> Iterator[str]:
     due = {key for facts in run.stated().values() for key in facts if key in sections.STATED}
     if missing := sorted(due - set(stated_by(run))):
         yield f"{path.name} has no row of {', '.join(missing)} in its table of hyper-parameters; {_AGAIN}"
-    manifest = read_manifest(path)
-    if manifest is None:
+    if not manifest_path(path).exists():
         yield (f"{path.name} has no {path.name}.manifest.json beside it, so nobody can tell what it was "
                f"written from; {_AGAIN}")
         return
-    if manifest.get("sha256") != sha256_of(path):
+    manifest = schema.read(manifest_path(path), _ReportManifest, "the manifest", _AGAIN)
+    if manifest.sha256 != sha256_of(path):
         yield f"{path.name} was edited after it was written; {_AGAIN}"
     yield from _manifest_problems(run, manifest)
 
 
-def _manifest_problems(run: RunFolder, manifest: Mapping[str, Any]) -> Iterator[str]:
-    inputs, figures = manifest.get("inputs") or {}, manifest.get("figures") or {}
+def _manifest_problems(run: RunFolder, manifest: _ReportManifest) -> Iterator[str]:
+    inputs, figures = manifest.inputs, manifest.figures
     now = {name: sha256_of(run.path / name) for name in (*inputs, *figures) if (run.path / name).is_file()}
     if gone := [name for name in (*inputs, *figures) if name not in now]:
         yield f"{REPORT} was written with {', '.join(gone)}, which is missing; put it back, or {_AGAIN}"
     changed = [name for name in inputs if name in now and now[name] != inputs[name]]
     newer = [name for name in inputs_of(run) if name not in inputs]
-    if manifest.get("checkpoints") != _checkpoint_steps(run):
+    if manifest.checkpoints != _checkpoint_steps(run):
         newer.append("the checkpoints")
     if changed or newer:
         yield f"{REPORT} is older than {', '.join(changed + newer)}; {_AGAIN}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from research_internlm.contest import scoring
+from research_internlm.runs.results import Scores
 
 Say = Callable[[str, str], str]  # (Chinese, English) -> the one of the report's language
 
@@ -90,6 +91,6 @@ def gate_line(gate: scoring.Gate, say: Say) -> str:
     return say(f"{'通过' if gate.passed else '未通过'}：{parts}", str(gate))
 
 
-def pair(scores: Mapping[str, float]) -> str:
+def pair(scores: Scores) -> str:
     """F1 and EM of one metric."""
-    return f"{scores['f1']:.2f} / {scores['em']:.2f}"
+    return f"{scores.f1:.2f} / {scores.em:.2f}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from research_internlm import recipes
 from research_internlm.model.lora import ParameterCount, count_parameters
+from research_internlm.runs.results import SquadResult
 from research_internlm.shared.errors import ToolkitError
 
 CONTEST_TOTAL = 7_321_000_000  # the total every team put into its ratio (contest notes, phase 2)
@@ -101,9 +102,9 @@ def gate_against_base(squad: tuple[float, float], base_squad: tuple[float, float
     return Gate(squad, (GATE_SHARE * base_squad[0], GATE_SHARE * base_squad[1]))
 
 
-def squad_pair(result: Mapping) -> tuple[float, float]:
-    """F1 and EM (percent, contest metric) of a SQuAD result as evaluate.py writes it."""
-    return result["contest"]["f1"], result["contest"]["em"]
+def squad_pair(result: SquadResult) -> tuple[float, float]:
+    """F1 and EM (percent, contest metric) of a SQuAD result."""
+    return result.contest.f1, result.contest.em
 
 
 def share(text: str) -> float:

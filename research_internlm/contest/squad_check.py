@@ -7,12 +7,12 @@ another file, as in a rehearsal, base and tuned model must have been asked the s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from research_internlm.contest import facts
 from research_internlm.contest.report_text import Say
+from research_internlm.runs.results import SquadResult
 from research_internlm.runs.run_folder import RunFolder
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_json
@@ -20,7 +20,6 @@ from research_internlm.shared.run_layout import PREDICTIONS
 
 DEV_SHA256 = "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9"  # dev-v1.1.json
 DEV_CONTEST, DEV_OFFICIAL = 2067, 10570  # its first questions of a paragraph, and all its questions
-METRICS = ("contest", "official")
 # The last words of evaluate.py squad.
 _VERDICT = re.compile(r"^SQuAD (\w+): F1 ([\d.]+), EM ([\d.]+) over (\d+) questions")
 
@@ -41,13 +40,13 @@ def problems(run: RunFolder) -> Iterator[str]:
     if best is None:
         yield ("the multiple-choice result after tuning is missing; make it with scripts/evaluate.sh RUN_DIR "
                "mmlu")
-    elif best[1].get("limit") is not None:
-        yield f"{best[0]} asked only the first {best[1]['limit']} questions; evaluate without --limit"
-    if not run.results_of("squad", base=False):
+    elif best[1].limit is not None:
+        yield f"{best[0]} asked only the first {best[1].limit} questions; evaluate without --limit"
+    if not run.squad_results(base=False):
         yield "the SQuAD result after tuning is missing; make it with scripts/evaluate.sh RUN_DIR squad"
     elif tuned is None:
         yield (f"no SQuAD result is of the weights of {best[0]}, the best accuracy "
-               f"({best[1]['checkpoint']}, sha256 {best[1]['checkpoint_sha256'][:12]}); evaluate those with "
+               f"({best[1].checkpoint}, sha256 {best[1].checkpoint_sha256[:12]}); evaluate those with "
                "scripts/evaluate.sh RUN_DIR squad")
     if base is None:
         yield ("the SQuAD result of the base model is missing, so the gate cannot be told; make it with "
@@ -56,7 +55,7 @@ def problems(run: RunFolder) -> Iterator[str]:
         yield from _different_questions(tuned, base)
     verdicts = [_verdicts(path) for path in squad_logs(run)]
     for is_base in (False, True):
-        for name, result in run.results_of("squad", is_base).items():
+        for name, result in run.squad_results(is_base).items():
             yield from _incomplete(run, name, result)
             if not is_base:
                 yield from _unlogged(run, name, result, verdicts)
@@ -65,29 +64,28 @@ def problems(run: RunFolder) -> Iterator[str]:
         yield f"the hand-in would not count: {gate}"
 
 
-def _different_questions(tuned: tuple[str, Mapping[str, Any]], base: tuple[str, Mapping[str, Any]]
-                         ) -> Iterator[str]:
+def _different_questions(tuned: tuple[str, SquadResult], base: tuple[str, SquadResult]) -> Iterator[str]:
     """The gate compares two models, so they must have been asked the same in the same words."""
-    for key, read in (("squad_file_sha256", lambda result: result["squad_file_sha256"]),
-                      ("number of contest questions", lambda result: result["contest"]["total"]),
-                      ("prompt_version", lambda result: result.get("prompt_version")),
-                      ("tokenizer_sha256", lambda result: result.get("tokenizer_sha256"))):
+    for key, read in (("squad_file_sha256", lambda result: result.squad_file_sha256),
+                      ("number of contest questions", lambda result: result.contest.total),
+                      ("prompt_version", lambda result: result.prompt_version),
+                      ("tokenizer_sha256", lambda result: result.tokenizer_sha256)):
         if read(tuned[1]) != read(base[1]):
             yield (f"{key} is {read(tuned[1])} in {tuned[0]} but {read(base[1])} in {base[0]}, so the gate "
                    "compares nothing; evaluate both models with the same SQuAD file and recipe")
 
 
-def _incomplete(run: RunFolder, name: str, result: Mapping[str, Any]) -> Iterator[str]:
-    if result.get("limit") is not None:
-        yield f"{name} asked only the first {result['limit']} questions; evaluate without --limit"
-    elif result["squad_file_sha256"] == DEV_SHA256:
-        asked = [result[metric]["total"] for metric in METRICS]
+def _incomplete(run: RunFolder, name: str, result: SquadResult) -> Iterator[str]:
+    if result.limit is not None:
+        yield f"{name} asked only the first {result.limit} questions; evaluate without --limit"
+    elif result.squad_file_sha256 == DEV_SHA256:
+        asked = [result.contest.total, result.official.total]
         if asked not in ([DEV_CONTEST, DEV_OFFICIAL], [DEV_CONTEST, DEV_CONTEST]):
             yield (f"{name} has {asked[0]:,} contest and {asked[1]:,} questions in all, dev-v1.1 has "
                    f"{DEV_CONTEST:,} and {DEV_OFFICIAL:,}; evaluate again")
-    missing = max(result[metric]["missing"] for metric in METRICS)
+    missing = max(result.contest.missing, result.official.missing)
     if missing:
-        yield (f"{missing:,} of the {result['official']['total']:,} questions of {name} have no answer; "
+        yield (f"{missing:,} of the {result.official.total:,} questions of {name} have no answer; "
                "raise model.model_config.seq_length of the evaluation so that every prompt fits")
     path = predictions_of(run, name)
     if not path.is_file():
@@ -99,9 +97,9 @@ def _incomplete(run: RunFolder, name: str, result: Mapping[str, Any]) -> Iterato
         yield str(error)
         return
     count = len(predictions) if isinstance(predictions, dict) else 0
-    if count != result["official"]["total"] - result["official"]["missing"]:
+    if count != result.official.total - result.official.missing:
         yield (f"{path.name} holds {count:,} predictions, {name} was scored over "
-               f"{result['official']['total']:,}; evaluate again")
+               f"{result.official.total:,}; evaluate again")
 
 
 def _verdicts(path: Path) -> set[tuple[str, ...]]:
@@ -109,21 +107,21 @@ def _verdicts(path: Path) -> set[tuple[str, ...]]:
         return {match.groups() for line in lines if (match := _VERDICT.match(line))}
 
 
-def _unlogged(run: RunFolder, name: str, result: Mapping[str, Any], verdicts: list[set[tuple[str, ...]]]
+def _unlogged(run: RunFolder, name: str, result: SquadResult, verdicts: list[set[tuple[str, ...]]]
               ) -> Iterator[str]:
-    due = {(metric, f"{scores['f1']:.2f}", f"{scores['em']:.2f}", str(scores["total"]))
-           for metric in METRICS for scores in [result[metric]]}
+    due = {(metric, f"{scores.f1:.2f}", f"{scores.em:.2f}", str(scores.total))
+           for metric, scores in (("contest", result.contest), ("official", result.official))}
     if not any(due <= found for found in verdicts):
-        f1, em = (f"{result['contest'][key]:.2f}" for key in ("f1", "em"))
+        f1, em = f"{result.contest.f1:.2f}", f"{result.contest.em:.2f}"
         yield (f"no *squad*.log in {run.path.name} ends in the verdicts of {name} (SQuAD contest: F1 {f1}, "
-               f"EM {em} over {result['contest']['total']} questions, and the official metric's): keep the "
+               f"EM {em} over {result.contest.total} questions, and the official metric's): keep the "
                "evaluation's whole output, as scripts/evaluate.sh does")
 
 
 def file_lines(run: RunFolder, say: Say) -> Iterator[str]:
     """The SQuAD files behind the results, for the report."""
-    for digest in sorted({result["squad_file_sha256"] for base in (False, True)
-                          for result in run.results_of("squad", base).values()}):
+    for digest in sorted({result.squad_file_sha256 for base in (False, True)
+                          for result in run.squad_results(base).values()}):
         is_dev = digest == DEV_SHA256
         yield say(f"SQuAD 文件：{'dev-v1.1.json' if is_dev else '不是 dev-v1.1.json'}（sha256 `{digest}`）。",
                   f"SQuAD file: {'dev-v1.1.json' if is_dev else 'not dev-v1.1.json'} (sha256 `{digest}`).")

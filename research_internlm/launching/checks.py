@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
 
 from research_internlm import recipes
+from research_internlm.data.manifest import RunData
 from research_internlm.launching import machine_checks
 from research_internlm.launching.options import Launch
 from research_internlm.mirroring import beside_a_run
-from research_internlm.mirroring.index import Index
+from research_internlm.mirroring.index import RunSettings
 from research_internlm.recipes.data_check import check_data, fill_from_data
 from research_internlm.runs import attempts, same_run, saved_steps
+from research_internlm.runs.run_info import read_run_info
 from research_internlm.shared import run_layout, versions
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_json
 from research_internlm.shared.processes import processes_of
 from research_internlm.training import command
 
 
-def check(launch: Launch, arguments: argparse.Namespace) -> dict[str, Any]:
+def check(launch: Launch, arguments: argparse.Namespace) -> dict[str, RunData]:
     """Holds machine, data, folder and mirror against the run.
 
     Returns:
@@ -39,11 +39,11 @@ def check(launch: Launch, arguments: argparse.Namespace) -> dict[str, Any]:
     if "train_dataset" in data:
         # The workers do the same, so their resolved config can be compared with this recipe.
         problems += machine_checks.data_problems(lambda: fill_from_data(recipe, data, launch.workers))
-        run = Index(recipe, {"data": data, "workers": launch.workers})
+        run = RunSettings(recipe, data, launch.workers)
     goes_on = run is not None and continues(launch, arguments, data)
     done = saved_steps.find_checkpoints(launch.output / "checkpoint").last if goes_on else 0
     if run is not None:
-        rows = data["train_dataset"]["counts"]["out"]
+        rows = data["train_dataset"].counts.out
         problems += machine_checks.data_problems(lambda: problems.extend(machine_checks.disk_problems(
             recipe, rows, launch.workers, launch.local_workers, done)))
     if done == 0:
@@ -66,15 +66,14 @@ def process_problems(launch: Launch) -> list[str]:
     return list(machine_checks.port_problems(int(launch.msrun["master_port"]))) if launch.is_master else []
 
 
-def another_run(launch: Launch, data: Mapping[str, Any]) -> list[str]:
+def another_run(launch: Launch, data: Mapping[str, RunData]) -> list[str]:
     """Settings, data or worker numbers in which the folder's run is not what this command asks for."""
     old = recipes.load_yaml(launch.output / run_layout.RESOLVED_CONFIG)
-    facts = read_json(launch.output / run_layout.RUN_FACTS, "the run's facts")
     return [*same_run.differences(old, launch.recipe),
-            *same_run.data_differences(facts, data, launch.workers)]
+            *same_run.data_differences(read_run_info(launch.output), data, launch.workers)]
 
 
-def continues(launch: Launch, arguments: argparse.Namespace, data: Mapping[str, Any]) -> bool:
+def continues(launch: Launch, arguments: argparse.Namespace, data: Mapping[str, RunData]) -> bool:
     """Whether the folder's run goes on; --overwrite replaces another run, but its own only once."""
     if not run_layout.is_run(launch.output):
         return False

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from research_internlm.mirroring.index import Index, index_key, refusal
+from research_internlm.mirroring.index import Index, RunSettings, index_key, refusal
 from research_internlm.shared.errors import USER_ERROR_EXIT_CODE, ToolkitError
 from research_internlm.storage.obs import UnreachableError, connect, parse_url
 
@@ -17,7 +17,7 @@ _SCRIPT = Path(__file__).resolve().parents[1] / "mirror.py"
 _SPEAKING = (0, 1, USER_ERROR_EXIT_CODE)  # exit codes with which it has said itself what is safe
 
 
-def problems(url: str, run: Index | None, folder: Path, last: int) -> Iterator[str]:
+def problems(url: str, run: RunSettings | None, folder: Path, last: int) -> Iterator[str]:
     """What would keep a mirror from working; the network may be back later, so it is only warned of.
 
     Args:

@@ -102,7 +102,7 @@ def fetch(store: ObjectStore, prefix: str, folder: Path, say: Callable[[str], No
 def _refuse_another_run(index: Index, folder: Path, url: str) -> None:
     run = read_run(folder)
     if run is not None:
-        different = list(differences(index, run))
+        different = list(differences(index, run.settings))
     else:
         different = [str(path) for path in folder.glob("checkpoint/rank_*/*.ckpt")
                      if path.relative_to(folder).as_posix() not in index.files]

@@ -9,20 +9,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from research_internlm import recipes
+from research_internlm.data.manifest import RunData
 from research_internlm.recipes.schedule import saving_of, steps_of
 from research_internlm.runs import same_run
-from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_json
-from research_internlm.shared.run_layout import IDENTITY, RESOLVED_CONFIG, RUN_FACTS, is_run
+from research_internlm.runs.run_info import RunInfo, read_run_info
+from research_internlm.shared import schema
+from research_internlm.shared.files import decode_json
+from research_internlm.shared.run_layout import IDENTITY, RESOLVED_CONFIG, is_run
+from research_internlm.shared.schema import Count, PlainPath, Rule, Sha256
 
 INDEX = "mirror.json"
 FOLDER = "files"
 _HASH_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class _TrainingRecipe:
+    """What the schedule reads of a recipe; it checks the numbers itself."""
+
+    runner_config: dict[str, Any]
+    train_dataset: dict[str, Any]
+    callbacks: list[dict[str, Any]]
+
+
+_Recipe = Annotated[dict[str, Any], Rule(
+    lambda recipe: not schema.problems(_TrainingRecipe, recipe),
+    "a training recipe with runner_config, train_dataset and a list of callbacks")]
+_TrainingInfo = Annotated[RunInfo, Rule(
+    lambda info: "train_dataset" in info.data, "the run.json of a training with its train_dataset")]
 
 
 @dataclass(frozen=True)
@@ -35,14 +54,32 @@ class Mirrored:
         step: Steps done, for a full checkpoint.
     """
 
-    bytes: int
-    sha256: str
-    step: int | None = None
+    bytes: Count
+    sha256: Sha256
+    step: Count | None = None
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What makes a run this one and no other, known before it has a run.json.
+
+    Attributes:
+        recipe: Its resolved recipe.
+        data: Its data files.
+        workers: Its workers.
+    """
+
+    recipe: recipes.Recipe
+    data: Mapping[str, RunData]
+    workers: int
 
 
 @dataclass
 class Index:
-    """All that is in a mirror.
+    """mirror.json: all that is in a mirror.
+
+    Everything in it is checked before use, because whoever may write to the bucket may write it: names that
+    lead out of a run folder, or a sha256 that is a path, must not reach the file system.
 
     Attributes:
         recipe: The run's resolved recipe.
@@ -52,15 +89,20 @@ class Index:
             is in them.
     """
 
-    recipe: dict[str, Any]
-    facts: dict[str, Any]
-    files: dict[str, Mirrored] = field(default_factory=dict)
-    leftovers: list[str] = field(default_factory=list)
+    recipe: _Recipe
+    facts: _TrainingInfo
+    files: dict[PlainPath, Mirrored] = field(default_factory=dict)
+    leftovers: list[PlainPath] = field(default_factory=list)
 
     @property
     def last(self) -> int:
         """Step of its last checkpoint; 0 for none."""
         return max((file.step for file in self.files.values() if file.step is not None), default=0)
+
+    @property
+    def settings(self) -> RunSettings:
+        """The run's, to be compared with those of a mirror."""
+        return RunSettings(self.recipe, self.facts.data, self.facts.workers)
 
     @property
     def is_run(self) -> bool:
@@ -69,25 +111,17 @@ class Index:
 
     def encode(self) -> bytes:
         """The object's content."""
-        return json.dumps(asdict(self), ensure_ascii=False, indent=1).encode()
+        return json.dumps(schema.to_json(self), ensure_ascii=False, indent=1).encode()
 
     @classmethod
     def decode(cls, content: bytes, url: str) -> Index:
         """Reads the object.
 
         Raises:
-            ToolkitError: It is none, or names a file outside of a run folder.
+            ToolkitError: It is not a mirror's index, or not a valid one.
         """
-        try:
-            value = json.loads(content)
-            files = {name: Mirrored(**file) for name, file in value["files"].items()}
-            index = cls(value["recipe"], value["facts"], files, list(value["leftovers"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ToolkitError(f"{url}/{INDEX} is no mirror's index ({error}); use another prefix") from None
-        for name in (*index.files, *index.leftovers):
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise ToolkitError(f"{url}/{INDEX} names {name}, which is outside of a run folder")
-        return index
+        source = f"the mirror's index {url}/{INDEX}"
+        return schema.parse(cls, decode_json(content, source), source, "use another prefix")
 
 
 def object_of(name: str, sha256: str) -> str:
@@ -110,21 +144,21 @@ def read_run(folder: Path) -> Index | None:
     if not is_run(folder):
         return None
     return Index(recipes.load_yaml(folder / RESOLVED_CONFIG),
-                 read_json(folder / RUN_FACTS, "the run's facts"))
+                 read_run_info(folder))
 
 
-def differences(mirror: Index, run: Index) -> Iterator[str]:
+def differences(mirror: Index, run: RunSettings) -> Iterator[str]:
     """Settings and data in which a mirror is one of another run than the folder's."""
     yield from same_run.differences(mirror.recipe, run.recipe)
-    yield from same_run.data_differences(mirror.facts, run.facts.get("data", {}), run.facts["workers"])
+    yield from same_run.data_differences(mirror.facts, run.data, run.workers)
 
 
-def refusal(mirror: Index, run: Index, last: int, url: str, folder: Path) -> str | None:
+def refusal(mirror: Index, run: RunSettings, last: int, url: str, folder: Path) -> str | None:
     """Why a run must not be sent to a mirror that is there already, or None.
 
     Args:
         mirror: What the mirror holds.
-        run: The run, files left out.
+        run: The run.
         last: Step of its last complete checkpoint on this machine.
         url: The mirror.
         folder: The run's folder.
@@ -144,15 +178,15 @@ def wanted_steps(run: Index, local: Iterable[int]) -> set[int]:
         run: The run, with the files its mirror holds.
         local: Steps of the complete checkpoints on this machine.
     """
-    rows = run.facts["data"]["train_dataset"]["counts"]["out"]
-    saving = saving_of(run.recipe, steps_of(run.recipe, rows, run.facts["workers"]))
+    rows = run.facts.data["train_dataset"].counts.out
+    saving = saving_of(run.recipe, steps_of(run.recipe, rows, run.facts.workers))
     return {*(saving.five or saving.kept), max([*local, run.last], default=0)}
 
 
-def inputs_of(facts: Mapping[str, Any]) -> Iterator[str]:
+def inputs_of(facts: RunInfo) -> Iterator[str]:
     """What a mirror does not hold and a machine must have to go on, a line each."""
-    for section, data in facts.get("data", {}).items():
-        yield f"{section}: {data['file']} (sha256 {data.get('sha256')})"
-    if facts.get("load_checkpoint_sha256"):
+    for section, data in facts.data.items():
+        yield f"{section}: {data.file} (sha256 {data.sha256})"
+    if facts.load_checkpoint_sha256:
         yield ("base weights, to evaluate and merge; resuming needs them not: sha256 "
-               f"{facts['load_checkpoint_sha256']}")
+               f"{facts.load_checkpoint_sha256}")

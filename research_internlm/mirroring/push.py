@@ -40,6 +40,7 @@ from research_internlm.shared import secrets_scan
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import sha256_of
 from research_internlm.shared.run_layout import IDENTITY
+from research_internlm.shared.schema import is_plain_path
 from research_internlm.storage.multipart import MIB, Item, send_item
 from research_internlm.storage.obs import ObjectStore
 
@@ -154,7 +155,7 @@ class Pusher:
             return run
         index = Index.decode(content, url)
         last = max((file.step for file in self.candidates() if file.step), default=0)
-        if reason := refusal(index, run, last, url, self.folder):
+        if reason := refusal(index, run.settings, last, url, self.folder):
             raise RefusedError(reason)
         return index
 
@@ -195,6 +196,9 @@ class Pusher:
     def _send(self, file: Candidate) -> bool:
         """Sends a finished checkpoint, and says so in the index before and after."""
         path = self.folder / file.name
+        if reason := _reason_by_name(file.name):
+            self._withheld[file.name] = reason
+            return False
         try:
             sha256 = sha256_of(path)
             self.index.leftovers.append(object_of(file.name, sha256))
@@ -283,9 +287,18 @@ def printable(name: str | Path) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def _reason_to_withhold(name: str, content: Path) -> str | None:
+def _reason_by_name(name: str) -> str | None:
+    """Why the index may not name a file, or None."""
     if printable(name) != name:
         return "its name is not UTF-8; rename it"
+    if not is_plain_path(name):
+        return "its name holds a control character, a backslash or a drive; rename it"
+    return None
+
+
+def _reason_to_withhold(name: str, content: Path) -> str | None:
+    if reason := _reason_by_name(name):
+        return reason
     found = next(secrets_scan.scan(content), None)
     return found and f"line {found[0]} holds {found[1]}; remove it there"
 

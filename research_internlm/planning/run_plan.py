@@ -98,11 +98,8 @@ def read_data(arguments: argparse.Namespace, recipe: recipes.Recipe) -> Data:
     training = recipes.merge(recipe, {
         "run_mode": "finetune", "do_eval": False,
         "train_dataset": {"data_loader": {"dataset_dir": arguments.train_dataset}}})
-    facts = check_data(training, arguments.config)["train_dataset"]
-    counts, tokens = facts["counts"], facts["tokens"]
-    samples = counts.get("samples", counts["out"])
-    return Data(counts["out"], samples, tokens["total"] if tokens else cost.MEAN_TOKENS * samples,
-                guessed=not tokens)
+    data = check_data(training, arguments.config)["train_dataset"]
+    return Data(data.counts.out, data.counts.samples, data.tokens.total, guessed=False)
 
 
 def describe_steps(steps: Steps, data: Data) -> Iterator[str]:

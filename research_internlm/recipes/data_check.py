@@ -8,20 +8,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from research_internlm import recipes
 from research_internlm.data.chat_template import END_MARKERS, PROMPT_VERSION, prompt_version
+from research_internlm.data.manifest import MindRecordManifest, RunData, read_mindrecord_manifest
 from research_internlm.data.rows import record_length
 from research_internlm.data.tokens import INTERNLM
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import manifest_path, read_manifest, require_file
+from research_internlm.shared.files import manifest_path, require_file
 
 _CONVERT = "preprocess/alpaca_data_preprocess_v1.py"
 
 
 def check_mindrecord(path: str | os.PathLike, row_length: int, what: str, config: str | os.PathLike
-                     ) -> dict[str, Any]:
+                     ) -> MindRecordManifest:
     """Checks that a MindRecord is whole and was made for this run.
 
     A file without a manifest (upstream's converter writes none) is refused: its row length and tokenizer
@@ -37,27 +37,28 @@ def check_mindrecord(path: str | os.PathLike, row_length: int, what: str, config
         The manifest.
 
     Raises:
-        ToolkitError: A part is missing or has another size, or the rows, the prompt or the format differ.
+        ToolkitError: The manifest is not valid, a part is missing or has another size, or the rows, the
+            prompt or the format differ.
     """
     path = Path(path)
-    manifest = read_manifest(path)
+    manifest = read_mindrecord_manifest(path)
     if manifest is None:
         require_file(path, what, f"{_CONVERT} makes it")
         raise ToolkitError(f"{what} {path} has no manifest {manifest_path(path).name} beside it, so nobody "
                            f"can tell what its rows are; convert the json again with {_CONVERT}")
-    for part in manifest["parts"]:
-        file = require_file(path.with_name(part["file"]), f"{what}'s part", "copy .mindrecord and .db files "
+    for part in manifest.parts:
+        file = require_file(path.with_name(part.file), f"{what}'s part", "copy .mindrecord and .db files "
                             f"together, or convert again with {_CONVERT}")
-        if file.stat().st_size != part["bytes"]:
-            raise ToolkitError(f"{file} has {file.stat().st_size} bytes, its manifest says {part['bytes']}: "
+        if file.stat().st_size != part.bytes:
+            raise ToolkitError(f"{file} has {file.stat().st_size} bytes, its manifest says {part.bytes}: "
                                f"it was cut or replaced; copy it again or rerun {_CONVERT}")
-    if manifest["record_length"] != row_length:
+    if manifest.record_length != row_length:
         raise ToolkitError(
-            f"{path.name} holds {manifest['record_length']}-token rows (--seq_length "
-            f"{manifest['seq_length']}), but {config} needs {row_length}-token rows for {what}: rerun "
+            f"{path.name} holds {manifest.record_length}-token rows (--seq_length "
+            f"{manifest.seq_length}), but {config} needs {row_length}-token rows for {what}: rerun "
             f"{_CONVERT} with --seq_length {row_length - 1}, or change model.model_config.seq_length")
-    if manifest["prompt_version"] not in map(prompt_version, END_MARKERS[INTERNLM]):
-        raise ToolkitError(f"{path.name} was made with prompt version {manifest['prompt_version']}, the "
+    if manifest.prompt_version not in map(prompt_version, END_MARKERS[INTERNLM]):
+        raise ToolkitError(f"{path.name} was made with prompt version {manifest.prompt_version}, the "
                            f"toolkit now renders {PROMPT_VERSION}: rerun {_CONVERT}")
     return manifest
 
@@ -66,16 +67,16 @@ def mindrecord_files(path: str | os.PathLike) -> list[str]:
     """The MindRecord files behind a name: itself, or its partitions, without the .db files.
 
     Raises:
-        ToolkitError: There is no manifest.
+        ToolkitError: There is no manifest, or it is not valid.
     """
-    manifest = read_manifest(path)
+    manifest = read_mindrecord_manifest(path)
     if manifest is None:
         raise ToolkitError(f"{path} has no manifest; rerun {_CONVERT}")
-    return [str(Path(path).with_name(part["file"])) for part in manifest["parts"]
-            if not part["file"].endswith(".db")]
+    return [str(Path(path).with_name(part.file)) for part in manifest.parts
+            if not part.file.endswith(".db")]
 
 
-def check_data(recipe: recipes.Recipe, config: str | os.PathLike) -> dict[str, dict[str, Any]]:
+def check_data(recipe: recipes.Recipe, config: str | os.PathLike) -> dict[str, RunData]:
     """Holds the MindRecord manifests of a run against its resolved config.
 
     Args:
@@ -83,7 +84,8 @@ def check_data(recipe: recipes.Recipe, config: str | os.PathLike) -> dict[str, d
         config: The file it comes from, for messages.
 
     Returns:
-        `train_dataset` and `eval_dataset`, as far as the run reads them, with their manifests' facts.
+        `train_dataset` and `eval_dataset`, as far as the run reads them: what run.json keeps of their
+        manifests.
 
     Raises:
         ToolkitError: A file is missing, or was made for another seq_length or vocabulary.
@@ -100,33 +102,31 @@ def check_data(recipe: recipes.Recipe, config: str | os.PathLike) -> dict[str, d
             raise ToolkitError(f"no --{section} given and {config} names none"
                                + ("; pass do_eval=False to train without it" if len(wanted) > 1 else ""))
         manifest = check_mindrecord(path, row_length, f"--{section}", config)
-        vocab_size = manifest["special_ids"]["vocab_size"]
+        vocab_size = manifest.special_ids["vocab_size"]
         if vocab_size != model_config["vocab_size"]:
             raise ToolkitError(
                 f"{path} was made with a vocabulary of {vocab_size} pieces, but the model has "
                 f"vocab_size {model_config['vocab_size']}: convert again with the model's tokenizer, or "
                 f"set model.model_config.vocab_size={vocab_size}")
-        if manifest.get("packed") and not model_config.get("packed"):
+        if manifest.packed and not model_config.get("packed"):
             raise ToolkitError(
                 f"{path} is packed (several samples a row), but model.model_config.packed is "
                 f"{model_config.get('packed', False)}, so samples would read each other: use "
                 "yaml/lora_finetune_packed.yaml, or convert again without --pack")
-        if section == "train_dataset" and model_config.get("packed") and not manifest.get("packed"):
+        if section == "train_dataset" and model_config.get("packed") and not manifest.packed:
             raise ToolkitError(
                 f"{path} has one sample a row, but model.model_config.packed is True, so an update would see "
                 "fewer samples than the recipe plans: convert again with --pack, or use "
                 "yaml/lora_finetune.yaml")
-        facts[section] = {"file": path, **{key: manifest.get(key) for key in (
-            "sha256", "packed", "counts", "tokens", "seq_length", "tokenizer_sha256", "prompt_version",
-            "evaluation_kind")}}
-    tokenizers = {fact["tokenizer_sha256"] for fact in facts.values()}
+        facts[section] = RunData.of(path, manifest)
+    tokenizers = {fact.tokenizer_sha256 for fact in facts.values()}
     if len(tokenizers) > 1:
         raise ToolkitError("--train_dataset and --eval_dataset were made with different tokenizers; "
                            "convert one of them again")
     return facts
 
 
-def fill_from_data(recipe: recipes.Recipe, data: Mapping[str, Any], workers: int) -> None:
+def fill_from_data(recipe: recipes.Recipe, data: Mapping[str, RunData], workers: int) -> None:
     """Puts into the recipe what only the data knows: its files, its mean row, and most labels in a row.
 
     Args:
@@ -139,18 +139,18 @@ def fill_from_data(recipe: recipes.Recipe, data: Mapping[str, Any], workers: int
     """
     for section, fact in data.items():
         # MindData finds the other partitions of a data set by itself when given the first.
-        recipe[section]["data_loader"]["dataset_dir"] = mindrecord_files(fact["file"])[0]
+        recipe[section]["data_loader"]["dataset_dir"] = mindrecord_files(fact.file)[0]
     if "train_dataset" in data:
-        most, config = data["train_dataset"]["tokens"]["longest_answer"], recipes.model_config(recipe)
+        most, config = data["train_dataset"].tokens.longest_answer, recipes.model_config(recipe)
         if config.get("labels_per_row") is None:
             config["labels_per_row"] = most
         if 0 < config["labels_per_row"] < most:
             raise ToolkitError(f"model.model_config.labels_per_row is {config['labels_per_row']}, but a row "
-                               f"of {data['train_dataset']['file']} has {most} labels; leave the key out")
+                               f"of {data['train_dataset'].file} has {most} labels; leave the key out")
     monitor = recipes.callback(recipe, "UsefulTokensMonitor")
     if monitor is None or "train_dataset" not in data:
         return
     runner, train_data = recipe["runner_config"], data["train_dataset"]
-    monitor["tokens_per_row"] = train_data["tokens"]["total"] / train_data["counts"]["out"]
+    monitor["tokens_per_row"] = train_data.tokens.total / train_data.counts.out
     monitor["rows_per_step"] = runner["batch_size"] * (workers if recipe["use_parallel"] else 1)
     monitor["steps_per_sink"] = runner["sink_size"] if runner["sink_mode"] else 1

@@ -5,17 +5,47 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from research_internlm.shared import versions
-from research_internlm.shared.files import read_json, write_json
+from research_internlm.shared import schema, versions
+from research_internlm.shared.files import write_json
 from research_internlm.shared.run_layout import LOG_FOLDER
+from research_internlm.shared.schema import Count, to_json
 
 ATTEMPT = "attempt.json"
 _ENVIRONMENT = re.compile(r"(MS|ASCEND|HCCL|GLOG|OMP|MINDSPORE|LCCL)_\w+|RANK_\w+|CPU_AFFINITY|GLOG_v"
                           r"|CUDA_VISIBLE_DEVICES|PYTHONPATH|PATH|LD_LIBRARY_PATH|MASTER_PORT")
 _SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """attempt.json: what a launch started, where, and how it ended.
+
+    Attributes:
+        command: The shell command, as the user gave it.
+        msrun: The command it ran.
+        overwrite: Whether it had --overwrite.
+        from_step: Step it continued from; 0 for a new run.
+        folder: Working directory.
+        environment: Variables that matter to a run.
+        versions: Package -> version.
+        started: Local time with its offset.
+        ended: The same; None while it runs, or where it was killed.
+        exit_code: Of msrun; None likewise.
+    """
+
+    command: str
+    msrun: str
+    overwrite: bool
+    from_step: Count
+    folder: str
+    environment: dict[str, str]
+    versions: dict[str, str]
+    started: str
+    ended: str | None = None
+    exit_code: int | None = None
 
 
 def new_attempt(output: Path) -> Path:
@@ -33,28 +63,38 @@ def recorded_environment() -> dict[str, str]:
             if _ENVIRONMENT.fullmatch(name) and not _SECRET.search(name)}
 
 
-def record_start(attempt: Path, **facts: Any) -> None:
-    """Writes an attempt's record down before anything is started.
+def record_start(attempt: Path, command: str, msrun: str, overwrite: bool, from_step: int) -> None:
+    """Writes an attempt's record before anything is started.
 
     Args:
         attempt: Its folder.
-        **facts: command, msrun, overwrite, from_step.
+
+    The others are those of `Attempt`.
     """
-    write_json(attempt / ATTEMPT, {
-        **facts, "folder": os.getcwd(), "environment": recorded_environment(),
-        "versions": versions.installed_versions(), "started": _now(), "ended": None, "exit_code": None})
+    write_json(attempt / ATTEMPT, to_json(Attempt(
+        command=command, msrun=msrun, overwrite=overwrite, from_step=from_step, folder=os.getcwd(),
+        environment=recorded_environment(), versions=versions.installed_versions(), started=_now())))
 
 
 def record_end(attempt: Path, code: int) -> None:
     """Adds to an attempt's record how it ended."""
-    record = read_json(attempt / ATTEMPT, "the attempt's record")
-    write_json(attempt / ATTEMPT, {**record, "ended": _now(), "exit_code": code})
+    path = attempt / ATTEMPT
+    write_json(path, to_json(replace(read_attempt(path), ended=_now(), exit_code=code)))
+
+
+def read_attempt(path: Path) -> Attempt:
+    """Reads an attempt.json.
+
+    Raises:
+        ToolkitError: It is missing or not valid.
+    """
+    return schema.read(path, Attempt, "the attempt's record",
+                       "scripts/train_msrun.sh writes it; restore it from the mirror, if there is one")
 
 
 def were_begun_with_overwrite(output: Path) -> bool:
     """Whether the run in a folder was itself begun by a command with --overwrite."""
-    return any(read_json(path, "the attempt's record").get("overwrite")
-               for path in output.glob(f"{LOG_FOLDER}/attempt-*/{ATTEMPT}"))
+    return any(read_attempt(path).overwrite for path in output.glob(f"{LOG_FOLDER}/attempt-*/{ATTEMPT}"))
 
 
 def set_aside(folder: Path) -> Path:

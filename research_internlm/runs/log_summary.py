@@ -12,8 +12,9 @@ from typing import Any
 
 from research_internlm.recipes.recipe import load_yaml
 from research_internlm.runs.log_warnings import RECENT, warnings
+from research_internlm.runs.run_info import RunInfo, read_run_info
 from research_internlm.runs.worker_logs import RankLog, evaluations, read_run, steps_of_all
-from research_internlm.shared.files import publish, read_json, require_absent, staging, write_json, write_text
+from research_internlm.shared.files import publish, require_absent, staging, write_json, write_text
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
 
 CSV_COLUMNS = ("step", "epoch", "loss", "ranks", "learning_rate", "step_ms", "overflow", "loss_scale",
@@ -43,20 +44,20 @@ def table(logs: Mapping[int, RankLog]) -> list[dict[str, Any]]:
     return rows
 
 
-def useful_tokens_per_step(facts: Mapping[str, Any] | None, batch_size: int | None) -> float | None:
+def useful_tokens_per_step(run_info: RunInfo | None, batch_size: int | None) -> float | None:
     """Mean number of unpadded tokens one optimizer step takes in, from the data's manifest.
 
     Args:
-        facts: run.json of the run.
+        run_info: run.json of the run, where there is one.
         batch_size: Rows a card and step.
 
     Returns:
         Tokens over all workers, or None where the run does not say.
     """
-    data = (facts or {}).get("data", {}).get("train_dataset")
-    if not data or not data.get("tokens") or not batch_size:
+    data = run_info.data.get("train_dataset") if run_info else None
+    if not data or not batch_size:
         return None
-    return data["tokens"]["total"] / data["counts"]["out"] * batch_size * facts["workers"]
+    return data.tokens.total / data.counts.out * batch_size * run_info.workers
 
 
 def summarize(logs: Mapping[int, RankLog], tokens_per_step: float | None = None,
@@ -162,10 +163,10 @@ def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dic
     run, output = Path(run), Path(output)
     require_absent(output / "summary.json", overwrite)
     logs = read_run(run)
-    facts = read_json(run / RUN_FACTS, "run facts") if (run / RUN_FACTS).is_file() else None
+    run_info = read_run_info(run) if (run / RUN_FACTS).is_file() else None
     # One file says nothing of the ranks beside it.
-    workers = (facts or {}).get("workers", 0 if run.is_file() else None)
-    summary = summarize(logs, useful_tokens_per_step(facts, _batch_size(run)), workers)
+    workers = run_info.workers if run_info else (0 if run.is_file() else None)
+    summary = summarize(logs, useful_tokens_per_step(run_info, _batch_size(run)), workers)
     rows = table(logs)
     write_csv(rows, output / "train_log.csv")
     draw({row["step"]: row["loss"] for row in rows}, "Training loss (mean over ranks)",

@@ -10,27 +10,65 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from research_internlm import recipes
+from research_internlm.data.manifest import (
+    MindRecordManifest,
+    RunData,
+    read_data_manifest,
+    read_mindrecord_manifest,
+)
 from research_internlm.model import lora
 from research_internlm.recipes import schedule
 from research_internlm.runs import attempts, result_files, worker_logs
 from research_internlm.runs.result_files import Checkpoint
+from research_internlm.runs.results import EvaluationFacts, MmluResult, Result, SquadResult
+from research_internlm.runs.run_info import read_run_info
+from research_internlm.shared import schema
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import manifest_path, read_json, read_manifest, require_file
+from research_internlm.shared.files import manifest_path, read_manifest, require_file
 from research_internlm.shared.run_layout import LINKS, LOG_FOLDER, PREDICTIONS, RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.shared.schema import Count
+from research_internlm.storage.links import Link, read_links
 
 Facts = dict[str, Any]
+T = TypeVar("T")
 _HINT = "give the --output_dir of a run of run_internlm.py"
-_LEAST_FORM = {"workers": int, "data": {"train_dataset": {"counts": {"out": int}}}}
-_RUN_FORM = {"command": list, "started": str, "device_target": str, "versions": dict,
-             "parameters": {"trainable": int}, "data": {"train_dataset": {"file": str}}}
-_CONFIG_FORM = {"runner_config": {"batch_size": int, "epochs": int}, "train_dataset": dict,
-                "model": {"model_config": {"seq_length": int}},
-                "lr_schedule": {"learning_rate": (int, float)}}
+
+
+@dataclass(frozen=True)
+class _RunnerConfig:
+    batch_size: Count
+    epochs: Count
+
+
+@dataclass(frozen=True)
+class _ModelConfig:
+    seq_length: Count
+
+
+@dataclass(frozen=True)
+class _Model:
+    model_config: _ModelConfig
+
+
+@dataclass(frozen=True)
+class _LearningRate:
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class _TrainingConfig:
+    """What report and hand-in need of resolved_config.yaml."""
+
+    runner_config: _RunnerConfig
+    train_dataset: dict[str, Any]
+    model: _Model
+    lr_schedule: _LearningRate
 
 
 class RunFolder:
@@ -46,11 +84,10 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.recipe = recipes.load_yaml(require_file(self.path / RESOLVED_CONFIG, "the run's", _HINT))
-        self.facts = read_json(self.path / RUN_FACTS, "the run's facts", _HINT)
-        if isinstance(self.facts, dict) and "train_dataset" not in (self.facts.get("data") or {}):
+        self.info = read_run_info(self.path)
+        if "train_dataset" not in self.info.data:
             raise ToolkitError(f"{self.path} is no training run: its run.json names no train_dataset")
-        result_files.require_form(self.facts, _LEAST_FORM, self.path / RUN_FACTS, _HINT)
-        result_files.require_form(self.recipe, _CONFIG_FORM, self.path / RESOLVED_CONFIG, _HINT)
+        schema.parse(_TrainingConfig, self.recipe, str(self.path / RESOLVED_CONFIG), _HINT)
 
     def name_of(self, path: Path) -> str:
         """A file of the run as reports and manifests name it: relative to the run folder."""
@@ -60,7 +97,6 @@ class RunFolder:
         """What is wrong with each source that cannot be read, one sentence a source."""
         found = [*self._results[1], *self._links[1], *self._checkpoints[1], *self._attempts[1]]
         readers: tuple[Callable[[], object], ...] = (
-            lambda: result_files.require_form(self.facts, _RUN_FORM, self.path / RUN_FACTS, _HINT),
             lambda: self.logs, lambda: self.steps, self._config_facts, self._manifest_facts)
         for read in readers:
             try:
@@ -93,12 +129,12 @@ class RunFolder:
     @cached_property
     def steps(self) -> schedule.Steps:
         """The step counts that config and data give."""
-        return schedule.steps_of(self.recipe, self.train_data["counts"]["out"], self.facts["workers"])
+        return schedule.steps_of(self.recipe, self.train_data.counts.out, self.info.workers)
 
     @property
-    def train_data(self) -> Mapping[str, Any]:
+    def train_data(self) -> RunData:
         """Facts of the training MindRecord."""
-        return self.facts["data"]["train_dataset"]
+        return self.info.data["train_dataset"]
 
     @property
     def model_config(self) -> Mapping[str, Any]:
@@ -117,65 +153,72 @@ class RunFolder:
                       key=lambda checkpoint: (checkpoint.step, checkpoint.path))
 
     @cached_property
-    def _results(self) -> tuple[dict[Path, Facts], list[str]]:
+    def _results(self) -> tuple[dict[Path, Result], list[str]]:
         return result_files.read_each((path for path in sorted(self.path.rglob("results*.json"))
                                       if not path.name.endswith((PREDICTIONS, ".manifest.json"))),
                                      result_files.read_result)
 
     @property
-    def results(self) -> dict[str, Facts]:
+    def results(self) -> dict[str, Result]:
         """Result files of evaluate.py in the run folder: name -> content."""
         return {self.name_of(path): result for path, result in self._results[0].items()}
 
     @cached_property
-    def _links(self) -> tuple[dict[Path, list[Facts]], list[str]]:
-        return result_files.read_each(self.path.glob(LINKS), result_files.read_links)
+    def _links(self) -> tuple[dict[Path, list[Link]], list[str]]:
+        return result_files.read_each(self.path.glob(LINKS), read_links)
 
     @property
-    def links(self) -> list[Facts]:
+    def links(self) -> list[Link]:
         """Uploads that upload.py recorded."""
         return [link for links in self._links[0].values() for link in links]
 
     @cached_property
-    def _attempts(self) -> tuple[dict[Path, Facts], list[str]]:
+    def _attempts(self) -> tuple[dict[Path, attempts.Attempt], list[str]]:
         return result_files.read_each(
             sorted(self.path.glob(f"{LOG_FOLDER}/attempt-*/{attempts.ATTEMPT}")),
-            result_files.read_attempt)
+            attempts.read_attempt)
 
     @property
-    def attempts(self) -> dict[Path, Facts]:
+    def attempts(self) -> dict[Path, attempts.Attempt]:
         """Records of train_msrun.sh, first attempt first."""
         return self._attempts[0]
 
     def command(self) -> str:
         """The shell command that started the run, to be run in the toolkit's folder."""
         for attempt in self.attempts.values():
-            return attempt["command"]
-        workers = self.facts["workers"]
+            return attempt.command
+        workers = self.info.workers
         start = ["python"] if workers == 1 else [
             "msrun", f"--worker_num={workers}", f"--local_worker_num={workers}"]
-        return shlex.join([*start, "research_internlm/run_internlm.py", *self.facts["command"][1:]])
+        return shlex.join([*start, "research_internlm/run_internlm.py", *self.info.command[1:]])
 
-    def is_base(self, result: Mapping[str, Any]) -> bool:
+    def is_base(self, result: EvaluationFacts) -> bool:
         """Whether a result is the base model's own: made with the weights this run started from."""
-        own = self.facts.get("load_checkpoint_sha256")
-        return own is not None and result.get("checkpoint_sha256") == own
+        own = self.info.load_checkpoint_sha256
+        return own is not None and result.checkpoint_sha256 == own
 
-    def results_of(self, task: str, base: bool) -> dict[str, Facts]:
-        """Results of `mmlu` or `squad`, of the base model or of the tuned ones."""
+    def mmlu_results(self, base: bool) -> dict[str, MmluResult]:
+        """Multiple-choice results, of the base model or of the tuned ones."""
+        return self._results_of(MmluResult, base)
+
+    def squad_results(self, base: bool) -> dict[str, SquadResult]:
+        """SQuAD results, of the base model or of the tuned ones."""
+        return self._results_of(SquadResult, base)
+
+    def _results_of(self, kind: type[T], base: bool) -> dict[str, T]:
         return {name: result for name, result in self.results.items()
-                if result["task"] == task and self.is_base(result) == base}
+                if isinstance(result, kind) and self.is_base(result) == base}
 
     def provenance(self) -> list[tuple[str, Mapping[str, Any]]]:
         """File name and manifest of the data files and all they were made from, as far as still there."""
-        waiting = [Path(facts["file"]) for facts in self.facts["data"].values()]
+        waiting = [Path(data.file) for data in self.info.data.values()]
         found: dict[str, Mapping[str, Any]] = {}
         while waiting:
             path = waiting.pop(0)
             manifest = read_manifest(path)
             if manifest is not None and path.name not in found:
                 found[path.name] = manifest
-                waiting += [path.parent / name for name in manifest.get("inputs") or {}]
+                waiting += [path.parent / name for name in read_data_manifest(path).inputs]
         return list(found.items())
 
     def stated(self) -> dict[str, Facts]:
@@ -183,8 +226,8 @@ class RunFolder:
         sources: dict[str, Facts] = {}
         with contextlib.suppress(ToolkitError):
             sources[RESOLVED_CONFIG] = self._config_facts()
-        sources[RUN_FACTS] = {"cards": self.facts["workers"], **_data_facts(self.train_data),
-                              **_given(self.facts.get("parameters") or {}, "trainable")}
+        sources[RUN_FACTS] = {"cards": self.info.workers, **_data_facts(self.train_data),
+                              "trainable": self.info.parameters.trainable}
         with contextlib.suppress(ToolkitError):
             sources |= self._manifest_facts()
         sources |= self._log_facts()
@@ -194,13 +237,9 @@ class RunFolder:
 
     def _manifest_facts(self) -> dict[str, Facts]:
         """What the training file's manifest says today, where the file is still there."""
-        path = Path(self.train_data.get("file") or self.path / "none")
-        manifest = read_manifest(path)
-        if manifest is None:
-            return {}
-        result_files.require_form(manifest, {"counts": {"out": int}}, manifest_path(path),
-                                 "convert the data again")
-        return {manifest_path(path).name: _data_facts(manifest)}
+        path = Path(self.train_data.file)
+        manifest = read_mindrecord_manifest(path)
+        return {manifest_path(path).name: _data_facts(manifest)} if manifest else {}
 
     def _config_facts(self) -> Facts:
         config = self.model_config
@@ -209,7 +248,7 @@ class RunFolder:
             "trainable": lora.count_parameters(config).trainable,
             "seq_length": config["seq_length"], "batch_size": runner["batch_size"],
             "epochs": runner["epochs"], "scheduled_steps": self.steps.per_epoch * self.steps.epochs,
-            "global_batch_size": runner["batch_size"] * self.facts["workers"],
+            "global_batch_size": runner["batch_size"] * self.info.workers,
             "learning_rate": self.recipe["lr_schedule"]["learning_rate"],
         }
         pet_config = config.get("pet_config")
@@ -237,14 +276,10 @@ class RunFolder:
         return {"training log": {**first, "cards": len(logs)}, **sources} if logs else {}
 
 
-def _data_facts(data: Mapping[str, Any]) -> Facts:
+def _data_facts(data: MindRecordManifest | RunData) -> Facts:
     """Facts of a MindRecord's manifest, or of run.json's copy of it."""
-    return {"train_rows": data["counts"]["out"], **_given(data, "seq_length"),
-            **({"train_sha256": data["sha256"]} if data.get("sha256") else {})}
-
-
-def _given(facts: Mapping[str, Any], key: str) -> Facts:
-    return {} if facts.get(key) is None else {key: facts[key]}
+    return {"train_rows": data.counts.out, "seq_length": data.seq_length,
+            **({"train_sha256": data.sha256} if data.sha256 else {})}
 
 
 def disagreements(stated: Mapping[str, Facts]) -> Iterator[str]:

@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from research_internlm.data.manifest import RunData
+from research_internlm.runs.run_info import RunInfo
+
 # Where things lie and how many cores a machine has are no part of what a run is; the data's identity is
 # its sha256 in run.json. The monitor's numbers are derived from the data.
 _PLACES = re.compile(r"output_dir|load_checkpoint|resume_training|.*\.dataset_dir|.*\.num_parallel_workers"
@@ -24,14 +27,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             if before.get(key) != after.get(key) and not _PLACES.fullmatch(key)]
 
 
-def data_differences(run_facts: Mapping[str, Any], data: Mapping[str, Any], workers: int) -> Iterator[str]:
-    """Data files or worker numbers in which a run differs from what run.json says of it."""
-    if run_facts["workers"] != workers:
-        yield f"workers: {run_facts['workers']} -> {workers}"
-    for section, fact in run_facts.get("data", {}).items():
-        now = data.get(section, {}).get("sha256")
-        if now != fact.get("sha256"):
-            yield f"{section} sha256: {fact.get('sha256')} -> {now}"
+def data_differences(run_info: RunInfo, data: Mapping[str, RunData], workers: int) -> Iterator[str]:
+    """Data files or worker numbers in which a run differs from what its run.json says."""
+    if run_info.workers != workers:
+        yield f"workers: {run_info.workers} -> {workers}"
+    for section, old in run_info.data.items():
+        now = data[section].sha256 if section in data else None
+        if now != old.sha256:
+            yield f"{section} sha256: {old.sha256} -> {now}"
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -181,14 +181,29 @@ def read_json(path: str | os.PathLike, what: str, hint: str = "") -> Any:
         ToolkitError: Missing, empty, not UTF-8 or not JSON; with the position.
     """
     path = require_file(path, what, hint)
+    return decode_json(path.read_bytes(), f"{what} {path}")
+
+
+def decode_json(content: bytes, source: str) -> Any:
+    """Reads JSON.
+
+    Args:
+        content: Its bytes.
+        source: Where they are from, for the message.
+
+    Raises:
+        ToolkitError: Not UTF-8, not JSON, or JSON that no tool writes: nested deeper than Python's stack, or
+            with a number of thousands of digits.
+    """
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ToolkitError(f"{what} {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+        raise ToolkitError(f"{source} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except json.JSONDecodeError as error:
         raise ToolkitError(
-            f"{what} {path} is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
-        ) from error
+            f"{source} is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        raise ToolkitError(f"{source} cannot be read: {error}") from error
 
 
 def write_manifest(path: str | os.PathLike, **facts: Any) -> None:
@@ -210,7 +225,12 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
     """The manifest beside `path`, or None where there is none.
 
     Raises:
-        ToolkitError: There is one but it is not JSON.
+        ToolkitError: There is one but it is not a JSON object.
     """
     manifest = manifest_path(path)
-    return read_json(manifest, "the manifest") if manifest.exists() else None
+    if not manifest.exists():
+        return None
+    facts = read_json(manifest, "the manifest")
+    if not isinstance(facts, dict):
+        raise ToolkitError(f"the manifest {manifest} is not a JSON object; make {path} again")
+    return facts

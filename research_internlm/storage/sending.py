@@ -1,16 +1,16 @@
-"""Uploads files and folders: what to send, sending it, and the record of links."""
+"""Uploads files and folders: what to send, and sending it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_json, sha256_of, write_json
+from research_internlm.shared.files import sha256_of
+from research_internlm.storage.links import Link
 from research_internlm.storage.multipart import Item, send_item
 from research_internlm.storage.obs import ObjectStore
 
@@ -68,7 +68,7 @@ def _unsendable(path: Path) -> str | None:
 
 
 def upload_item(store: ObjectStore, item: Item, part_size: int, parallel: int, overwrite: bool, bar: tqdm
-                ) -> tuple[dict[str, Any], int]:
+                ) -> tuple[Link, int]:
     """Uploads one file as it is now, or finds it there already, and verifies it.
 
     Args:
@@ -78,15 +78,14 @@ def upload_item(store: ObjectStore, item: Item, part_size: int, parallel: int, o
     The others, and what it raises, are those of `send_item`.
 
     Returns:
-        Its entry for the upload record (file, bytes, sha256, url), and the bytes this call sent.
+        Its link, not yet public, and the bytes this call sent.
     """
     item = Item.of(item.path, item.key)
     bar.set_description(f"checksum of {item.path.name}")
     sha256 = sha256_of(item.path)
     bar.set_description(f"upload of {item.path.name}")
     sent = send_item(store, item, sha256, part_size, parallel, overwrite, bar)
-    entry = {"file": item.path.name, "bytes": item.size, "sha256": sha256, "url": store.url(item.key)}
-    return entry, sent
+    return Link(file=item.path.name, bytes=item.size, sha256=sha256, url=store.url(item.key)), sent
 
 
 def publish(store: ObjectStore, key: str, size: int) -> None:
@@ -100,10 +99,3 @@ def publish(store: ObjectStore, key: str, size: int) -> None:
     if found != size:
         raise ToolkitError(f"{store.url(key)} has {found:,} bytes for an anonymous reader, the file has "
                            f"{size:,}")
-
-
-def record(entry: dict[str, Any], path: str | Path) -> None:
-    """Adds an entry to the upload record that the report reads; one of the same url is replaced."""
-    path = Path(path)
-    known = {entry["url"]: entry for entry in read_json(path, "the upload record")} if path.is_file() else {}
-    write_json(path, list({**known, entry["url"]: entry}.values()))

@@ -10,15 +10,17 @@ import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from research_internlm import recipes
+from research_internlm.data.manifest import RunData
 from research_internlm.model import cpu_patches, lora
 from research_internlm.recipes.data_check import check_data
 from research_internlm.runs import same_run, saved_steps
+from research_internlm.runs.run_info import Parameters, RunInfo, read_run_info
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_json, sha256_of, write_json
+from research_internlm.shared.files import sha256_of, write_json
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS, is_run
+from research_internlm.shared.schema import to_json
 from research_internlm.training.command import check_base_weights, checkpoint_format
 
 
@@ -37,11 +39,12 @@ def worker_count() -> int:
     return int(os.environ.get("MS_WORKER_NUM", "1"))
 
 
-def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
+def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace
+              ) -> tuple[Parameters, dict[str, RunData]]:
     """Checks everything that can be checked before a model is built.
 
     Returns:
-        Facts for run.json: parameter counts and the manifests' data facts.
+        Facts for run.json: the model's parameters, and its data as check_data gives it.
 
     Raises:
         ToolkitError: Keys, types, LoRA targets, device or data do not fit together.
@@ -57,11 +60,9 @@ def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str
         raise ToolkitError("runner_config.sink_mode is True on a CPU, where it multiplies the epochs; "
                            "add --overlay yaml/overlays/cpu_tiny.yaml")
     count = lora.count_parameters(model_config)
-    facts: dict[str, Any] = {"parameters": {
-        "base": count.base, "trainable": count.trainable, "ratio": count.ratio,
-        "lora_cells": count.matched}}
-    if recipe["run_mode"] != "predict":
-        facts["data"] = check_data(recipe, arguments.config)
+    parameters = Parameters(base=count.base, trainable=count.trainable, ratio=count.ratio,
+                            lora_cells=count.matched)
+    data = {} if recipe["run_mode"] == "predict" else check_data(recipe, arguments.config)
     own = Path(recipe["output_dir"], "checkpoint")
     if recipe.get("resume_training") is not True or not saved_steps.find_checkpoints(own).complete:
         check_base_weights(recipe)
@@ -69,10 +70,11 @@ def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str
         raise ToolkitError(f"--load_checkpoint {recipe['load_checkpoint']}: under several workers "
                            "MindFormers takes a single file as .ckpt only; make one with weights.py "
                            "from-hf HF_DIR base.ckpt, or train with --use_parallel False")
-    return facts
+    return parameters, data
 
 
-def prepare_output(recipe: recipes.Recipe, facts: Mapping[str, Any], arguments: argparse.Namespace) -> None:
+def prepare_output(recipe: recipes.Recipe, parameters: Parameters, data: Mapping[str, RunData],
+                   arguments: argparse.Namespace) -> None:
     """Writes resolved_config.yaml and run.json into the output folder, on rank 0 only.
 
     A run that goes on keeps those of its start: they name the base weights, not the last checkpoint.
@@ -84,8 +86,7 @@ def prepare_output(recipe: recipes.Recipe, facts: Mapping[str, Any], arguments: 
     resolved = folder / RESOLVED_CONFIG
     if is_run(folder) and recipe.get("resume_training"):
         changed = [*same_run.differences(recipes.load_yaml(resolved), recipe),
-                   *same_run.data_differences(read_json(folder / RUN_FACTS, "the run's facts"),
-                                            facts.get("data", {}), worker_count())]
+                   *same_run.data_differences(read_run_info(folder), data, worker_count())]
         if changed and not arguments.overwrite:
             raise ToolkitError(f"{folder} holds another run; {len(changed)} difference(s): "
                                f"{'; '.join(changed)}. Resume it with its own settings, or choose "
@@ -98,17 +99,18 @@ def prepare_output(recipe: recipes.Recipe, facts: Mapping[str, Any], arguments: 
                            "continue it with --resume_training True, or pass --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
     resolved.unlink(missing_ok=True)
-    write_json(folder / RUN_FACTS, {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "workers": worker_count(),
-        "device_target": recipe["context"]["device_target"],
-        "seed": recipe.get("seed"),
-        "versions": {name: metadata.version(name)
-                     for name in ("research-internlm", "mindspore", "mindformers", "numpy")},
-        "load_checkpoint_sha256": _checkpoint_sha256(recipe.get("load_checkpoint")),
-        **facts,
-    })
+    write_json(folder / RUN_FACTS, to_json(RunInfo(
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        workers=worker_count(),
+        device_target=recipe["context"]["device_target"],
+        seed=recipe.get("seed"),
+        versions={name: metadata.version(name)
+                  for name in ("research-internlm", "mindspore", "mindformers", "numpy")},
+        load_checkpoint_sha256=_checkpoint_sha256(recipe.get("load_checkpoint")),
+        parameters=parameters,
+        data=dict(data),
+    )))
     recipes.write_resolved(recipe, resolved)  # last: hashing the base weights can take minutes
 
 

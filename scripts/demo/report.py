@@ -17,9 +17,10 @@ from typing import Any
 from research_internlm.contest.scoring import gate_against_base, squad_pair
 from research_internlm.logs import evaluations
 from research_internlm.runs.log_summary import draw, table
+from research_internlm.runs.result_files import read_result
 from research_internlm.runs.worker_logs import read_run
 from research_internlm.shared.errors import run_main
-from research_internlm.shared.files import read_json, write_json, write_text
+from research_internlm.shared.files import write_json, write_text
 
 LEAST_RISE_POINTS = 30.0
 
@@ -33,16 +34,16 @@ def collect(out: Path) -> dict[str, Any]:
     results: dict[str, Any] = {}
     pairs = {}
     for name in ("base", "tuned"):
-        squad = read_json(out / f"{name}_squad.json", "the SQuAD result")
+        squad = read_result(out / f"{name}_squad.json")
         pairs[name] = squad_pair(squad)
         results[name] = {"squad_f1": pairs[name][0], "squad_em": pairs[name][1],
-                         "squad_official_f1": squad["official"]["f1"],
-                         "squad_official_em": squad["official"]["em"]}
+                         "squad_official_f1": squad.official.f1,
+                         "squad_official_em": squad.official.em}
         for test in ("reordered", "held_out"):
-            overall = read_json(out / f"{name}_{test}.json", "the MMLU result")["overall"]
-            results[name][test] = {"accuracy_percent": 100 * overall["accuracy"], "total": overall["total"],
-                                   "unmatched": overall["unmatched"],
-                                   "interval_95_percent": [100 * x for x in overall["interval_95"]]}
+            overall = read_result(out / f"{name}_{test}.json").overall
+            results[name][test] = {"accuracy_percent": 100 * overall.accuracy, "total": overall.total,
+                                   "unmatched": overall.unmatched,
+                                   "interval_95_percent": [100 * x for x in overall.interval_95]}
     gate = gate_against_base(pairs["tuned"], pairs["base"])
     rise = (results["tuned"]["reordered"]["accuracy_percent"]
             - results["base"]["reordered"]["accuracy_percent"])

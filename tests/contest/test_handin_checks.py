@@ -14,6 +14,7 @@ from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import manifest_path, write_json, write_manifest, write_text
 from tests.helpers import finished_run
 from tests.helpers.finished_run import link, log_text, mmlu_result, squad_result, write_squad
+from tests.helpers.run_info import manifest
 
 run, complete_run = finished_run.run, finished_run.complete_run  # fixtures
 
@@ -187,13 +188,13 @@ def test_seq_length_of_config_and_data(run):
 def test_training_file_of_today(run):
     data = run / "train.mindrecord"
     data.write_bytes(b"rows")
-    write_manifest(data, counts={"out": 39}, seq_length=1024)
+    write_manifest(data, **manifest(39))
     facts = json.loads((run / "run.json").read_text())
     facts["data"]["train_dataset"]["file"] = str(data)
     write_json(run / "run.json", facts)
     found = " | ".join(rewritten(run))
     assert "train_rows is 40 in run.json, 39 in train.mindrecord.manifest.json" in found
-    assert "train_sha256 is 1 in run.json" in found
+    assert f"train_sha256 is {'1' * 64} in run.json" in found
 
 
 def test_peak_learning_rate(run):
@@ -241,12 +242,13 @@ def test_learning_rates_are_mindformers(schedule):
 
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("results_x.json", "[]", "holds no result of evaluate.py"),
-    ("results_x.json", '{"task": "squad"}', "lacks checkpoint, checkpoint_sha256, squad_file_sha256"),
+    ("results_x.json", '{"task": "squad"}', "is not valid: questions is missing, official is missing"),
     ("results_x.json", '{"task": "mmlu", "checkpoint": "c", "checkpoint_sha256": "s", "mode": "m", '
-     '"evaluation_kind": "k", "overall": {"total": "4"}}', "lacks overall.total, overall.correct"),
+     '"evaluation_kind": "k", "overall": {"total": "4"}}', "overall.total is '4', a whole number was expected, overall.correct is missing"),
     ("results_x.json", "{", "is not JSON"), ("obs_links.json", "[{", "is not JSON"),
-    ("obs_links.json", "{}", "holds no list of uploads"), ("obs_links.json", "[1]", "lacks the mapping"),
-    ("msrun_log/attempt-001/attempt.json", "{}", "lacks command"),
+    ("obs_links.json", "{}", "the content is an object, a list was expected"),
+    ("obs_links.json", "[1]", "[0] is 1, an object was expected"),
+    ("msrun_log/attempt-001/attempt.json", "{}", "command is missing, msrun is missing"),
     ("checkpoint/rank_0/lora_rank_0-9_5.ckpt", "cut", "is truncated, damaged or no ckpt"),
     ("report.md.manifest.json", "{", "is not JSON")])
 def test_a_broken_source_hides_nothing(run, tmp_path, name, content, words):
@@ -271,7 +273,8 @@ def test_no_logs_at_all_is_said_once(run, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    ("run.json", "lacks workers"), ("resolved_config.yaml", "lacks runner_config")])
+    ("run.json", r"command is missing, .*data\.train_dataset\.file is missing, .*counts is missing"),
+    ("resolved_config.yaml", "runner_config is missing, train_dataset is missing, model is missing")])
 def test_no_run_without_its_facts(run, name, words):
     write_text(run / name, '{"data": {"train_dataset": {}}}')
     with pytest.raises(ToolkitError, match=words):

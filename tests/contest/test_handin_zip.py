@@ -18,6 +18,7 @@ from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import sha256_of, write_json, write_text
 from tests.helpers import finished_run
 from tests.helpers.finished_run import TRAINABLE, checkpoint, edit_yaml, log_text, mmlu_result, rewrite_report
+from tests.helpers.run_info import attempt
 
 run, complete_run = finished_run.run, finished_run.complete_run  # fixtures
 
@@ -27,7 +28,7 @@ def found(run):
 
 
 def test_attempts_are_packed_and_searched(run, tmp_path):
-    write_json(run / "msrun_log/attempt-001/attempt.json", {"command": "bash scripts/train_msrun.sh"})
+    write_json(run / "msrun_log/attempt-001/attempt.json", attempt())
     write_text(run / "msrun_log/attempt-001/msrun.log", "started\n")
     assert "report.md is older than msrun_log/attempt-001/attempt.json" in found(run)
     rewrite_report(run)

@@ -13,6 +13,7 @@ from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import write_json, write_manifest
 from tests.helpers import finished_run
 from tests.helpers.finished_run import ROWS, mmlu_result, rewrite_report
+from tests.helpers.run_info import attempt, manifest
 
 run, complete_run = finished_run.run, finished_run.complete_run  # fixtures
 
@@ -25,7 +26,7 @@ def test_report_numbers_come_from_the_files(run):
         "global_batch_size": "8", "epochs": "2", "scheduled_steps": "10",
         "train_rows": "40", "learning_rate": "5e-05"}
     for number in ("75.00%", "49.54 / 31.40", "50.00 / 32.00", "F1 49.54（至少 45.00）", "4.0000",
-                   "https://bucket.example/merged_5.ckpt", "too_long | 1"):
+                   "https://bucket.example/merged_5.ckpt", "dropped.overlong | 1"):
         assert number in text
     # By hand: 4,096 of 7,321,000,000; (1 - 10 x 5.595e-7) x 0.3 + 0.75 x 0.7.
     assert "0.000000559" in text and "0.824998" in text
@@ -59,13 +60,11 @@ def test_memory_is_called_memory(run):
 
 def test_numbers_are_words_and_digits_not_python(run):
     facts = json.loads((run / "run.json").read_text())
-    facts["data"]["train_dataset"]["counts"] = {"in": 41, "out": ROWS, "dropped": {"overlong": 1}}
     facts["data"]["train_dataset"]["sha256"] = None
     data = run / "train.mindrecord"
     facts["data"]["train_dataset"]["file"] = str(data)
     write_json(run / "run.json", facts)
-    counts = facts["data"]["train_dataset"]["counts"]
-    write_manifest(data, tool="convert", counts=counts, packed=False, seed=None)
+    write_manifest(data, **manifest(ROWS))
     rewrite_report(run)
     text = (run / "report.md").read_text(encoding="utf-8")
     assert "| 样本数 dropped.overlong | 1 |" in text and "| sha256 | 未记录 |" in text
@@ -113,7 +112,7 @@ def test_the_command_that_repeats_the_run(run):
     assert run_folder.RunFolder(run).command() == f"python {rest}"
     for number in (1, 2):
         write_json(run / f"msrun_log/attempt-00{number}/attempt.json",
-                   {"command": f"bash scripts/train_msrun.sh 'a b' {number}"})
+                   attempt(f"bash scripts/train_msrun.sh 'a b' {number}"))
     rewrite_report(run)
     assert "pip install -e .\nbash scripts/train_msrun.sh 'a b' 1\n```" in (run / "report.md").read_text(
         encoding="utf-8")

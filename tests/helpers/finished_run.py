@@ -14,6 +14,7 @@ from research_internlm.contest import report_tables
 from research_internlm.evaluation import runner
 from research_internlm.shared import run_layout
 from research_internlm.shared.files import write_json, write_text
+from tests.helpers.run_info import run_info
 
 RANKS, ROWS, BATCH, EPOCHS = 2, 40, 4, 2  # 40 rows on 2 x 4: 5 steps an epoch, 10 in all
 TOTAL = 10
@@ -60,17 +61,25 @@ def log_text(steps, total_epoch=5, epochs=EPOCHS):
         for step in steps)
 
 
+def evaluation_facts(sha):
+    return {"checkpoint": "merged.ckpt", "checkpoint_sha256": sha, "config": "predict.yaml", "overlays": [],
+            "overrides": [], "device_target": "CPU", "seed": 0, "tokenizer_sha256": "t",
+            "prompt_version": "internlm-chat-1", "limit": None, "seconds": 1.5}
+
+
 def mmlu_result(sha, accuracy=0.75):
-    return {"task": "mmlu", "mode": "generate", "evaluation_kind": "held_out", "checkpoint": "merged.ckpt",
-            "checkpoint_sha256": sha, "prompt_version": "internlm-chat-1", "limit": None,
-            "overall": {"total": 4, "correct": int(4 * accuracy), "unmatched": 1, "accuracy": accuracy}}
+    return {"task": "mmlu", "mode": "generate", "evaluation_kind": "held_out",
+            "overall": {"total": 4, "correct": int(4 * accuracy), "unmatched": 1, "accuracy": accuracy,
+                        "interval_95": [0.3, 0.95]},
+            "per_source": {}, "per_category": {}, "unmatched_answers": [], "test_file_sha256": "test",
+            **evaluation_facts(sha)}
 
 
 def squad_result(sha, f1, em, **changes):
     scores = {"f1": f1, "em": em, "total": 2, "missing": 0}
-    return {"task": "squad", "contest": scores, "official": {**scores, "total": 3},
-            "checkpoint": "merged.ckpt", "checkpoint_sha256": sha, "prompt_version": "internlm-chat-1",
-            "squad_file_sha256": "small", "limit": None, "warnings": [], **changes}
+    return {"task": "squad", "questions": "all", "official": {**scores, "total": 3}, "contest": scores,
+            "missing_ids": [], "unknown_ids": [], "warnings": [], "squad_file_sha256": "small",
+            **evaluation_facts(sha), **changes}
 
 
 def write_squad(run, name, result):
@@ -104,14 +113,8 @@ def complete_run(root, tmp_path_factory):
                                    "vocab_size": 500,
                                    "pet_config": {"lora_rank": RANK, "target_modules": ".*wq|.*wo"}}}})
     recipes.write_resolved(recipe, folder / "resolved_config.yaml")
-    write_json(folder / "run.json", {
-        "command": ["run_internlm.py", "--config", "yaml/lora_finetune.yaml"],
-        "started": "2026-11-23T15:41:35+0000",
-        "workers": RANKS, "device_target": "CPU", "seed": 0, "versions": {"mindspore": "2.9.0"},
-        "load_checkpoint_sha256": "base", "parameters": {"trainable": TRAINABLE},
-        "data": {"train_dataset": {"file": "train.mindrecord",
-                                   "counts": {"in": 41, "out": ROWS, "too_long": 1},
-                                   "tokens": {"total": 146 * ROWS}, "seq_length": 1024, "sha256": "1"}}})
+    write_json(folder / "run.json", run_info(RANKS, ROWS, parameters={
+        "base": 1_000_000, "trainable": TRAINABLE, "ratio": TRAINABLE / 1_000_000, "lora_cells": 4}))
     for rank in range(RANKS):
         write_text(folder / f"msrun_log/worker_{rank}.log", log_text(range(1, TOTAL + 1)))
     for number, step in enumerate((2, 4, 6, 8, 10)):

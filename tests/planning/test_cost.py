@@ -3,12 +3,12 @@
 import pytest
 
 from research_internlm import plan, recipes
-from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.model.lora import count_parameters
 from research_internlm.planning import cost
 from research_internlm.recipes.schedule import Steps, saving_of, steps_of, warnings
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import write_json, write_manifest, write_text
+from tests.helpers.run_info import manifest, run_info
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def run_folder(root, folder, step_times):
     folder.mkdir()
     recipe = recipes.resolve(root / "yaml/lora_finetune.yaml", overrides=["runner_config.sink_mode=False"])
     recipes.write_resolved(recipe, folder / "resolved_config.yaml")
-    write_json(folder / "run.json", {"workers": 2, "data": {"train_dataset": {"counts": {"out": 800}}}})
+    write_json(folder / "run.json", run_info(2, 800))
     write_text(folder / "worker_0.log", "".join(
         f"2026-11-23 10:00:{step:02} - mindformers - INFO - {{ Epoch:[  1/  4], step:[{step:5}/  100], "
         f"loss:[1.0/1.0], per_step_time: {ms}ms, lr: 5e-05, overflow cond: False, loss_scale: 16384.0, "
@@ -101,10 +101,9 @@ def test_a_step_of_another_model_predicts_nothing(root, tmp_path, recipe, change
 def data_file(folder, **facts):
     data = folder / "train.mindrecord"
     data.write_bytes(b"rows")
-    write_manifest(data, **{
-        "counts": {"in": 1600, "out": 1600}, "tokens": {"total": 146 * 1600}, "seq_length": 1024,
-        "record_length": 1025, "prompt_version": PROMPT_VERSION, "special_ids": {"vocab_size": 103168},
-        "tokenizer_sha256": "0", "parts": [{"file": data.name, "bytes": 4}], **facts})
+    write_manifest(data, **manifest(1600, **{
+        "special_ids": {"vocab_size": 103168}, "parts": [{"file": data.name, "bytes": 4, "sha256": "0" * 64}],
+        **facts}))
     return data
 
 

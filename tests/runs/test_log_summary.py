@@ -13,6 +13,7 @@ from research_internlm.runs import log_summary, worker_logs
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_json, write_json, write_text
 from tests.helpers.log_lines import LINE_2024
+from tests.helpers.run_info import run_info
 
 
 def line(step, loss, total=100, ms=1000, overflow=False):
@@ -141,8 +142,7 @@ def test_table_joins_the_ranks(tmp_path):
 
 def test_eta_step_time_and_tokens(tmp_path):
     run = write_run(tmp_path, "".join(line(step, 1.0, total=1000, ms=500) for step in range(1, 11)))
-    write_json(run / "run.json", {"workers": 4, "data": {"train_dataset": {
-        "counts": {"out": 100}, "tokens": {"total": 14_600}}}})
+    write_json(run / "run.json", run_info(4, 100, 14_600))
     write_text(run / "resolved_config.yaml", "runner_config: {batch_size: 4}\n")
     summary = log_summary.analyse(run, tmp_path / "out")
     # 146 tokens a row x 16 rows in half a second; 990 steps of half a second to go.

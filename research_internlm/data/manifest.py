@@ -1,0 +1,204 @@
+"""The manifests of data sets: what a step wrote, of what, and what a later step must know of it.
+
+A manifest lies beside its data set (`NAME.manifest.json`, shared/files.py) and is written last.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+from research_internlm.shared import files, schema
+from research_internlm.shared.schema import Count, FileName, Rule, Sha256
+
+_AGAIN = "make the data set again with the tool of preprocess/ that wrote it"
+SpecialIds = Annotated[dict[str, Count], Rule(lambda ids: "vocab_size" in ids, "an object with vocab_size")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataManifest:
+    """What the manifest of any data set says; each tool of preprocess/ adds its own counts and settings.
+
+    Attributes:
+        tool: What wrote it.
+        inputs: File name -> sha256 of what it was made from.
+        counts: Rows, items or questions by what became of them.
+        evaluation_kind: What a test on it measures: `held_out`, `reordered_train_questions` (memory),
+            `mixed` or `unknown`.
+    """
+
+    tool: str
+    inputs: dict[str, str]
+    counts: dict[str, Any]
+    evaluation_kind: str = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One file of a MindRecord.
+
+    Attributes:
+        file: Its name, in the folder of the manifest.
+        bytes: Its size.
+        sha256: Of its content.
+    """
+
+    file: FileName
+    bytes: Count
+    sha256: Sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What became of the items.
+
+    Attributes:
+        in_: Items read.
+        samples: Items that were written.
+        out: Rows written.
+        dropped: Reason -> items left out.
+    """
+
+    in_: Count
+    samples: Count
+    out: Annotated[int, Rule(lambda rows: rows > 0, "a whole number above 0")]
+    dropped: dict[str, Count]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """Tokens in the rows.
+
+    Attributes:
+        total: All tokens without padding.
+        supervised: Those with a label.
+        padding: Positions without a token.
+        longest: Of the longest sample.
+        longest_answer: Most supervised tokens in one row.
+        fill: Share of the positions that hold a token, 0 to 1.
+    """
+
+    total: Count
+    supervised: Count
+    padding: Count
+    longest: Count
+    longest_answer: Count
+    fill: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesPerRow:
+    """Samples in one row; more than one in a packed file.
+
+    Attributes:
+        mean: Over all rows.
+        max: Most in one row.
+    """
+
+    mean: float
+    max: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class MindRecordManifest:
+    """What a MindRecord of training or evaluation rows is.
+
+    Attributes:
+        parts: Its files, `.db` files included.
+        tool: What wrote it.
+        inputs: File name -> sha256 of the JSON files it was made from.
+        tokenizer_sha256: Of tokenizer.model.
+        special_ids: Piece -> id of the pieces that the template uses, and `vocab_size`.
+        prompt_version: Version of the template that rendered it.
+        evaluation_kind: As in DataManifest; `mixed` where the inputs differ.
+        seq_length: `--seq_length`, tokens.
+        record_length: Tokens in a row, one more than seq_length in a training file.
+        packed: Whether rows hold several samples.
+        counts: Items and rows.
+        dropped: Every item left out, with its length.
+        tokens: Tokens in the rows.
+        samples_per_row: How full packed rows are.
+        seed: Of the packing; None where it is not packed.
+        sha256: Of the file; None where there are several parts.
+        bytes: Its size; None where there are several parts.
+    """
+
+    parts: list[Part]
+    tool: str
+    inputs: dict[str, str]
+    tokenizer_sha256: str
+    special_ids: SpecialIds
+    prompt_version: str
+    evaluation_kind: str
+    seq_length: Count
+    record_length: Count
+    packed: bool
+    counts: Counts
+    dropped: list[dict[str, Any]]
+    tokens: Tokens
+    samples_per_row: SamplesPerRow
+    seed: int | None = None
+    sha256: Sha256 | None = None
+    bytes: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """What run.json keeps of a data file of the run; the fields are those of MindRecordManifest.
+
+    Attributes:
+        file: Path of the file, as the recipe named it.
+    """
+
+    file: str
+    sha256: Sha256 | None = None
+    packed: bool
+    counts: Counts
+    tokens: Tokens
+    seq_length: Count
+    tokenizer_sha256: str
+    prompt_version: str
+    evaluation_kind: str
+
+    @classmethod
+    def of(cls, path: str, manifest: MindRecordManifest) -> RunData:
+        """The facts of the file of a manifest."""
+        return cls(file=path, **{own.name: getattr(manifest, own.name) for own in fields(cls)[1:]})
+
+
+def write_data_manifest(path: str | os.PathLike, **facts: Any) -> None:
+    """Writes the manifest of a JSON data set.
+
+    Args:
+        path: The data set.
+        **facts: Those of DataManifest, and whatever else its tool knows.
+
+    Raises:
+        ToolkitError: Facts of DataManifest are missing, so no reader would take it.
+    """
+    schema.parse(DataManifest, facts, f"the manifest of {path}")
+    files.write_manifest(path, **facts)
+
+
+def read_mindrecord_manifest(path: str | os.PathLike) -> MindRecordManifest | None:
+    """The manifest beside a MindRecord, or None where there is none.
+
+    Raises:
+        ToolkitError: There is one, but it is not as the converter writes it.
+    """
+    return _read(path, MindRecordManifest)
+
+
+def read_data_manifest(path: str | os.PathLike) -> DataManifest | None:
+    """The manifest beside any data set, or None where there is none.
+
+    Raises:
+        ToolkitError: There is one, but it is not as preprocess/ writes it.
+    """
+    return _read(path, DataManifest)
+
+
+def _read(path: str | os.PathLike, kind: type[schema.T]) -> schema.T | None:
+    manifest = files.manifest_path(path)
+    return schema.read(manifest, kind, "the manifest", _AGAIN) if manifest.exists() else None

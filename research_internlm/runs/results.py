@@ -1,0 +1,163 @@
+"""Result files of evaluate.py: what a task scored, and which weights, recipe and prompts made it.
+
+A result is flat JSON: the scores of its task, then EvaluationFacts. Dataclasses put the fields of the *last*
+base class first, so each result names EvaluationFacts first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from research_internlm.shared.schema import Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationFacts:
+    """What a result needs to be believed.
+
+    Attributes:
+        checkpoint: File name of the weights.
+        checkpoint_sha256: Of the weights.
+        config: File name of the recipe.
+        overlays: File names of its overlays.
+        overrides: `key.path=value` of the command line.
+        device_target: `Ascend` or `CPU`.
+        seed: The recipe's.
+        tokenizer_sha256: Of tokenizer.model.
+        prompt_version: Version of the prompts.
+        limit: Only the first questions were asked, so many; None for all.
+        seconds: Wall time.
+    """
+
+    checkpoint: str
+    checkpoint_sha256: str
+    config: str
+    overlays: list[str]
+    overrides: list[str]
+    device_target: str
+    seed: int | None
+    tokenizer_sha256: str
+    prompt_version: str
+    limit: Count | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceCounts:
+    """How many multiple-choice answers were right.
+
+    Attributes:
+        total: Questions asked.
+        correct: Right answers.
+        unmatched: Answers from which no letter can be read; they count as wrong.
+        accuracy: correct / total, 0 to 1.
+        interval_95: Wilson's 95 % interval of the accuracy, two fractions.
+    """
+
+    total: Count
+    correct: Count
+    unmatched: Count
+    accuracy: float
+    interval_95: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MmluScores:
+    """Multiple-choice accuracy.
+
+    Attributes:
+        task: `mmlu`.
+        mode: How the letter was found: `generate` or `logits`.
+        evaluation_kind: What the test measures, as the manifest of the test file says.
+        overall: All questions.
+        per_source: `mmlu`, `cmmlu`, ... -> its questions.
+        per_category: source/subject -> its questions.
+        unmatched_answers: id and text of every answer without a letter.
+        test_file_sha256: Of the test file.
+    """
+
+    task: Literal["mmlu"]
+    mode: str
+    evaluation_kind: str
+    overall: ChoiceCounts
+    per_source: dict[str, ChoiceCounts]
+    per_category: dict[str, ChoiceCounts]
+    unmatched_answers: list[dict[str, Any]]
+    test_file_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """F1 and exact match under one metric.
+
+    Attributes:
+        f1: Mean F1, percent.
+        em: Exact match, percent.
+        total: Questions scored.
+        missing: Those without a prediction.
+    """
+
+    f1: float
+    em: float
+    total: Count
+    missing: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquadScores:
+    """SQuAD under both metrics, which do not compare with each other.
+
+    Attributes:
+        official: SQuAD v1.1's metric over all questions.
+        contest: EmF1Metric over the first question of each paragraph.
+        missing_ids: Questions without a prediction.
+        unknown_ids: Predictions for no question of the file.
+        warnings: Sentences on both.
+        squad_file_sha256: Of the SQuAD file.
+    """
+
+    official: Scores
+    contest: Scores
+    missing_ids: list[str]
+    unknown_ids: list[str]
+    warnings: list[str]
+    squad_file_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SquadTask:
+    """`task` and `questions` (`all` or `contest`), which stand first in the file."""
+
+    task: Literal["squad"]
+    questions: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SquadScoreTask:
+    task: Literal["squad-score"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MmluResult(EvaluationFacts, MmluScores):
+    """Result of evaluate.py mmlu."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquadResult(EvaluationFacts, SquadScores, _SquadTask):
+    """Result of evaluate.py squad."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionScores(SquadScores, _SquadScoreTask):
+    """Result of evaluate.py squad-score, which knows no weights.
+
+    Attributes:
+        predictions_sha256: Of the prediction file.
+    """
+
+    predictions_sha256: str
+
+
+Result = MmluResult | SquadResult | PredictionScores
+RESULTS: dict[str, type] = {"mmlu": MmluResult, "squad": SquadResult, "squad-score": PredictionScores}

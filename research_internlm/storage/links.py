@@ -1,0 +1,50 @@
+"""The upload record (obs_links.json): upload.py --record writes it, the report and the hand-in read it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from research_internlm.shared import schema
+from research_internlm.shared.files import write_json
+from research_internlm.shared.schema import Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A file that was uploaded and verified.
+
+    Attributes:
+        file: Its name, or its path below the folder that was uploaded.
+        bytes: Its size.
+        sha256: Of its content.
+        url: Where it is.
+        public_read: Whether anyone can read it there.
+    """
+
+    file: str
+    bytes: Count
+    sha256: str
+    url: str
+    public_read: bool = False
+
+
+def read_links(path: str | os.PathLike) -> list[Link]:
+    """Reads the upload record.
+
+    Raises:
+        ToolkitError: It is missing or not valid.
+    """
+    return schema.read(path, list[Link], "the upload record",
+                       "move it away and upload again with scripts/upload_obs.sh --record")
+
+
+def record(link: Link, path: str | os.PathLike) -> None:
+    """Adds a link to the upload record; one of the same url is replaced.
+
+    Raises:
+        ToolkitError: The record is there and not valid.
+    """
+    known = {known.url: known for known in read_links(path)} if Path(path).is_file() else {}
+    write_json(path, schema.to_json([*({**known, link.url: link}).values()]))
