@@ -12,12 +12,11 @@ from research_internlm import recipes
 from research_internlm.data.chat_template import PROMPT_VERSION, encode, render_chat
 from research_internlm.data.choice import LETTERS, answer_position
 from research_internlm.data.items import render_squad
-from research_internlm.data.manifest import read_data_manifest
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.evaluation import mmlu, squad
 from research_internlm.evaluation.answers import extract_letter
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import require_file, sha256_of, write_json
+from research_internlm.shared.files import read_manifest, require_file, sha256_of, write_json
 
 Prompts = list[list[int]]
 
@@ -108,7 +107,7 @@ def evaluate_mmlu(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     started = time.time()
     items = mmlu.load_test_items(arguments.test_file)[:arguments.limit]
-    manifest = read_data_manifest(arguments.test_file)
+    manifest = read_manifest(arguments.test_file) or {}
     evaluation = Evaluation(arguments)
     prompts = [evaluation.encode(render_chat(item.instruction, item.input, family=evaluation.special.family))
                for item in items]
@@ -119,7 +118,7 @@ def evaluate_mmlu(arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         results = compare_letters(evaluation, items, prompts)
     result = {"task": "mmlu", "mode": arguments.mode,
-              **mmlu.score(results, manifest.evaluation_kind if manifest else "unknown"),
+              **mmlu.score(results, manifest.get("evaluation_kind", "unknown")),
               "test_file_sha256": sha256_of(arguments.test_file), **evaluation.facts(started)}
     write_predictions(arguments, [{"id": r.item.id, "answer": r.item.answer, "letter": r.letter,
                                    "text": r.text} for r in results])

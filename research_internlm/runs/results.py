@@ -25,7 +25,8 @@ class EvaluationFacts:
         device_target: `Ascend` or `CPU`.
         seed: The recipe's.
         tokenizer_sha256: Of tokenizer.model.
-        prompt_version: Version of the prompts.
+        prompt_version: Version of the chat template.
+        task_version: Version of the task's own wording and reading; None in results from before it was noted.
         limit: Only the first questions were asked, so many; None for all.
         seconds: Wall time.
     """
@@ -39,6 +40,7 @@ class EvaluationFacts:
     seed: int | None
     tokenizer_sha256: str
     prompt_version: str
+    task_version: str | None = None
     limit: Count | None
     seconds: float
 

@@ -244,7 +244,8 @@ def test_learning_rates_are_mindformers(schedule):
     ("results_x.json", "[]", "holds no result of evaluate.py"),
     ("results_x.json", '{"task": "squad"}', "is not valid: questions is missing, official is missing"),
     ("results_x.json", '{"task": "mmlu", "checkpoint": "c", "checkpoint_sha256": "s", "mode": "m", '
-     '"evaluation_kind": "k", "overall": {"total": "4"}}', "overall.total is '4', a whole number was expected, overall.correct is missing"),
+     '"evaluation_kind": "k", "overall": {"total": "4"}}',
+     "overall.total is '4', a whole number was expected, overall.correct is missing"),
     ("results_x.json", "{", "is not JSON"), ("obs_links.json", "[{", "is not JSON"),
     ("obs_links.json", "{}", "the content is an object, a list was expected"),
     ("obs_links.json", "[1]", "[0] is 1, an object was expected"),

@@ -19,6 +19,7 @@ from research_internlm.shared import processes
 from research_internlm.shared.processes import processes_of
 from research_internlm.training import command, worker
 from tests.helpers.commands import ROOT, convert_items, exam_items
+from tests.helpers.run_info import parameters
 
 SEQ_LENGTH = 64
 EPOCHS = 14
@@ -97,9 +98,9 @@ def prepare(command_line):
     """What a worker does before it trains."""
     arguments = command.parse_arguments(command_line)
     recipe = command.resolve(arguments)
-    facts = {"data": check_data(recipe, arguments.config)}
-    fill_from_data(recipe, facts["data"], workers=1)
-    worker.prepare_output(recipe, facts, arguments)
+    data = check_data(recipe, arguments.config)
+    fill_from_data(recipe, data, workers=1)
+    worker.prepare_output(recipe, parameters(), data, arguments)
 
 
 @pytest.fixture

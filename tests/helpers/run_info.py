@@ -38,9 +38,13 @@ def run_info(workers=1, rows=40, tokens=None, data=None, **changes):
         command=["run_internlm.py", "--config", "yaml/lora_finetune.yaml"],
         started="2026-11-23T15:41:35+0000",
         workers=workers, device_target="CPU", seed=0, versions={"mindspore": "2.9.0"},
-        load_checkpoint_sha256="base", parameters=Parameters(base=10_000, trainable=100, ratio=0.01,
-                                                             lora_cells=2),
+        load_checkpoint_sha256="base", parameters=parameters(),
         data={"train_dataset": kept | wanted})) | changes
+
+
+def parameters():
+    """The parameter counts of a made-up model."""
+    return Parameters(base=10_000, trainable=100, ratio=0.01, lora_cells=2)
 
 
 def attempt(command="bash scripts/train_msrun.sh", **changes):
