@@ -314,6 +314,19 @@ def test_what_cannot_be_sent_does_not_stop_the_rest(bucket, run):
     assert "not UTF-8" in reason and push.printable(file.name) == "msrun_log/\\xff.log"
 
 
+def test_a_name_that_no_index_may_hold_is_not_sent(bucket, run):
+    good, odd = checkpoint(run, 4), checkpoint(run, 8)
+    odd.rename(odd.with_name("a\\b.ckpt"))
+    (run / "msrun_log" / "a\nb.log").write_text("x")
+    sender = pusher(bucket, run)
+    sender.round(True)
+    assert mirrored_steps(bucket) == [4] and good.exists()
+    unsafe = {file.name: reason for file, reason in sender.unsafe()}
+    assert list(unsafe) == ["checkpoint/rank_0/a\\b.ckpt", "msrun_log/a\nb.log"]
+    assert all("control character, a backslash or a drive" in reason for reason in unsafe.values())
+    assert fetch.read_index(connect(bucket.name, None), "team/run").last == 4
+
+
 def test_without_its_settings_nothing_is_safe(bucket, run, tmp_path):
     checkpoint(run, 4)
     sender = pusher(bucket, run)

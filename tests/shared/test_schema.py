@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from research_internlm.checkpoints.adapters import BaseOfRun
@@ -76,16 +76,19 @@ def changed(value, path, change):
 
 
 @pytest.mark.parametrize("kind", FILES)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_what_is_written_is_read_again(kind, data):
     value = data.draw(values(kind))
     built = schema.parse(kind, value, "x")
-    assert to_json(built) == value and list(to_json(built)) == list(value)
+    assert to_json(built) == value
+    assert list(to_json(built)) == [schema.key_of(field.name) for field in fields(kind)]
     assert schema.parse(kind, json.loads(json.dumps(to_json(built))), "x") == built
     assert schema.parse(kind, {**value, "a key of a newer version": 1}, "x") == built
 
 
 @pytest.mark.parametrize("kind", FILES)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_every_missing_or_wrong_key_is_named(kind, data):
     value = data.draw(values(kind))

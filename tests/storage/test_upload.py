@@ -153,6 +153,17 @@ def test_public_read_is_checked_and_recorded(bucket, weights, tmp_path):
     assert SECRET not in record.read_text() and ACCESS not in record.read_text()
 
 
+@pytest.mark.parametrize(("form", "words"), [
+    ("{}", "the content is an object, a list was expected"),
+    ('[{"url": "u"}]', r"\[0\]\.file is missing, \[0\]\.bytes is missing, \[0\]\.sha256 is missing")])
+def test_a_record_of_another_form_is_said_before_the_upload(bucket, weights, tmp_path, form, words):
+    record = tmp_path / "obs_links.json"
+    record.write_text(form)
+    with pytest.raises(ToolkitError, match=words):
+        run(bucket, weights, "--record", str(record))
+    assert "Contents" not in bucket.list_objects_v2(Bucket=bucket.name)
+
+
 def test_public_read_that_the_server_ignores(bucket, weights, monkeypatch):
     monkeypatch.setattr(obs.ObjectStore, "make_public", lambda store, key: None)
     with pytest.raises(ToolkitError, match=r"cannot be read without credentials \(403\)"):
