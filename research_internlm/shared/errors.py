@@ -9,15 +9,58 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
+from typing import Any, TextIO
 
 USER_ERROR_EXIT_CODE = 2
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+# Only a write fails with these; a refused permission can be a read's too.
+_WRITE_ERRORS = {errno.ENOSPC: "free space", errno.EDQUOT: "free space", errno.EROFS: "choose another place"}
+# What changes a terminal instead of being shown: control characters (but line ends, tabs and tqdm's carriage
+# return), the C1 range, line and paragraph separators, and marks that reorder text.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e"
+                          "\u2066-\u2069]")
 
 
 class ToolkitError(Exception):
     """A mistake the user can mend; its text is the whole message."""
+
+
+def printable(text: str) -> str:
+    """The text with everything that would act on a terminal written as an escape, e.g. `\\x1b`."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+class _PrintableStream:
+    """stdout or stderr that shows what it cannot encode, or what would act on the terminal, as escapes.
+
+    Texts of users, files and servers reach the terminal and the logs through many prints; this is the one
+    place where they are made harmless.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def writelines(self, lines: list[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _protect_streams() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or isinstance(stream, _PrintableStream):
+            continue
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, _PrintableStream(stream))
 
 
 def run_main(main: Callable[[], int | None]) -> None:
@@ -26,6 +69,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     Args:
         main: The entry point; returns an exit code, or None for success.
     """
+    _protect_streams()
     try:
         code = main()
     except ToolkitError as error:
@@ -37,7 +81,7 @@ def run_main(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        if error.filename is None and error.errno not in _DISK_ERRORS:  # no path: not the user's to mend
+        if error.filename is None and error.errno not in _WRITE_ERRORS:  # no path: not the user's to mend
             raise
         fail(_describe(error))
     sys.exit(code or 0)
@@ -45,14 +89,29 @@ def run_main(main: Callable[[], int | None]) -> None:
 
 def _describe(error: OSError) -> str:
     """What the system refused to do, where, and what to do about it."""
-    if error.errno in _DISK_ERRORS:
-        return (f"cannot write {error.filename or 'an output file'}: {error.strerror}; free space or choose "
-                "another output folder, then run the same command again (no partial file was left behind)")
     places = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-    return f"cannot use {places}: {error.strerror}; check the path given on the command line"
+    if error.errno in _WRITE_ERRORS:
+        return (f"cannot write {places or 'an output file'}: {error.strerror}{_disk_of(error.filename)}; "
+                f"{_WRITE_ERRORS[error.errno]} or choose another output folder, then run the same command "
+                "again (no partial file was left under a final name)")
+    return f"cannot use {places}: {error.strerror}; check the path and its permissions"
+
+
+def _disk_of(path: str | bytes | None) -> str:
+    """The free space of the file system that holds a path, where that can be told."""
+    if path is None:
+        return ""
+    folder = os.path.abspath(os.fsdecode(path))
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    disk = os.statvfs(folder)
+    mount = folder
+    while not os.path.ismount(mount):
+        mount = os.path.dirname(mount)
+    return f" (the disk at {mount} has {disk.f_bavail * disk.f_frsize / 1e6:,.1f} MB free)"
 
 
 def fail(message: str) -> None:
     """Prints one error line and ends the process with exit code 2."""
-    print("error: " + " ".join(message.split("\n")), file=sys.stderr)
+    print("error: " + printable(" ".join(message.splitlines())), file=sys.stderr)
     sys.exit(USER_ERROR_EXIT_CODE)
