@@ -21,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from preprocess.exam import exam_csv, official_compat
-from preprocess.exam.exam_csv import ExamFile, domain_of
+from preprocess.exam.exam_csv import ExamFile
 from preprocess.mindrecord.items import write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.data.choice import LETTERS, choice_input, choice_instruction, choice_output
@@ -55,7 +55,7 @@ def make_items(exam: ExamFile) -> list[dict[str, Any]]:
     Returns:
         One item per row, in order.
     """
-    instruction = choice_instruction(domain_of(exam.path.name))
+    instruction = choice_instruction(exam.domain)
     return [{
         "instruction": instruction,
         "input": choice_input(row.question, row.options),
@@ -147,25 +147,31 @@ def convert(exam_files: list[ExamFile], compat: bool, seed: int) -> tuple[list[d
     return result, facts
 
 
-def read_sources(arguments: argparse.Namespace) -> tuple[list[ExamFile], dict[str, list[str]]]:
-    """Reads the folders that were given; returns the files and the absent splits per source."""
+def read_sources(arguments: argparse.Namespace
+                 ) -> tuple[list[ExamFile], dict[str, list[str]], dict[str, list[str]]]:
+    """Reads the folders that were given: the files, and per source the absent splits and unread files."""
     folders = {"cmmlu": arguments.cmmlu_dir, "mmlu": arguments.mmlu_dir}
     if not any(folders.values()):
         raise ToolkitError("neither --mmlu_dir nor --cmmlu_dir was given; name at least one folder")
     exam_files: list[ExamFile] = []
     absent: dict[str, list[str]] = {}
+    left_out: dict[str, list[str]] = {}
     for source, folder in folders.items():
         if folder is not None:
-            found, absent[source] = exam_csv.read_folder(folder, source)
+            found, absent[source], left_out[source] = exam_csv.read_folder(folder, source)
             exam_files += found
-    return exam_files, absent
+    if arguments.official_compat and (other := [exam.name for exam in exam_files
+                                                if exam.form != exam_csv.ORIGINAL]):
+        raise ToolkitError(f"--official_compat rebuilds the official items from the original csv files, but "
+                           f"{', '.join(other[:5])} {'are' if len(other) > 1 else 'is'} of another form")
+    return exam_files, absent, left_out
 
 
 def main(argument_list: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse_arguments(argument_list)
     files.require_absent(arguments.output, arguments.overwrite)
-    exam_files, absent = read_sources(arguments)
+    exam_files, absent, left_out = read_sources(arguments)
     items, facts = convert(exam_files, arguments.official_compat, arguments.seed)
     rows_in = sum(len(exam.rows) for exam in exam_files)
     duplicates = find_duplicates(exam_files)
@@ -179,7 +185,10 @@ def main(argument_list: list[str] | None = None) -> None:
         arguments.output, tool="preprocess/mmlu_cmmlu_csv2json.py", official_compat=arguments.official_compat,
         seed=arguments.seed, prompt_version=PROMPT_VERSION, counts=counts,
         order="cmmlu then mmlu, categories by name; each: dev, test, val, then shuffled",
-        absent_splits=absent, categories_missing_a_split=incomplete, categories=len(rows_per_category),
+        absent_splits=absent, files_not_read=left_out,
+        other_forms={exam.name: exam.form for exam in exam_files if exam.form != exam_csv.ORIGINAL},
+        explanations_left_out={exam.name: exam.explanations for exam in exam_files if exam.explanations},
+        categories_missing_a_split=incomplete, categories=len(rows_per_category),
         rows_per_file={exam.name: len(exam.rows) for exam in exam_files},
         rows_per_category=rows_per_category,
         **facts, duplicates=duplicates,
@@ -187,6 +196,10 @@ def main(argument_list: list[str] | None = None) -> None:
     for source, splits in absent.items():
         if splits:
             print(f"{source}: no {', '.join(f'{split}/' for split in splits)} folder")
+    for source, names in left_out.items():
+        if names:
+            print(f"{source}: {len(names)} file(s) not read (listed in the manifest): {', '.join(names[:5])}"
+                  f"{', ...' if len(names) > 5 else ''}")
     if incomplete:
         print(f"{len(incomplete)} categories lack a split that others have (listed in the manifest)")
     print(f"{arguments.output}: {counts['in']} rows in = {counts['out']} items + "

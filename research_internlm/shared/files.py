@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.parsing import parse_json
@@ -91,6 +91,24 @@ def lfs_pointers(paths: Iterable[Path]) -> list[Path]:
                 if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
                     found.append(path)
     return found
+
+
+def list_folder(path: str | os.PathLike) -> list[Path]:
+    """What a folder holds, sorted.
+
+    Raises:
+        ToolkitError: It may not be listed, which is not the same as empty.
+    """
+    try:
+        return sorted(Path(path).iterdir())
+    except OSError as error:
+        refuse_listing(error)
+
+
+def refuse_listing(error: OSError) -> NoReturn:
+    """Says that a folder cannot be listed; also for `os.walk`, which leaves such folders out silently."""
+    raise ToolkitError(f"the folder {error.filename} cannot be listed: {error.strerror}; check the path and "
+                       "its permissions") from None
 
 
 def _require_utf8_name(path: Path, what: str) -> None:

@@ -76,7 +76,7 @@ def test_any_text_round_trips(tmp_path_factory, table):
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, quoting=csv.QUOTE_ALL).writerows([*cells, "C"] for cells in table)
     faults = []
-    read = exam_csv.read_file(path, "mmlu", "test", faults)
+    [read] = exam_csv.read_file(path, "mmlu", "test", faults)
     assert not faults
     assert [[row.question, *row.options] for row in read.rows] == table
 
