@@ -8,7 +8,7 @@ import sys
 from tests.helpers.commands import ROOT
 
 PROGRAM = ("from research_internlm.evaluation.contest_metric import score_answer\n"
-           "print(score_answer('the cat sat', 'the dog sat'))")
+           "print([round(value, 6) for value in score_answer('the cat sat', 'the dog sat')])")
 
 
 def test_another_user_s_cache_in_the_temporary_folder_changes_nothing(tmp_path):
@@ -21,5 +21,5 @@ def test_another_user_s_cache_in_the_temporary_folder_changes_nothing(tmp_path):
                               check=True, env=os.environ | {"TMPDIR": str(tmp_path)})
         scores.append(done.stdout)
     # By hand: segments the| |cat| |sat and the| |dog| |sat, the longest common run is "the" and a space.
-    assert scores == ["(0.4, 0.0)\n"] * 2
+    assert scores == ["[0.4, 0.0]\n"] * 2
     assert [path.name for path in tmp_path.iterdir()] == ["jieba.cache"]
