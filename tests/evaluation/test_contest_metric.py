@@ -15,7 +15,7 @@ def test_another_user_s_cache_in_the_temporary_folder_changes_nothing(tmp_path):
     scores = []
     for poisoned in (False, True):
         if poisoned:  # the form of jieba.cache: word frequencies and their sum
-            words = {"the cat sat"[:end]: 10**6 for end in range(1, 12)} | {"the dog sat": 10**6}
+            words = {"c": 0, "ca": 10**6}  # cuts "cat" in two
             (tmp_path / "jieba.cache").write_bytes(marshal.dumps((words, 10**7)))
         done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True,
                               check=True, env=os.environ | {"TMPDIR": str(tmp_path)})
