@@ -133,7 +133,7 @@ def test_missing_bucket_and_server(bucket, weights, monkeypatch):
     monkeypatch.delenv("OBS_SERVER")
     with pytest.raises(ToolkitError, match="no endpoint"):
         run(bucket, weights)
-    with pytest.raises(ToolkitError, match="is no address"):
+    with pytest.raises(ToolkitError, match="is not an address"):
         run(bucket, weights, "--server", "ftp://x")
     monkeypatch.setattr(obs, "RETRIES", 0)
     with pytest.raises(ToolkitError, match=r"no answer from 127\.0\.0\.1:1 after 0 retries"):
