@@ -65,25 +65,55 @@ def matched_linears(model_config: Mapping[str, Any], pet_config: Mapping[str, An
     """Cells of one layer that LoRA wraps: `re.match` on the local name, minus `exclude_layers`.
 
     Raises:
-        ToolkitError: No cell matches, so nothing would be trained.
+        ToolkitError: A part of the pattern matches no cell, so less would be trained than was asked for.
     """
     target = _target(pet_config)
     exclude = pet_config.get("exclude_layers") or []
     exclude = [exclude] if isinstance(exclude, str) else exclude
     linears = layer_linears(model_config)
+    names = ", ".join(linear.name for linear in linears)
+    dead = [part for part in alternatives(target)
+            if not any(re.match(part, linear.name) for linear in linears)]
+    if dead:
+        raise ToolkitError(f"of pet_config.target_modules {target!r}, {', '.join(map(repr, dead))} "
+                           f"match{'es' if len(dead) == 1 else ''} no cell; the cells of a layer are {names} "
+                           "(the report uses '.*wq|.*wk|.*wv|.*wo')")
     matched = [linear for linear in linears
                if re.match(target, linear.name) and not any(re.match(e, linear.name) for e in exclude)]
     if not matched:
         raise ToolkitError(
-            f"pet_config.target_modules {target!r} matches no cell, so nothing would be trained; the cells "
-            f"of a layer are {', '.join(linear.name for linear in linears)} (the report uses "
-            "'.*wq|.*wk|.*wv|.*wo')"
-        )
+            f"pet_config.exclude_layers leaves no cell of target_modules {target!r}, so nothing would be "
+            f"trained; the cells of a layer are {names}")
     return matched
+
+
+def alternatives(pattern: str) -> list[str]:
+    """Splits a regular expression at each `|` that stands outside brackets, e.g. '.*wq|.*(wk|wv)' in two."""
+    parts, depth, in_class, start, place = [], 0, False, 0, 0
+    while place < len(pattern):
+        char = pattern[place]
+        if char == "\\":
+            place += 1
+        elif in_class:
+            in_class = char != "]"
+        elif char == "[":
+            in_class = True
+            # A bracket that comes first in a class, after a ^ or not, is a character of it.
+            place += len(re.match(r"\^?\]?", pattern[place + 1:])[0])
+        elif char in "()":
+            depth += 1 if char == "(" else -1
+        elif char == "|" and depth == 0:
+            parts.append(pattern[start:place])
+            start = place + 1
+        place += 1
+    return [*parts, pattern[start:]]
 
 
 def _target(pet_config: Mapping[str, Any]) -> str:
     target = pet_config.get("target_modules")
+    if isinstance(target, list) and target and all(isinstance(part, str) for part in target):
+        raise ToolkitError(f"pet_config.target_modules is a list, but MindFormers takes one pattern: write "
+                           f"'{'|'.join(target)}'")
     try:
         re.compile(target)
     except (TypeError, re.error):
