@@ -1,0 +1,135 @@
+"""The commands under attack: the valid files each reads, and its command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocess import alpaca_data_preprocess_v1, data_preprocess, mmlu_cmmlu_csv2json
+from research_internlm import evaluate, logs, plan, report, score, submit, weights
+from research_internlm.data.choice import choice_input, choice_instruction, choice_output
+from tests.helpers.weight_files import CONFIG, hf_release, make_run, random_tensors, write
+
+OUTPUT = "out"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A command, and the folder of valid files it is run on.
+
+    Attributes:
+        name: For the report.
+        main: Its main.
+        argv: Arguments, relative to the folder.
+        fixed: Files that are not changed, since changing them tests another command.
+    """
+
+    name: str
+    main: Callable[[list[str]], int | None]
+    argv: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
+
+
+def exam_items(count: int = 12) -> list[dict]:
+    options = ["one", "two", "three", "four"]
+    return [{"instruction": choice_instruction("art"), "input": choice_input(f"Question {n}?", options),
+             "output": choice_output("ABCD"[n % 4]), "source": "mmlu", "subject": "art", "split": "test",
+             "file": "mmlu/test/art_test.csv", "row": n + 1, "question": f"Question {n}?", "options": options,
+             "answer": "ABCD"[n % 4]} for n in range(count)]
+
+
+def make_files(folder: Path, root: Path, tokenizer: Path, finished_run: Path) -> None:
+    """Writes every valid file the targets read."""
+    for name in ("mmlu/test/art_test.csv", "mmlu/dev/art_dev.csv"):
+        rows = [[f"Question {n} of {name}?", "one", "two", "three", "four", "ABCD"[n % 4]] for n in range(4)]
+        _csv(folder / name, rows)
+    _csv(folder / "cmmlu/test/art.csv", [["", "Question", *"ABCD", "Answer"],
+                                         *([n, f"问题{n}", "一", "二", "三", "四", "B"] for n in range(4))])
+    _csv(folder / "hf/test/art_test.csv", [["question", "subject", "choices", "answer"],
+                                           ["Question?", "art", "['one', 'two', 'three', 'four']", "1"]])
+    _json(folder / "items.json", exam_items())
+    (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in exam_items(3)))
+    shutil.copy(tokenizer, folder / "tokenizer.model")
+    for name in ("lora_finetune.yaml", "predict_mmlu.yaml"):
+        shutil.copy(root / "yaml" / name, folder / name)
+    shutil.copy(root / "yaml/overlays/cpu_tiny.yaml", folder / "cpu_tiny.yaml")
+    answers = [{"text": "red", "answer_start": 0}]
+    _json(folder / "squad.json", {"version": "1.1", "data": [{"title": "t", "paragraphs": [
+        {"context": "red", "qas": [{"id": str(n), "question": "q?", "answers": answers}]} for n in range(3)]}]})
+    _json(folder / "predictions.json", {str(n): "red" for n in range(3)})
+    hf_release(folder / "release")
+    base = write(folder / "base.ckpt", random_tensors_of_config())
+    write(folder / "base.safetensors", random_tensors_of_config())
+    make_run(folder / "run1", base)
+    _json(folder / "model.json", {"model": {"model_config": CONFIG}})
+    (folder / "model.json").rename(folder / "model.yaml")  # JSON is yaml
+    shutil.copytree(finished_run, folder / "finished", symlinks=True)
+    (folder / "worker_0.log").write_text((finished_run / "msrun_log/worker_0.log").read_text())
+
+
+def random_tensors_of_config() -> dict:
+    from research_internlm.checkpoints.weight_names import parameter_shapes
+
+    return random_tensors(parameter_shapes(CONFIG))
+
+
+def _csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+# Target -> the files of its folder that are changed.
+TARGETS: dict[Target, tuple[str, ...]] = {
+    Target("csv2json", mmlu_cmmlu_csv2json.main, ("--mmlu_dir", "mmlu", "--cmmlu_dir", "cmmlu", "--output",
+                                                  f"{OUTPUT}.json")):
+        ("mmlu/test/art_test.csv", "mmlu/dev/art_dev.csv", "cmmlu/test/art.csv"),
+    Target("csv2json compat", mmlu_cmmlu_csv2json.main, ("--mmlu_dir", "mmlu", "--official_compat", "--output",
+                                                         f"{OUTPUT}.json")): ("mmlu/test/art_test.csv",),
+    Target("csv2json hf", mmlu_cmmlu_csv2json.main, ("--mmlu_dir", "hf", "--output", f"{OUTPUT}.json")):
+        ("hf/test/art_test.csv",),
+    Target("data_preprocess", data_preprocess.main, ("--input", "items.json", "--output_dir", OUTPUT,
+                                                     "--valid_per_category", "1", "--test_per_category", "1")):
+        ("items.json",),
+    Target("held_out", data_preprocess.main, ("--input", "items.json", "--output_dir", OUTPUT, "--split",
+                                              "held_out", "--valid_per_category", "1", "--test_per_category",
+                                              "1")): ("items.json",),
+    **{Target(f"converter {suffix}", alpaca_data_preprocess_v1.main,
+              ("--input_glob", f"items.{suffix}", "--output_file", f"{OUTPUT}.mindrecord", "--model_file",
+               "tokenizer.model", "--seq_length", "128", "--show", "2")): (f"items.{suffix}", "tokenizer.model")
+       for suffix in ("json", "jsonl")},
+    Target("squad-score", evaluate.main, ("squad-score", "--squad_file", "squad.json", "--predictions",
+                                          "predictions.json", "--output", f"{OUTPUT}.json")):
+        ("squad.json", "predictions.json"),
+    Target("plan", plan.main, ("--config", "lora_finetune.yaml", "--overlay", "cpu_tiny.yaml", "--items", "1000",
+                               "--write", f"{OUTPUT}.yaml")): ("lora_finetune.yaml", "cpu_tiny.yaml"),
+    Target("from-hf", weights.main, ("from-hf", "release", f"{OUTPUT}.ckpt")):
+        ("release/config.json", "release/model.safetensors"),
+    Target("merge", weights.main, ("merge", "--base", "base.ckpt", "--adapter",
+                                   "run1/checkpoint_trainable/rank_0/a.ckpt", "--output", f"{OUTPUT}.ckpt")):
+        ("base.ckpt", "run1/checkpoint_trainable/rank_0/a.ckpt", "run1/run.json",
+         "run1/resolved_config.yaml"),
+    Target("to-peft", weights.main, ("to-peft", "run1/checkpoint_trainable/rank_0/a.ckpt", OUTPUT)):
+        ("run1/checkpoint_trainable/rank_0/a.ckpt", "run1/resolved_config.yaml"),
+    Target("to-hf", weights.main, ("to-hf", "base.safetensors", OUTPUT, "--config", "model.yaml")):
+        ("base.safetensors", "model.yaml"),
+    Target("logs", logs.main, ("finished", "--output", OUTPUT)):
+        ("finished/msrun_log/worker_0.log", "finished/run.json", "finished/resolved_config.yaml"),
+    Target("logs of a file", logs.main, ("worker_0.log", "--output", OUTPUT)): ("worker_0.log",),
+    Target("report", report.main, ("finished", "--overwrite", "--lang", "en")):
+        ("finished/run.json", "finished/resolved_config.yaml", "finished/results_mmlu.json",
+         "finished/results_squad.json", "finished/obs_links.json", "finished/msrun_log/worker_1.log"),
+    Target("submit", submit.main, ("finished", "--team", "t", "--output", OUTPUT)):
+        ("finished/run.json", "finished/resolved_config.yaml", "finished/results_mmlu.json",
+         "finished/results_squad.json", "finished/results_squad.predictions.json", "finished/report.md",
+         "finished/obs_links.json", "finished/msrun_log/worker_1.log"),
+    Target("score", score.main, ("--accuracy", "0.9", "--trainable", "100")): (),
+}
