@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from research_internlm import recipes
+from research_internlm.shared.arguments import program, whole
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.training import command
 
@@ -68,7 +69,7 @@ def parse(argv: Sequence[str], description: str) -> Launch:
     Raises:
         ToolkitError: A value is missing or is no number.
     """
-    parser = argparse.ArgumentParser(prog="scripts/train_msrun.sh", description=description,
+    parser = argparse.ArgumentParser(prog=program("scripts/train_msrun.sh"), description=description,
                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("config", metavar="CONFIG", help="training recipe, e.g. yaml/lora_finetune.yaml")
     parser.add_argument("workers", nargs="?", metavar="WORKERS", default="4",
@@ -102,12 +103,12 @@ def _free_port() -> str:
 
 
 def _check_numbers(msrun: dict[str, str]) -> None:
-    for key in ("worker_num", "local_worker_num", "master_port"):
-        if not msrun[key].isdigit() or int(msrun[key]) == 0:
-            raise ToolkitError(f"{key} is {msrun[key]!r}, a number above 0 was expected")
-    if int(msrun["master_port"]) > _LAST_PORT:
-        raise ToolkitError(f"master_port is {msrun['master_port']}, the last port is {_LAST_PORT}; choose "
-                           "one with --master_port=N or MASTER_PORT=N")
+    for key, most, where in (("worker_num", None, "WORKERS"), ("local_worker_num", None, "WORKERS"),
+                             ("master_port", _LAST_PORT, "MASTER_PORT=N")):
+        try:
+            whole(1, most)(msrun[key])
+        except argparse.ArgumentTypeError as error:
+            raise ToolkitError(f"{key}: {error}; give it as {where} or --{key}=N") from error
 
 
 def _msrun_options(rest: Sequence[str]) -> Iterator[tuple[str, str]]:

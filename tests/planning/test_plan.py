@@ -263,9 +263,6 @@ def test_written_yaml_holds_what_was_planned(root, tmp_path, capsys):
     (["--targets", "("], r"--targets '\(' is no regular expression"),
     (["model.model_config.pet_config.target_modules=("], r"target_modules '\(' is no regular expression"),
     (["model.model_config.pet_config.lora_rank=0"], "lora_rank is 0, but has to be a whole number"),
-    (["--seq_length", "512", "0"], "--seq_length 0 is not above 0"),
-    (["--rank", "-4"], "--rank -4 is not above 0"),
-    (["--step_time_ms", "nan"], "--step_time_ms nan is not above 0"),
 ])
 def test_what_cannot_be_planned_is_said(root, tmp_path, arguments, words):
     recipe = tmp_path / "recipe.yaml"
@@ -280,6 +277,7 @@ def test_an_unevaluated_end_is_said(root, capsys):
     plan.main(["--config", str(root / "yaml/lora_finetune.yaml"), "--items", "138020"])
     out = capsys.readouterr().out
     assert "the last at step 32,794" in out and "step 34,504, is not evaluated" in out and "1,816" in out
+    assert "trainable parameters 16,777,216 of 7,321,948,160 (ratio 0.00229136; against the contest's" in out
     plan.main(["--config", str(root / "yaml/lora_finetune.yaml"), "--items", "16000"])  # 4,000 = 20 x 200
     assert "is not evaluated" not in capsys.readouterr().out
 
@@ -302,7 +300,5 @@ def test_command_line_errors(root, tmp_path):
     ):
         done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
-    with pytest.raises(ToolkitError, match="--items 0 is not above 0"):
-        plan.main(["--config", str(recipe), "--items", "0"])
     with pytest.raises(ToolkitError, match="no training recipe"):
         plan.main(["--config", str(root / "yaml/predict_mmlu.yaml"), "--items", "9"])
