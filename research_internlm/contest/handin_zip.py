@@ -20,8 +20,8 @@ from research_internlm.shared.files import manifest_path, publish, require_absen
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
 
 Parts = dict[str, Path]  # name inside the zip -> file
-_SOURCE = ("research_internlm", "preprocess", "scripts", "yaml", "setup.cfg", "pyproject.toml", "LICENSE",
-           "README.md", "README_zh.md", "CHANGELOG.md")
+_SOURCE = ("research_internlm", "preprocess", "scripts", "yaml", "docs", "setup.cfg", "pyproject.toml",
+           "LICENSE", "README.md", "README_zh.md", "CHANGELOG.md")
 _SOURCE_README = Path(__file__).with_name("source_readme.md")
 _TEAM = re.compile(r"[\w.-]+")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first date: the same inputs give the same bytes

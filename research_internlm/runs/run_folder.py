@@ -1,8 +1,9 @@
 """The owner of a run's facts: what its config, run.json, logs, checkpoints and results each say.
 
 The report and the hand-in read a run only through here. Each source states facts under the same keys, so
-whether yaml, data, log, checkpoint and report agree is one comparison (notes, trap 6). Sources are read each
-on its own: one that cannot be read is named by `unreadable` and left out everywhere else.
+whether yaml, data, log, checkpoint and report agree is one comparison
+(docs/traps.md#sources-that-disagree). Sources are read each on its own: one that cannot be read is named by
+`unreadable` and left out everywhere else.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def test_planned_checkpoints_survive_retention(sinks, sink_size, saves):
 
 
 def test_save_every_850_keep_10_spares_the_five():
-    # Trap 4 of the contest notes: 17,250 steps, of which oldest-first retention lost the first half.
+    # docs/traps.md#retention-deletes-the-first-checkpoints
     steps = Steps(17_250, cards=1, batch_size=1, epochs=1)
     saving = Saving.simulate(steps, 850, 10, 0)
     assert saving.five == [3_400, 6_800, 10_200, 13_600, 17_250]
@@ -196,7 +196,7 @@ def test_memory_of_the_7b_recipe(recipe):
 
 
 def test_memory_without_recompute_and_without_flash_attention(recipe):
-    # notes: about 17 GiB with flash attention, about 37 without.
+    # docs/traps.md#memory-without-recomputing
     kept = recipes.merge(recipe, {"recompute_config": {"recompute": False}})
     plain = recipes.merge(kept, {"model": {"model_config": {"use_flash_attention": False}}})
     count = count_parameters(recipes.model_config(recipe))
