@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from research_internlm import recipes
 from research_internlm.checkpoints import hf_config
 from research_internlm.checkpoints.dtypes import FLAG_TYPES

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import require_file, write_text
 

@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
-
 import yaml
+
 from research_internlm import recipes
 from research_internlm.contest import facts, handin_checks, handin_zip, learning_rate, squad_check
 from research_internlm.runs import run_folder, worker_logs

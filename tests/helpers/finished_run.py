@@ -7,8 +7,8 @@ import shutil
 import struct
 
 import pytest
-
 import yaml
+
 from research_internlm import recipes
 from research_internlm.contest import report_tables
 from research_internlm.evaluation import runner

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
 import yaml
+
 from research_internlm import mirror
 from research_internlm.checkpoints.header import read_header, step_of
 from research_internlm.mirroring import beside_a_run, fetch, push, watch

@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-import yaml
 from research_internlm import plan, recipes
 from research_internlm.contest import scoring
 from research_internlm.model.lora import count_parameters
