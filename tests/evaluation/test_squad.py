@@ -230,6 +230,7 @@ def test_no_questions_is_an_error():
         score_predictions([], {})
 
 
+@pytest.mark.slow
 def test_scoring_is_quiet_and_needs_no_mindspore(tmp_path):
     code = ("import sys; sys.modules['mindspore'] = sys.modules['mindformers'] = None\n"
             "from research_internlm.evaluation import answers, mmlu, squad\n"
