@@ -118,7 +118,7 @@ def start(launch: Launch, resuming: bool, step: int) -> int:
 
 
 def report_failure(launch: Launch, attempt: Path, code: int, first: str | None) -> int:
-    """Says why an attempt ended and how to go on; msrun's own traceback hides it in a worker's log.
+    """Says why an attempt ended and how to continue; msrun's own traceback hides it in a worker's log.
 
     Returns:
         The exit code: 2 for a user's error, as everywhere.

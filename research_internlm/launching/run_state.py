@@ -18,8 +18,7 @@ from research_internlm.recipes.data_check import check_data, fill_from_data
 from research_internlm.runs import attempts, same_run
 from research_internlm.runs.saved_steps import Found, find_checkpoints
 from research_internlm.shared import run_layout, versions
-from research_internlm.shared.errors import ToolkitError, added_to
-from research_internlm.shared.files import read_json
+from research_internlm.shared.errors import added_to
 from research_internlm.training.preflight import recipe_problems
 
 
@@ -69,22 +68,13 @@ def read_state(launch: Launch) -> RunState:
         fill_from_data(launch.recipe, data, launch.workers)
     missing = run_layout.missing_identity(launch.output)
     known = not missing and "train_dataset" in data
-    differences = run_differences(launch, data) if known else []
+    differences: list[str] = []
+    if known:
+        differences = same_run.run_differences(launch.output, launch.recipe, data, launch.workers)
     is_same_run = known and not differences and (
         not launch.overwrite or attempts.started_with_overwrite(launch.output))
     checkpoints = find_checkpoints(run_layout.checkpoint_dir(launch.output))
     return RunState(data, tuple(problems), tuple(missing), checkpoints, tuple(differences), is_same_run)
-
-
-def run_differences(launch: Launch, data: Mapping[str, Any]) -> list[str]:
-    """Settings, data or worker numbers in which the folder's run is not what this command asks for."""
-    try:
-        settings = recipes.load_yaml(launch.output / run_layout.RESOLVED_CONFIG)
-        facts = read_json(launch.output / run_layout.RUN_FACTS, "the run's facts")
-    except ToolkitError as error:
-        return [str(error)]
-    return [*same_run.differences(settings, launch.recipe),
-            *same_run.data_differences(facts, data, launch.workers)]
 
 
 def setting_problems(recipe: recipes.Recipe) -> list[str]:

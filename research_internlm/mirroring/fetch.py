@@ -53,7 +53,7 @@ def read_index(store: ObjectStore, prefix: str) -> Index:
 
 
 def fetch(store: ObjectStore, prefix: str, folder: Path, say: Callable[[str], None]) -> Index:
-    """Fetches a run; a second call goes on where the first was cut off.
+    """Fetches a run; a second call continues where the first was cut off.
 
     Args:
         store: The bucket.

@@ -1,4 +1,4 @@
-"""Continuing a run: its complete checkpoints, and a rank made ready to go on from the last of them.
+"""Continuing a run: its complete checkpoints, and a rank made ready to continue from the last of them.
 
 The step is read from inside each file: names and meta.json of MindFormers 1.9.0 are wrong after a resume in
 the middle of an epoch. In data-parallel training all ranks hold the same bits, so any rank's file serves all.
@@ -68,7 +68,7 @@ def complete_step(path: Path) -> int:
     """The step of a full checkpoint that a run can continue from.
 
     Raises:
-        ToolkitError: It is truncated, or is none.
+        ToolkitError: It is truncated, or not a full checkpoint.
         FileNotFoundError: It is gone, or a dangling link.
     """
     header = read_header(path)

@@ -18,7 +18,7 @@ from research_internlm.recipes.for_mindformers import mindformers_config
 from research_internlm.runs import same_run, saved_steps
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError, added_to
-from research_internlm.shared.files import read_json, sha256_of, write_json
+from research_internlm.shared.files import sha256_of, write_json
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS, is_run
 from research_internlm.training.command import base_weight_problems, checkpoint_format
 from research_internlm.training.preflight import recipe_problems
@@ -75,9 +75,7 @@ def prepare_output(recipe: recipes.Recipe, facts: Mapping[str, Any], arguments: 
     folder = Path(recipe["output_dir"])
     resolved = folder / RESOLVED_CONFIG
     if is_run(folder) and recipe.get("resume_training"):
-        changed = [*same_run.differences(recipes.load_yaml(resolved), recipe),
-                   *same_run.data_differences(read_json(folder / RUN_FACTS, "the run's facts"),
-                                            facts.get("data", {}), worker_count())]
+        changed = same_run.run_differences(folder, recipe, facts.get("data", {}), worker_count())
         if changed and not arguments.overwrite:
             raise ToolkitError(f"{folder} holds another run; {len(changed)} difference(s): "
                                f"{'; '.join(changed)}. Resume it with its own settings, or choose "
