@@ -48,7 +48,7 @@ def training_parts(run: RunFolder) -> Parts:
     """Config, run facts, every log file of every worker, and each attempt's record and words of msrun."""
     folder = run.path / run_layout.LOG_FOLDER
     files = [run.path / RESOLVED_CONFIG, run.path / RUN_FACTS, *sorted(run.path.rglob("scheduler.log")),
-             *sorted(folder.glob(f"*/{attempts.ATTEMPT}")), *sorted(folder.rglob("msrun.log")),
+             *attempts.records(run.path), *sorted(folder.rglob(run_layout.MSRUN_LOG)),
              *run.log_files]
     return {f"2_training/{run.name_of(file)}": file for file in files}
 

@@ -7,10 +7,11 @@ code 2 without a traceback; anything else is a bug of ours and keeps its traceba
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 USER_ERROR_EXIT_CODE = 2
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
@@ -18,6 +19,21 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 class ToolkitError(Exception):
     """A mistake the user can mend; its text is the whole message."""
+
+
+@contextlib.contextmanager
+def added_to(problems: list[str]) -> Iterator[None]:
+    """Adds what a check raises to the problems found before, so that all are said at once.
+
+    A wrong setting among them can stop a later check that computes with it; that says nothing new.
+    """
+    try:
+        yield
+    except ToolkitError as error:
+        problems.append(str(error))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        if not problems:
+            raise
 
 
 def run_main(main: Callable[[], int | None]) -> None:

@@ -339,6 +339,7 @@ def test_a_stopped_notebook_and_a_closed_terminal_end_the_run_in_order(monkeypat
     monkeypatch.setattr(launch_module, "launch_run", lambda _: os.kill(os.getpid(), number))
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
+        signal.signal(number, signal.SIG_DFL)  # these tests may themselves run under nohup
         with pytest.raises(KeyboardInterrupt):
             launch_module.main()
         signal.signal(number, signal.SIG_IGN)  # as nohup has it

@@ -18,6 +18,7 @@ from research_internlm import mirror
 from research_internlm.checkpoints.header import read_header, step_of
 from research_internlm.mirroring import beside_a_run, fetch, push, watch
 from research_internlm.mirroring.push import Pusher
+from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.processes import RUN_MARK, processes_of
 from research_internlm.storage import obs
@@ -248,7 +249,7 @@ def test_it_stays_until_no_worker_lives(root, bucket, run):
 def test_two_mirrors_of_a_folder_take_turns(root, bucket, run):
     first, second = start(root, bucket, run), start(root, bucket, run)
     wait_for(lambda: "Contents" in bucket.list_objects_v2(Bucket=bucket.name, Prefix="team/run/mirror.json"))
-    wait_for(lambda: (run / watch.LOCK).exists())
+    wait_for(lambda: (run / run_layout.MIRROR_LOCK).exists())
     for process in (first, second):
         process.stdin.close()
     logs = [process.stderr.read() for process in (first, second)]
