@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from research_internlm.evaluation import runner
+from research_internlm.shared.errors import run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 NEW_TOKENS = 200
@@ -126,7 +127,7 @@ def serve(way: str, demo: Path, long: int, count: int) -> dict[str, Any]:
             "mean_prompt": sum(map(len, prompts)) / len(prompts)}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,12 +137,12 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=12, metavar="N",
                         help="questions for upstream's way, which is slow (default: %(default)s)")
     parser.add_argument("--serve", nargs=3, metavar="X", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.serve:
         way, long, output = arguments.serve
         count = arguments.questions if way == "upstream" else 0
         Path(output).write_text(json.dumps(serve(way, arguments.demo, int(long), count)))
-        return
+        return 0
     print("| prompt, tokens | way | questions | seconds | with compilation | questions/s | / upstream |\n"
           "|---|---|---|---|---|---|---|")
     for long in (0, arguments.long):
@@ -161,7 +162,8 @@ def main() -> None:
         answered = [pair for pair in both if pair[0]]
         print(f"\nletters of logits and generate: {sum(a == b for a, b in answered)} of {len(answered)} "
               f"answers with a letter agree ({len(both) - len(answered)} without)\n", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

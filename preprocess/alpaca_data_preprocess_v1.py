@@ -32,6 +32,7 @@ from research_internlm.data.chat_template import END_MARKERS, UPSTREAM_END, Segm
 from research_internlm.data.items import render_item
 from research_internlm.data.rows import fits, make_records, record_length
 from research_internlm.data.tokens import IGNORE_ID, INTERNLM, SpecialTokens, load_tokenizer, special_tokens
+from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import read_manifest, sha256_of, write_manifest
 
@@ -74,9 +75,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--input_glob", required=True, metavar="F.json", help="alpaca json, or a glob that matches several")
     add("--output_file", required=True, metavar="F.mindrecord", help="the data set")
     add("--model_file", required=True, metavar="F.model", help="InternLM's tokenizer.model")
-    add("--file_partition", type=_positive, default=1, metavar="N",
+    add("--file_partition", type=whole(1), default=1, metavar="N",
         help="number of files to spread the rows over (default: %(default)s)")
-    add("--seq_length", type=_positive, default=1024, metavar="N",
+    add("--seq_length", type=whole(1), default=1024, metavar="N",
         help="rows are one token longer; validation rows take one less (default: %(default)s)")
     add("--pack", action="store_true", help="put several whole samples into a row instead of padding it; the "
         "model must be told (recipe), and validation rows may be packed or not")
@@ -86,19 +87,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "<eoa> (research_internlm/audit.py tells; default: %(default)s)")
     add("--overlong", choices=("drop", "error"), default="drop", help="an item that does not fit its row is "
         "dropped and listed, or an error; it is never cut (default: %(default)s)")
-    add("--num_workers", type=_positive, default=2, metavar="N",
+    add("--num_workers", type=whole(1), default=2, metavar="N",
         help="threads that encode (default: %(default)s)")
-    add("--show", type=int, default=0, metavar="N",
+    add("--show", type=whole(0), default=0, metavar="N",
         help="print the first N samples with the supervised part between ⟦ and ⟧ (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace an existing data set")
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
 
 
 def encode_named(paths: Sequence[Path], processor: sentencepiece.SentencePieceProcessor,
@@ -265,9 +259,9 @@ def _facts(arguments: argparse.Namespace, paths: list[Path], special: SpecialTok
     }
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
-    convert(parse_arguments())
+    convert(parse_arguments(argv))
     return 0
 
 

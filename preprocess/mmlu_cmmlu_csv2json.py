@@ -29,7 +29,7 @@ from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError, run_main
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description="Convert MMLU and CMMLU csv files to one alpaca json. Either folder may be left out; "
@@ -43,7 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=42,
                         help="of the shuffle within each category (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
 def make_items(exam: ExamFile) -> list[dict[str, Any]]:
@@ -167,9 +167,9 @@ def read_sources(arguments: argparse.Namespace
     return exam_files, absent, left_out
 
 
-def main(argument_list: list[str] | None = None) -> None:
-    """Entry point."""
-    arguments = parse_arguments(argument_list)
+def main(argv: list[str] | None = None) -> int:
+    """Runs the entry point."""
+    arguments = parse_arguments(argv)
     files.require_absent(arguments.output, arguments.overwrite)
     exam_files, absent, left_out = read_sources(arguments)
     items, facts = convert(exam_files, arguments.official_compat, arguments.seed)
@@ -208,6 +208,7 @@ def main(argument_list: list[str] | None = None) -> None:
           f"{len(duplicates['conflicting']['groups'])} questions with conflicting keys")
     if arguments.official_compat:
         print(f"official_compat: {sum(facts['nan_cells_per_file'].values())} option cells became nan")
+    return 0
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
         --base BASE --dataset valid.mindrecord --model_file tokenizer.model --output audit.json
 
 A mean loss hides what is not learnt. With a frozen head the end marker <eoa> may stay at its base loss of
-about ln(vocab_size) nats, one token in ten, so the mean floors near 1.2 and answers never end (notes, trap
-10). The audit gives the mean loss of each kind of label token, warns of kinds that do not improve, and shows
-what the other end markers would cost at the same place.
+about ln(vocab_size) nats, one token in ten, so the mean floors near 1.2 and answers never end
+(docs/traps.md#end-marker-not-learnt). The audit gives the mean loss of each kind of label token, warns of
+kinds that do not improve, and shows what the other end markers would cost at the same place.
 """
 
 from __future__ import annotations

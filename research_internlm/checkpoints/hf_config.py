@@ -6,13 +6,13 @@ attention biases, InternLM2 is Llama with grouped-query attention.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from research_internlm.checkpoints.weight_names import INTERNLM2, LLAMA
 from research_internlm.model import shape
 from research_internlm.model.shape import DEFAULTS
+from research_internlm.shared.arguments import is_number, is_whole
 from research_internlm.shared.errors import ToolkitError
 
 # model_type -> spelling of the tensors' names, key of the attention biases, its default
@@ -132,8 +132,8 @@ def _given(config: Mapping[str, Any], key: str, default: Any) -> Any:
 def _misvalued(config: Mapping[str, Any], kinds: Mapping[str, str]) -> list[str]:
     """Findings on values that are given and not of their kind."""
     tests = {
-        _COUNT: lambda value: type(value) is int and value > 0,
-        _POSITIVE: lambda value: type(value) in (int, float) and 0 < value < math.inf,
+        _COUNT: lambda value: is_whole(value, 1),
+        _POSITIVE: lambda value: is_number(value) and value > 0,
         _SWITCH: lambda value: type(value) is bool,
         _MAPPING: lambda value: isinstance(value, Mapping),
     }

@@ -15,13 +15,14 @@ from research_internlm.contest.report_sections import SOURCE_PREFIX
 from research_internlm.runs import attempts
 from research_internlm.runs.run_folder import RunFolder
 from research_internlm.shared import run_layout, secrets_scan
-from research_internlm.shared.errors import ToolkitError, printable
+from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import manifest_path, publish, require_absent, staging
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.shared.terminal import printable
 
 Parts = dict[str, Path]  # name inside the zip -> file
-_SOURCE = ("research_internlm", "preprocess", "scripts", "yaml", "setup.cfg", "pyproject.toml", "LICENSE",
-           "README.md", "README_zh.md", "CHANGELOG.md")
+_SOURCE = ("research_internlm", "preprocess", "scripts", "yaml", "docs", "setup.cfg", "pyproject.toml",
+           "LICENSE", "README.md", "README_zh.md", "CHANGELOG.md")
 _SOURCE_README = Path(__file__).with_name("source_readme.md")
 _TEAM = re.compile(r"[\w.-]+")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first date: the same inputs give the same bytes
@@ -52,7 +53,7 @@ def training_parts(run: RunFolder) -> Parts:
     """Config, run facts, every log file of every worker, and each attempt's record and words of msrun."""
     folder = run.path / run_layout.LOG_FOLDER
     files = [run.path / RESOLVED_CONFIG, run.path / RUN_FACTS, *sorted(run.path.rglob("scheduler.log")),
-             *sorted(folder.glob(f"*/{attempts.ATTEMPT}")), *sorted(folder.rglob("msrun.log")),
+             *attempts.records(run.path), *sorted(folder.rglob(run_layout.MSRUN_LOG)),
              *run.log_files]
     return {f"2_training/{run.name_of(file)}": file for file in files if not _is_hidden(file, run.path)}
 

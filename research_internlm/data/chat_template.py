@@ -22,8 +22,8 @@ from research_internlm.data.tokens import INTERNLM, INTERNLM2, SpecialTokens
 PROMPT_VERSION = "internlm-chat-1"  # goes into manifests; raise it when any string below changes
 
 # How a chat answer may end, by roles of special tokens; the first is what everyone trains with. With a frozen
-# head a base model may never learn to say <eoa>, while </s> it has seen all its life (notes, trap 10).
-# Generation stops at either.
+# head a base model may never learn to say <eoa>, while </s> it has seen all its life
+# (docs/traps.md#end-marker-not-learnt). Generation stops at either.
 UPSTREAM_END = "eoa"
 END_MARKERS = MappingProxyType({
     INTERNLM: MappingProxyType({"eoa": ("eoa", "newline", "eos"), "eos": ("eos",)}),

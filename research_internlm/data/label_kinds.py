@@ -1,6 +1,6 @@
 """What kind of label each supervised token is: template words, letter, option text, an end marker.
 
-A mean loss hides which tokens are not learnt; by kind it shows (notes, trap 10).
+A mean loss hides which tokens are not learnt; by kind it shows (docs/traps.md#end-marker-not-learnt).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pathlib import Path
 from research_internlm import evaluate as evaluate_entry
 from research_internlm import recipes
 from research_internlm.launching import machine_checks
-from research_internlm.shared import versions
+from research_internlm.shared import run_layout, versions
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import require_absent, require_file
 
@@ -30,7 +30,7 @@ def output_files(run: Path, task: str, checkpoint: Path) -> tuple[Path, Path]:
     """
     own = run in checkpoint.absolute().parents
     name = checkpoint.stem if own else f"{checkpoint.absolute().parent.name}_{checkpoint.stem}"
-    return run / f"results_{task}_{name}.json", run / f"{task}_{name}.log"
+    return run_layout.evaluation_files(run, task, name)
 
 
 def problems(run: Path, recipe: recipes.Recipe, device_target: str | None) -> list[str]:

@@ -17,6 +17,7 @@ from research_internlm.evaluation import mmlu, squad
 from research_internlm.evaluation.answers import extract_letter
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_manifest, require_file, sha256_of, write_json
+from research_internlm.shared.run_layout import PREDICTIONS
 
 Prompts = list[list[int]]
 
@@ -197,4 +198,4 @@ def print_squad(result: dict[str, Any]) -> None:
 def write_predictions(arguments: argparse.Namespace, predictions: Any) -> None:
     """Writes the raw predictions beside the results."""
     output = Path(arguments.output)
-    write_json(output.with_suffix(".predictions.json"), predictions)
+    write_json(output.with_suffix(PREDICTIONS), predictions)

@@ -8,8 +8,6 @@ loading, so what runs is the plain model on every device.
 from __future__ import annotations
 
 import copy
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from research_internlm.data.chat_template import encode, render_chat
 from research_internlm.data.tokens import PAD_ID, SpecialTokens, load_tokenizer, special_tokens
 from research_internlm.inference.batching import choose_lengths, make_batches
 from research_internlm.model import cpu_patches
+from research_internlm.recipes.for_mindformers import mindformers_config, set_log_folder
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_json, write_json
 
@@ -148,16 +147,15 @@ class InferenceModel:
 
 def _build(recipe: Mapping[str, Any], batch_size: int, checkpoint: str | Path, pet_config: Any) -> Any:
     """Builds the plain network on the recipe's device and loads its weights."""
-    os.environ.setdefault("LOG_MF_PATH", str(Path(recipe["output_dir"]) / "log"))
+    set_log_folder(recipe)
     cpu_patches.adapt(recipe["context"]["device_target"])
-    from mindformers import MindFormerConfig, build_context
+    from mindformers import build_context
     from mindformers.models.build_model import build_network
 
     from research_internlm.inference.loading import load_into
     from research_internlm.model import modeling  # noqa: F401 (registers the classes)
 
-    with tempfile.TemporaryDirectory() as folder:
-        config = MindFormerConfig(str(recipes.write_resolved(recipe, Path(folder) / "resolved.yaml")))
+    config = mindformers_config(recipe)
     build_context(config)
     config.model.model_config.batch_size = batch_size
     network = build_network(config.model)

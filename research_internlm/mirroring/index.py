@@ -150,9 +150,9 @@ def wanted_steps(run: Index, local: Iterable[int]) -> set[int]:
 
 
 def inputs_of(facts: Mapping[str, Any]) -> Iterator[str]:
-    """What a mirror does not hold and a machine must have to go on, a line each."""
+    """What a mirror does not hold and a machine must have to continue, a line each."""
     for section, data in facts.get("data", {}).items():
         yield f"{section}: {data['file']} (sha256 {data.get('sha256')})"
     if facts.get("load_checkpoint_sha256"):
-        yield ("base weights, to evaluate and merge; resuming needs them not: sha256 "
+        yield ("base weights, to evaluate and merge; resuming does not need them: sha256 "
                f"{facts['load_checkpoint_sha256']}")

@@ -7,7 +7,6 @@ from mindformers/models/llama, wrapping rule from mindformers/pet/tuners/lora_ad
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from research_internlm.model.shape import Linear, layer_linears
+from research_internlm.shared.arguments import is_number, is_whole
 from research_internlm.shared.errors import ToolkitError
 
 # Of mindformers.pet.pet_config.LoraConfig; it has none for target_modules.
@@ -55,9 +55,10 @@ def setting(pet_config: Mapping[str, Any], key: str) -> Any:
         ToolkitError: The value is none MindFormers could train with.
     """
     value = pet_config.get(key, MINDFORMERS_DEFAULTS[key])
-    kinds, lowest = ((int,), 1) if key == "lora_rank" else ((int, float), 0)
-    if type(value) not in kinds or not lowest <= value < math.inf:
-        raise ToolkitError(f"pet_config.{key} is {value!r}; it must be a number of at least {lowest}")
+    if key == "lora_rank" and not is_whole(value, 1):
+        raise ToolkitError(f"pet_config.{key} is {value!r}; it must be a whole number of at least 1")
+    if not is_number(value, 0):
+        raise ToolkitError(f"pet_config.{key} is {value!r}; it must be a number of at least 0")
     return value
 
 

@@ -54,12 +54,12 @@ def check(recipe: Mapping[str, Any]) -> None:
     Raises:
         ToolkitError: With all unknown keys, wrong types and unresolvable `type`s at once.
     """
-    found = list(_findings(recipe))
-    if found:
+    if found := list(problems(recipe)):
         raise ToolkitError(f"{len(found)} wrong setting(s) in the config: " + "; ".join(found))
 
 
-def _findings(recipe: Mapping[str, Any]) -> Iterable[str]:
+def problems(recipe: Mapping[str, Any]) -> Iterable[str]:
+    """Unknown keys, wrong types and unresolvable `type`s of a resolved recipe, one sentence each."""
     general = {key: getattr(GeneralConfig, key) for key in GeneralConfig.keys()}
     yield from _unknown(recipe, {*general, *CONFIG_NAME_TO_CLASS, *_TOP_LEVEL_EXTRA}, "")
     for key, value in recipe.items():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from research_internlm.recipes.structure import require_structure
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_text, write_text

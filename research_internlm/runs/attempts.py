@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from research_internlm.shared import versions
+from research_internlm.shared import run_layout, versions
 from research_internlm.shared.files import read_json, write_json
-from research_internlm.shared.run_layout import LOG_FOLDER
+from research_internlm.shared.run_layout import ATTEMPT
 
-ATTEMPT = "attempt.json"
 _ENVIRONMENT = re.compile(r"(MS|ASCEND|HCCL|GLOG|OMP|MINDSPORE|LCCL)_\w+|RANK_\w+|CPU_AFFINITY|GLOG_v"
                           r"|CUDA_VISIBLE_DEVICES|PYTHONPATH|PATH|LD_LIBRARY_PATH|MASTER_PORT")
 _SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL", re.IGNORECASE)
@@ -20,11 +19,15 @@ _SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL", re.IGNORECASE)
 
 def new_attempt(output: Path) -> Path:
     """Makes the log folder of the next attempt."""
-    folder = output / LOG_FOLDER
-    numbers = [int(path.name.removeprefix("attempt-")) for path in folder.glob("attempt-[0-9]*")]
-    attempt = folder / f"attempt-{max(numbers, default=0) + 1:03d}"
+    attempt = run_layout.next_attempt_dir(output)
     attempt.mkdir(parents=True)
     return attempt
+
+
+def records(output: Path) -> list[Path]:
+    """The records of a run's attempts, first attempt first."""
+    files = (attempt / ATTEMPT for attempt in run_layout.attempt_dirs(output).values())
+    return [file for file in files if file.is_file()]
 
 
 def recorded_environment() -> dict[str, str]:
@@ -51,10 +54,9 @@ def record_end(attempt: Path, code: int) -> None:
     write_json(attempt / ATTEMPT, {**record, "ended": _now(), "exit_code": code})
 
 
-def were_begun_with_overwrite(output: Path) -> bool:
-    """Whether the run in a folder was itself begun by a command with --overwrite."""
-    return any(read_json(path, "the attempt's record").get("overwrite")
-               for path in output.glob(f"{LOG_FOLDER}/attempt-*/{ATTEMPT}"))
+def started_with_overwrite(output: Path) -> bool:
+    """Whether the run in a folder was itself started by a command with --overwrite."""
+    return any(read_json(path, "the attempt's record").get("overwrite") for path in records(output))
 
 
 def set_aside(folder: Path) -> Path:

@@ -39,7 +39,10 @@ def warnings(logs: Mapping[int, RankLog], rows: Sequence[Mapping[str, Any]], wor
 
 
 def _still(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A loss that stopped falling above zero: some label tokens cannot be learned (notes, trap 10)."""
+    """A loss that stopped falling above zero: some label tokens cannot be learned.
+
+    See docs/traps.md#end-marker-not-learnt.
+    """
     losses = [row["loss"] for row in rows if math.isfinite(row["loss"])]
     if len(losses) >= _STUCK_LINES and len(set(losses[-_STUCK_LINES:])) == 1:
         yield f"the last {_STUCK_LINES} losses are all {losses[-1]:g}: nothing is being trained"

@@ -1,8 +1,9 @@
 """The owner of a run's facts: what its config, run.json, logs, checkpoints and results each say.
 
 The report and the hand-in read a run only through here. Each source states facts under the same keys, so
-whether yaml, data, log, checkpoint and report agree is one comparison (notes, trap 6). Sources are read each
-on its own: one that cannot be read is named by `unreadable` and left out everywhere else.
+whether yaml, data, log, checkpoint and report agree is one comparison
+(docs/traps.md#sources-that-disagree). Sources are read each on its own: one that cannot be read is named by
+`unreadable` and left out everywhere else.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from research_internlm.model import lora
 from research_internlm.recipes import schedule
 from research_internlm.runs import attempts, result_files, worker_logs
 from research_internlm.runs.result_files import Checkpoint
+from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import manifest_path, read_json, read_manifest, require_file
-from research_internlm.shared.run_layout import LINKS, LOG_FOLDER, PREDICTIONS, RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.shared.run_layout import LINKS, RESOLVED_CONFIG, RUN_FACTS
 
 Facts = dict[str, Any]
 _HINT = "give the --output_dir of a run of run_internlm.py"
@@ -107,7 +109,7 @@ class RunFolder:
 
     @cached_property
     def _checkpoints(self) -> tuple[dict[Path, Checkpoint], list[str]]:
-        return result_files.read_each(sorted(self.path.glob("checkpoint/rank_0/*.ckpt")),
+        return result_files.read_each(run_layout.rank_files(run_layout.checkpoint_dir(self.path), 0),
                                      result_files.read_checkpoint)
 
     @property
@@ -118,9 +120,7 @@ class RunFolder:
 
     @cached_property
     def _results(self) -> tuple[dict[Path, Facts], list[str]]:
-        return result_files.read_each((path for path in sorted(self.path.rglob("results*.json"))
-                                      if not path.name.endswith((PREDICTIONS, ".manifest.json"))),
-                                     result_files.read_result)
+        return result_files.read_each(run_layout.result_files(self.path), result_files.read_result)
 
     @property
     def results(self) -> dict[str, Facts]:
@@ -139,8 +139,7 @@ class RunFolder:
     @cached_property
     def _attempts(self) -> tuple[dict[Path, Facts], list[str]]:
         return result_files.read_each(
-            sorted(self.path.glob(f"{LOG_FOLDER}/attempt-*/{attempts.ATTEMPT}")),
-            result_files.read_attempt)
+            attempts.records(self.path), result_files.read_attempt)
 
     @property
     def attempts(self) -> dict[Path, Facts]:

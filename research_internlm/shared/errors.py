@@ -7,60 +7,36 @@ code 2 without a traceback; anything else is a bug of ours and keeps its traceba
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import re
 import sys
-from collections.abc import Callable
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator
+
+from research_internlm.shared.terminal import printable, protect_streams
 
 USER_ERROR_EXIT_CODE = 2
 # Only a write fails with these; a refused permission can be a read's too.
 _WRITE_ERRORS = {errno.ENOSPC: "free space", errno.EDQUOT: "free space", errno.EROFS: "choose another place"}
-# What changes a terminal instead of being shown: control characters (but line ends, tabs and tqdm's carriage
-# return), the C1 range, line and paragraph separators, and marks that reorder text.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e"
-                          "\u2066-\u2069]")
 
 
 class ToolkitError(Exception):
     """A mistake the user can mend; its text is the whole message."""
 
 
-def printable(text: str) -> str:
-    """The text with everything that would act on a terminal written as an escape, e.g. `\\x1b`."""
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+@contextlib.contextmanager
+def added_to(problems: list[str]) -> Iterator[None]:
+    """Adds what a check raises to the problems found before, so that all are said at once.
 
-
-class _PrintableStream:
-    """stdout or stderr that shows what it cannot encode, or what would act on the terminal, as escapes.
-
-    Texts of users, files and servers reach the terminal and the logs through many prints; this is the one
-    place where they are made harmless.
+    A wrong setting among them can stop a later check that computes with it; that says nothing new.
     """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        return self._stream.write(printable(text))
-
-    def writelines(self, lines: list[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def _protect_streams() -> None:
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None or isinstance(stream, _PrintableStream):
-            continue
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, _PrintableStream(stream))
+    try:
+        yield
+    except ToolkitError as error:
+        problems.append(str(error))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        if not problems:
+            raise
 
 
 def run_main(main: Callable[[], int | None]) -> None:
@@ -69,7 +45,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     Args:
         main: The entry point; returns an exit code, or None for success.
     """
-    _protect_streams()
+    protect_streams()
     try:
         code = main()
     except ToolkitError as error:

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterator
 from typing import Any
 
 import yaml
+
 from research_internlm.shared.errors import ToolkitError
 
 MOST_YAML_NODES = 200_000  # of a recipe with its aliases written out; the shipped ones have about 300

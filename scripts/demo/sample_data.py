@@ -138,13 +138,13 @@ def base_corpus(base_questions: list[Question], rng: random.Random) -> list[dict
     return items
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the data")
     parser.add_argument("--seed", type=int, default=42,
                         help="seed of all random choices (default: %(default)s)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     folder = Path(arguments.output_dir)
     rng = random.Random(arguments.seed)
     base_questions = []

@@ -99,7 +99,7 @@ def train(lines: list[str], family: str) -> bytes:
     return model.SerializeToString()
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--corpus", action="append", required=True, metavar="F.json",
@@ -108,7 +108,7 @@ def main() -> int:
     parser.add_argument("--family", choices=END_MARKERS, default=INTERNLM,
                         help="the model it is for (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     output = require_absent(arguments.output, arguments.overwrite)
     with staging(output.parent) as folder:
         staged = Path(folder) / output.name

@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file, save_file
 
-import yaml
 from research_internlm import recipes
 from research_internlm.checkpoints import dtypes, hf_config, hf_folder
 from research_internlm.checkpoints.dtypes import BF16

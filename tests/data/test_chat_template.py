@@ -72,7 +72,7 @@ def test_items_choose_their_prompt_by_their_fields():
 
 
 def test_multiple_choice_strings_are_the_official_converter_s():
-    # notes/contest.md: the space before the first newline, none after the dot
+    # docs/traps.md#contest-strings: the space before the first newline, none after the dot
     assert choice_input("Why?", ["a", "b", "c", "d"]) == "Question: Why? \nA.a\nB.b\nC.c\nD.d"
     assert choice_output("C") == "The right option is C."
     assert choice_output("C", "text") == "The right option is C.text"

@@ -23,7 +23,7 @@ hostile = st.lists(st.sampled_from(["\nA.", "\nB.", "\nC.", "\nD.", "\n", "A.", 
 
 
 def test_rendered_strings_are_the_contests():
-    # notes/contest.md, "Item (exact strings)"
+    # docs/traps.md#contest-strings
     assert choice_instruction("law") == (
         "Here is a question about law, the correct answer is one of the options A/B/C/D. Please select the "
         "correct option and answer the question with 'The right option is'.")

@@ -1,8 +1,8 @@
 """Recipes: merging, overrides, and the check of every key against MindFormers' own classes."""
 
 import pytest
-
 import yaml
+
 from research_internlm import recipes
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.commands import ROOT

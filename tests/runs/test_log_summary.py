@@ -156,7 +156,7 @@ def warned(tmp_path, *ranks):
 
 
 def test_constant_loss_floor(tmp_path):
-    # Trap 10: falls quickly, then stands near ln(103168) / 10 tokens = 1.15.
+    # docs/traps.md#end-marker-not-learnt: falls quickly, then stands near ln(103168) / 10 tokens = 1.15.
     floor = "".join(line(step, 1.15 + step % 2 / 1000 + 5 * math.exp(-step / 3)) for step in range(1, 101))
     assert "the loss stands at 1.150 since the second quarter" in warned(tmp_path / "a", floor)
     learned = "".join(line(step, 5 * math.exp(-step / 30)) for step in range(1, 101))

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from research_internlm.shared import errors
-from research_internlm.shared.errors import printable
+from research_internlm.shared.terminal import printable
 from tests.helpers.commands import ROOT
 
 OSC_AND_CLEAR = "\x1b]0;owned\x07\x1b[2J"

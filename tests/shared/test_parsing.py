@@ -4,10 +4,10 @@ import json
 import math
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-import yaml
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.parsing import MOST_YAML_NODES, parse_json, parse_yaml
 

@@ -8,8 +8,8 @@ import re
 
 import numpy as np
 import pytest
-
 import yaml
+
 from tests.helpers.commands import ROOT, assert_user_error, run_script
 
 pytestmark = pytest.mark.model
