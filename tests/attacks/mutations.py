@@ -11,9 +11,9 @@ import yaml
 
 JUNK = (None, True, 0, -1, 10**30, 1.5, float("nan"), "", "x", "\ud800", "\x1b[2J", "../../x", "/etc/passwd",
         "a" * 300, [], [1], {}, {"a": 1}, [[]], "2024-13-45", "5e-5")
-CHUNKS = (b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"{", b"}", b"[" * 5000, b'"', b"\n", b",", b"\xe2\x80\xa8",
-          b"9" * 5000, b"version https://git-lfs.github.com/spec/v1\n", b"PK\x03\x04", b"!!python/name:os.system",
-          b"&a [*a]", b"\x1b]0;x\x07", b'"\\ud800"', b"\r\n", b"nan")
+CHUNKS = (b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"{", b"}", b"[" * 5000, b'"', b"\n", b",",
+          b"\xe2\x80\xa8", b"9" * 5000, b"version https://git-lfs.github.com/spec/v1\n", b"PK\x03\x04",
+          b"!!python/name:os.system", b"&a [*a]", b"\x1b]0;x\x07", b'"\\ud800"', b"\r\n", b"nan")
 
 
 def mutate(path: Path, rng: random.Random) -> str:
@@ -50,7 +50,7 @@ def _as_bytes(path: Path, rng: random.Random) -> str:
 
 
 def _as_kind(path: Path, rng: random.Random) -> str:
-    kind = rng.choice(("absent", "folder", "empty", "link to nothing", "another file", "not readable as text"))
+    kind = rng.choice(("absent", "folder", "empty", "link to nothing", "another file", "random bytes"))
     path.unlink()
     if kind == "folder":
         path.mkdir()
@@ -60,7 +60,7 @@ def _as_kind(path: Path, rng: random.Random) -> str:
         path.symlink_to(path.with_name("nowhere"))
     elif kind == "another file":
         path.write_bytes(rng.choice((b"{}", b"[]", b"null", b"1", b'"x"', b"a,b\n1,2\n", b"\x08\x01" * 50)))
-    elif kind == "not readable as text":
+    elif kind == "random bytes":
         path.write_bytes(rng.randbytes(rng.choice((1, 9, 500))))
     return kind
 

@@ -25,13 +25,11 @@ class Target:
         name: For the report.
         main: Its main.
         argv: Arguments, relative to the folder.
-        fixed: Files that are not changed, since changing them tests another command.
-    """
+        """
 
     name: str
     main: Callable[[list[str]], int | None]
     argv: tuple[str, ...]
-    fixed: tuple[str, ...] = ()
 
 
 def exam_items(count: int = 12) -> list[dict]:
@@ -52,14 +50,14 @@ def make_files(folder: Path, root: Path, tokenizer: Path, finished_run: Path) ->
     _csv(folder / "hf/test/art_test.csv", [["question", "subject", "choices", "answer"],
                                            ["Question?", "art", "['one', 'two', 'three', 'four']", "1"]])
     _json(folder / "items.json", exam_items())
-    (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in exam_items(3)))
     shutil.copy(tokenizer, folder / "tokenizer.model")
     for name in ("lora_finetune.yaml", "predict_mmlu.yaml"):
         shutil.copy(root / "yaml" / name, folder / name)
     shutil.copy(root / "yaml/overlays/cpu_tiny.yaml", folder / "cpu_tiny.yaml")
     answers = [{"text": "red", "answer_start": 0}]
     _json(folder / "squad.json", {"version": "1.1", "data": [{"title": "t", "paragraphs": [
-        {"context": "red", "qas": [{"id": str(n), "question": "q?", "answers": answers}]} for n in range(3)]}]})
+        {"context": "red", "qas": [{"id": str(n), "question": "q?", "answers": answers}]}
+        for n in range(3)]}]})
     _json(folder / "predictions.json", {str(n): "red" for n in range(3)})
     hf_release(folder / "release")
     base = write(folder / "base.ckpt", random_tensors_of_config())
@@ -87,49 +85,48 @@ def _json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 
 
+def _target(name: str, main: Callable[[list[str]], int | None], line: str) -> Target:
+    return Target(name, main, tuple(line.split()))
+
+
+_RUN1 = "run1/checkpoint_trainable/rank_0/a.ckpt"
+_ONE_EACH = "--valid_per_category 1 --test_per_category 1"
+_FINISHED = tuple(f"finished/{name}" for name in (
+    "run.json", "resolved_config.yaml", "results_mmlu.json", "results_squad.json", "obs_links.json",
+    "msrun_log/worker_1.log"))
 # Target -> the files of its folder that are changed.
 TARGETS: dict[Target, tuple[str, ...]] = {
-    Target("csv2json", mmlu_cmmlu_csv2json.main, ("--mmlu_dir", "mmlu", "--cmmlu_dir", "cmmlu", "--output",
-                                                  f"{OUTPUT}.json")):
+    _target("csv2json", mmlu_cmmlu_csv2json.main, "--mmlu_dir mmlu --cmmlu_dir cmmlu --output out.json"):
         ("mmlu/test/art_test.csv", "mmlu/dev/art_dev.csv", "cmmlu/test/art.csv"),
-    Target("csv2json compat", mmlu_cmmlu_csv2json.main, ("--mmlu_dir", "mmlu", "--official_compat", "--output",
-                                                         f"{OUTPUT}.json")): ("mmlu/test/art_test.csv",),
-    Target("csv2json hf", mmlu_cmmlu_csv2json.main, ("--mmlu_dir", "hf", "--output", f"{OUTPUT}.json")):
+    _target("csv2json compat", mmlu_cmmlu_csv2json.main, "--mmlu_dir mmlu --official_compat --output out.json"):
+        ("mmlu/test/art_test.csv",),
+    _target("csv2json hf", mmlu_cmmlu_csv2json.main, "--mmlu_dir hf --output out.json"):
         ("hf/test/art_test.csv",),
-    Target("data_preprocess", data_preprocess.main, ("--input", "items.json", "--output_dir", OUTPUT,
-                                                     "--valid_per_category", "1", "--test_per_category", "1")):
+    _target("data_preprocess", data_preprocess.main, f"--input items.json --output_dir out {_ONE_EACH}"):
         ("items.json",),
-    Target("held_out", data_preprocess.main, ("--input", "items.json", "--output_dir", OUTPUT, "--split",
-                                              "held_out", "--valid_per_category", "1", "--test_per_category",
-                                              "1")): ("items.json",),
-    **{Target(f"converter {suffix}", alpaca_data_preprocess_v1.main,
-              ("--input_glob", f"items.{suffix}", "--output_file", f"{OUTPUT}.mindrecord", "--model_file",
-               "tokenizer.model", "--seq_length", "128", "--show", "2")): (f"items.{suffix}", "tokenizer.model")
-       for suffix in ("json", "jsonl")},
-    Target("squad-score", evaluate.main, ("squad-score", "--squad_file", "squad.json", "--predictions",
-                                          "predictions.json", "--output", f"{OUTPUT}.json")):
+    _target("held_out", data_preprocess.main,
+            f"--input items.json --output_dir out --split held_out {_ONE_EACH}"): ("items.json",),
+    _target("converter", alpaca_data_preprocess_v1.main,
+            "--input_glob items.json --output_file out.mindrecord --model_file tokenizer.model "
+            "--seq_length 128 --show 2"): ("items.json", "tokenizer.model"),
+    _target("squad-score", evaluate.main,
+            "squad-score --squad_file squad.json --predictions predictions.json --output out.json"):
         ("squad.json", "predictions.json"),
-    Target("plan", plan.main, ("--config", "lora_finetune.yaml", "--overlay", "cpu_tiny.yaml", "--items", "1000",
-                               "--write", f"{OUTPUT}.yaml")): ("lora_finetune.yaml", "cpu_tiny.yaml"),
-    Target("from-hf", weights.main, ("from-hf", "release", f"{OUTPUT}.ckpt")):
+    _target("plan", plan.main,
+            "--config lora_finetune.yaml --overlay cpu_tiny.yaml --items 1000 --write out.yaml"):
+        ("lora_finetune.yaml", "cpu_tiny.yaml"),
+    _target("from-hf", weights.main, "from-hf release out.ckpt"):
         ("release/config.json", "release/model.safetensors"),
-    Target("merge", weights.main, ("merge", "--base", "base.ckpt", "--adapter",
-                                   "run1/checkpoint_trainable/rank_0/a.ckpt", "--output", f"{OUTPUT}.ckpt")):
-        ("base.ckpt", "run1/checkpoint_trainable/rank_0/a.ckpt", "run1/run.json",
-         "run1/resolved_config.yaml"),
-    Target("to-peft", weights.main, ("to-peft", "run1/checkpoint_trainable/rank_0/a.ckpt", OUTPUT)):
-        ("run1/checkpoint_trainable/rank_0/a.ckpt", "run1/resolved_config.yaml"),
-    Target("to-hf", weights.main, ("to-hf", "base.safetensors", OUTPUT, "--config", "model.yaml")):
+    _target("merge", weights.main, f"merge --base base.ckpt --adapter {_RUN1} --output out.ckpt"):
+        ("base.ckpt", _RUN1, "run1/run.json", "run1/resolved_config.yaml"),
+    _target("to-peft", weights.main, f"to-peft {_RUN1} out"): (_RUN1, "run1/resolved_config.yaml"),
+    _target("to-hf", weights.main, "to-hf base.safetensors out --config model.yaml"):
         ("base.safetensors", "model.yaml"),
-    Target("logs", logs.main, ("finished", "--output", OUTPUT)):
-        ("finished/msrun_log/worker_0.log", "finished/run.json", "finished/resolved_config.yaml"),
-    Target("logs of a file", logs.main, ("worker_0.log", "--output", OUTPUT)): ("worker_0.log",),
-    Target("report", report.main, ("finished", "--overwrite", "--lang", "en")):
-        ("finished/run.json", "finished/resolved_config.yaml", "finished/results_mmlu.json",
-         "finished/results_squad.json", "finished/obs_links.json", "finished/msrun_log/worker_1.log"),
-    Target("submit", submit.main, ("finished", "--team", "t", "--output", OUTPUT)):
-        ("finished/run.json", "finished/resolved_config.yaml", "finished/results_mmlu.json",
-         "finished/results_squad.json", "finished/results_squad.predictions.json", "finished/report.md",
-         "finished/obs_links.json", "finished/msrun_log/worker_1.log"),
-    Target("score", score.main, ("--accuracy", "0.9", "--trainable", "100")): (),
+    _target("logs", logs.main, "finished --output out"): (*_FINISHED, "finished/msrun_log/worker_0.log"),
+    _target("logs of a file", logs.main, "worker_0.log --output out"): ("worker_0.log",),
+    _target("report", report.main, "finished --overwrite --lang en"): _FINISHED,
+    _target("submit", submit.main, "finished --team t --output out"):
+        (*_FINISHED, "finished/results_squad.predictions.json", "finished/report.md",
+         "finished/checkpoint/rank_0/lora_rank_0-9_9.ckpt"),
+    _target("score", score.main, "--accuracy 0.9 --trainable 100"): (),
 }
