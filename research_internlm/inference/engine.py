@@ -51,7 +51,7 @@ class Engine:
         self._recipe = copy.deepcopy(dict(recipe))
         self._checkpoint = checkpoint
         model_config = recipes.model_config(self._recipe)
-        device = self._recipe["context"]["device_target"]
+        self._device = self._recipe["context"]["device_target"]
         self.stop_ids = tuple(stop_ids)
         self.batch_size = self._recipe["runner_config"]["batch_size"]
         self.max_new_tokens = model_config.get("max_new_tokens", 0)
@@ -61,7 +61,7 @@ class Engine:
         model_config["seq_length"] = self.seq_length
         self._pet_config = model_config.pop("pet_config", None)
         model_config["packed"] = False  # a training run's config may say so, but a prompt is one sample
-        self._has_static_cache = cpu_patches.uses_static_cache(model_config, device)
+        self._has_static_cache = cpu_patches.uses_static_cache(model_config, self._device)
 
     @functools.cached_property
     def network(self) -> Any:
@@ -79,7 +79,7 @@ class Engine:
         recipe = copy.deepcopy(self._recipe)
         model_config = recipes.model_config(recipe)
         model_config.update(changes)
-        cpu_patches.check_model_config(model_config, recipe["context"]["device_target"])
+        cpu_patches.check_model_config(model_config, self._device)
         return _build(recipe, self.batch_size, self._checkpoint, self._pet_config)
 
     def _static_decoder(self, batch_size: int) -> Any:
@@ -162,7 +162,8 @@ class Engine:
             of `seq_length`.
 
         Raises:
-            ToolkitError: The prompt is empty, or leaves no room for an answer.
+            ToolkitError: The prompt is empty or leaves no room for an answer, or a CPU is to sample without
+                the static cache.
         """
         if not 0 < len(ids) < self.seq_length:
             raise ToolkitError(f"a prompt of {len(ids)} tokens cannot be answered: it needs at least 1 and "
@@ -171,6 +172,11 @@ class Engine:
         if self._has_static_cache:
             yield from self._stream_by_steps(list(ids), sampling, new_tokens)
             return
+        if self._device == "CPU" and sampling.temperature > 0:
+            raise ToolkitError(f"temperature is {sampling.temperature}, but on a CPU MindFormers' own "
+                               "generation is greedy only (its sampler has no CPU kernels): ask with "
+                               "temperature 0, or remove repetition_penalty, qkv_concat and residual_dtype "
+                               "from the model_config")
         options = {"do_sample": sampling.temperature > 0, "top_p": sampling.top_p, "top_k": sampling.top_k,
                    "repetition_penalty": sampling.repetition_penalty, "seed": sampling.seed,
                    **({"temperature": sampling.temperature} if sampling.temperature else {})}
