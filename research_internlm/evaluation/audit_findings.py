@@ -38,9 +38,9 @@ def summarize(kinds: Sequence[Sequence[str]], losses: Sequence[np.ndarray]) -> d
     """
     names, values = np.array([kind for row in kinds for kind in row]), np.concatenate(losses)
     total = float(values.sum())
-    return {kind: {"count": int(own.sum()), "mean": float(values[own].mean()),
-                   "share": float(values[own].sum()) / total if total else 0.0}
-            for kind in KINDS if (own := names == kind).any()}
+    return {kind: {"count": int(found.sum()), "mean": float(values[found].mean()),
+                   "share": float(values[found].sum()) / total if total else 0.0}
+            for kind in KINDS if (found := names == kind).any()}
 
 
 def end_costs(ends: Sequence[np.ndarray], kinds: Sequence[Sequence[str]], special: SpecialTokens

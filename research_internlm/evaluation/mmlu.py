@@ -90,7 +90,7 @@ class MmluTask(Task):
     test_file: str
     mode: str = "generate"
     name: ClassVar[str] = "mmlu"
-    version: ClassVar[str] = "mmlu-1"
+    version: ClassVar[str] = "exam-1"
     help: ClassVar[str] = "multiple-choice accuracy"
 
     def __post_init__(self) -> None:

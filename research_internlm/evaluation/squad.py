@@ -100,9 +100,7 @@ def verdict_lines(result: Mapping[str, Any]) -> Iterator[str]:
     """What a SQuAD result says, a line a metric, and its warnings."""
     for name, note in (("contest", "EmF1Metric: first question, first answer"),
                        ("official", "SQuAD v1.1: all questions, best answer")):
-        scores = result[name]
-        yield (f"SQuAD {name}: F1 {scores['f1']:.2f}, EM {scores['em']:.2f} over {scores['total']} questions "
-               f"({note})")
+        yield f"{verdict_line(result, name)} ({note})"
     for warning in result["warnings"]:
         yield f"warning: {warning}"
 
@@ -224,6 +222,18 @@ def score_predictions(questions: Sequence[SquadQuestion], predictions: Mapping[s
         "unknown_ids": unknown,
         "warnings": warnings,
     }
+
+
+def verdict_line(result: Mapping[str, Any], metric: str) -> str:
+    """The line that an evaluation prints for one metric, and by which its log is found again.
+
+    Args:
+        result: From `score_predictions`.
+        metric: `contest` or `official`.
+    """
+    scores = result[metric]
+    return (f"SQuAD {metric}: F1 {scores['f1']:.2f}, EM {scores['em']:.2f} over {scores['total']} "
+            "questions")
 
 
 def _official(question: SquadQuestion, prediction: str | None) -> tuple[float, float]:
