@@ -1,21 +1,32 @@
-"""Multiple-choice accuracy: reading the test file and counting right letters.
+"""The multiple-choice task: reading the test file, asking, and counting right letters.
 
 Nothing is guessed and nothing is left out: an answer without a letter is wrong and is listed.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, ClassVar
 
-from research_internlm.data.choice import LETTERS, choice_input, parse_choice, parse_choice_output
+from research_internlm.data.chat_template import render_chat
+from research_internlm.data.choice import (
+    LETTERS,
+    answer_position,
+    choice_input,
+    parse_choice,
+    parse_choice_output,
+)
+from research_internlm.evaluation.answers import extract_letter
+from research_internlm.evaluation.task import Task
+from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_json
+from research_internlm.shared.files import read_json, read_manifest, sha256_of
 
 _Z_95 = NormalDist().inv_cdf(0.975)
 _ALPACA_FIELDS = ("instruction", "input", "output")
@@ -64,6 +75,76 @@ class ChoiceResult:
     def correct(self) -> bool:
         """Whether the letter is the right one; no letter is wrong."""
         return self.letter == self.item.answer
+
+
+@dataclass
+class MmluTask(Task):
+    """Accuracy on multiple-choice questions.
+
+    Attributes:
+        test_file: `test_alpaca_format.json`.
+        mode: `generate` reads the letter from the written answer; `logits` takes the letter with the highest
+            logit at the place where training puts the letter.
+    """
+
+    test_file: str
+    mode: str = "generate"
+    name: ClassVar[str] = "mmlu"
+    version: ClassVar[str] = "exam-1"
+    help: ClassVar[str] = "multiple-choice accuracy"
+
+    def __post_init__(self) -> None:
+        self.items = load_test_items(self.test_file)
+        self._evaluation_kind = (read_manifest(self.test_file) or {}).get("evaluation_kind", "unknown")
+
+    @staticmethod
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        """Adds --test_file and --mode."""
+        parser.add_argument("--test_file", required=True, metavar="F", help="test_alpaca_format.json")
+        parser.add_argument("--mode", choices=("generate", "logits"), default="generate",
+                            help="generate: read the letter from the written answer, as the contest does; "
+                            "logits: compare the four letters in one forward pass (default: %(default)s)")
+
+    @property
+    def compares(self) -> bool:
+        """Whether the letters' logits are compared."""
+        return self.mode == "logits"
+
+    def prompt(self, item: ChoiceItem, codec: TextCodec) -> list[int]:
+        """The chat prompt of training."""
+        return codec.encode(render_chat(item.instruction, item.input, family=codec.special.family))
+
+    def candidates(self, item: ChoiceItem, codec: TextCodec) -> tuple[list[int], list[int]]:
+        """What training writes before the letter, and the four letters."""
+        return answer_position(item.options, codec.processor)
+
+    def read_answer(self, item: ChoiceItem, reply: str | int | None) -> ChoiceResult:
+        """The letter, strictly; a question that was not asked has none."""
+        if isinstance(reply, int):
+            return ChoiceResult(item, LETTERS[reply])
+        return ChoiceResult(item, extract_letter(reply or ""), reply or "")
+
+    def score(self, items: Sequence[ChoiceItem], answers: Sequence[ChoiceResult]) -> dict[str, Any]:
+        """Of `score` below, with the mode."""
+        return {"mode": self.mode, **score(answers, self._evaluation_kind)}
+
+    def predictions(self, items: Sequence[ChoiceItem], answers: Sequence[ChoiceResult]
+                    ) -> list[dict[str, Any]]:
+        """Right letter, read letter and text of each question."""
+        return [{"id": answer.item.id, "answer": answer.item.answer, "letter": answer.letter,
+                 "text": answer.text} for answer in answers]
+
+    def facts(self) -> dict[str, Any]:
+        """The test file's hash."""
+        return {"test_file_sha256": sha256_of(self.test_file)}
+
+    def lines(self, result: Mapping[str, Any]) -> Iterator[str]:
+        """Accuracy with its interval, and what it is of."""
+        overall = result["overall"]
+        low, high = overall["interval_95"]
+        yield (f"MMLU accuracy {overall['accuracy']:.2%} ({overall['correct']} of {overall['total']}, "
+               f"95 % interval {low:.2%} to {high:.2%}), {overall['unmatched']} unmatched answers, "
+               f"{result['evaluation_kind']}, {result['mode']}")
 
 
 def load_test_items(path: str | os.PathLike) -> list[ChoiceItem]:

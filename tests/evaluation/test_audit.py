@@ -63,16 +63,16 @@ def kinds_with(**means):
 
 
 def warned(tuned, base, marker="eoa", end_kind="<eoa>", **costs):
-    result = {"unlearnt": audit_findings.unlearnt(tuned, base), "base": {"kinds": base}, "end_marker": marker,
-              "end_kind": end_kind, "tuned": {"kinds": tuned, "end_markers": costs}}
+    result = {"unlearnt": audit_findings.high_loss_labels(tuned, base), "base": {"kinds": base},
+              "end_marker": marker, "end_kind": end_kind, "tuned": {"kinds": tuned, "end_markers": costs}}
     return audit_findings.warnings(result)
 
 
 def test_the_end_marker_that_stays_at_its_base_loss_is_named_with_the_alternatives():
     base = kinds_with(letter=1.4, eoa=11.5)
-    assert audit_findings.unlearnt(kinds_with(letter=0.2, eoa=11.2), base) == ["<eoa>"]
-    assert audit_findings.unlearnt(kinds_with(letter=0.2, eoa=0.4), base) == []
-    assert audit_findings.unlearnt(kinds_with(eoa=0.05), kinds_with(eoa=0.05)) == []
+    assert audit_findings.high_loss_labels(kinds_with(letter=0.2, eoa=11.2), base) == ["<eoa>"]
+    assert audit_findings.high_loss_labels(kinds_with(letter=0.2, eoa=0.4), base) == []
+    assert audit_findings.high_loss_labels(kinds_with(eoa=0.05), kinds_with(eoa=0.05)) == []
     (warning,) = warned(kinds_with(letter=0.2, eoa=11.2), base, eoa=11.2, eos=2.5)
     for words in ("<eoa> did not improve enough: 11.200 nats, base 11.500", "98%",
                   "--end_marker eos would cost 2.500"):
@@ -91,9 +91,9 @@ def test_other_end_markers_are_offered_only_where_they_were_measured():
 def test_what_got_worse_and_what_is_no_number_is_said():
     (worse,) = warned(kinds_with(letter=3.0), kinds_with(letter=0.05))
     assert "letter got worse: 3.000 nats, base 0.050" in worse
-    assert audit_findings.unlearnt(kinds_with(letter=0.09), kinds_with(letter=0.05)) == []
+    assert audit_findings.high_loss_labels(kinds_with(letter=0.09), kinds_with(letter=0.05)) == []
     broken = kinds_with(letter=float("nan"), eoa=0.1)
-    assert audit_findings.unlearnt(broken, kinds_with(letter=1.0, eoa=11.0)) == ["letter"]
+    assert audit_findings.high_loss_labels(broken, kinds_with(letter=1.0, eoa=11.0)) == ["letter"]
     (text,) = warned(broken, kinds_with(letter=1.0, eoa=11.0))
     assert "the loss of letter is not a number" in text
     without_base = {"unlearnt": [], "tuned": {"kinds": broken}}
