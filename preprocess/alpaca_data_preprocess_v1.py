@@ -28,10 +28,18 @@ from preprocess.mindrecord.encoding import Block, encode_blocks
 from preprocess.mindrecord.items import inputs_of, read_named
 from preprocess.mindrecord.packing import Sample, pack
 from preprocess.mindrecord.writer import existing_parts, load_writer, write_mindrecord
-from research_internlm.data.chat_template import END_MARKERS, UPSTREAM_END, Segment, prompt_version
+from research_internlm.data.chat_template import prompt_version
+from research_internlm.data.families import END_MARKERS, UPSTREAM_END
 from research_internlm.data.items import render_item
 from research_internlm.data.rows import fits, make_records, record_length
-from research_internlm.data.tokens import IGNORE_ID, INTERNLM, SpecialTokens, load_tokenizer, special_tokens
+from research_internlm.data.segments import Segment
+from research_internlm.data.tokens import (
+    IGNORE_ID,
+    SpecialTokens,
+    load_tokenizer,
+    printed_role,
+    special_tokens,
+)
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import read_manifest, sha256_of, write_manifest
 
@@ -81,7 +89,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--pack", action="store_true", help="put several whole samples into a row instead of padding it; the "
         "model must be told (recipe), and validation rows may be packed or not")
     add("--seed", type=int, default=42, help="of the shuffle before packing (default: %(default)s)")
-    add("--end_marker", choices=tuple(END_MARKERS[INTERNLM]), default=UPSTREAM_END, help="how chat answers "
+    add("--end_marker", choices=END_MARKERS, default=UPSTREAM_END, help="how chat answers "
         "end: eoa as upstream (<eoa>, newline, </s>), eos with </s> alone, for a base that does not learn "
         "<eoa> (research_internlm/audit.py tells; default: %(default)s)")
     add("--overlong", choices=("drop", "error"), default="drop", help="an item that does not fit its row is "
@@ -172,7 +180,7 @@ def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProce
         if segment.supervised != inside:
             text += "⟦" if segment.supervised else "⟧"
             inside = segment.supervised
-        text += f"<{segment.content}>" if segment.is_token else processor.decode(
+        text += f"<{printed_role(segment.content)}>" if segment.is_token else processor.decode(
             processor.encode(segment.content))
     return text + ("⟧" if inside else "")
 
@@ -246,7 +254,7 @@ def _facts(arguments: argparse.Namespace, paths: list[Path], special: SpecialTok
         "tool": Path(__file__).name,
         "inputs": {path.name: sha256_of(path) for path in paths},
         "tokenizer_sha256": sha256_of(arguments.model_file),
-        "special_ids": {**special.ids, "vocab_size": special.vocab_size},
+        "special_ids": special.manifest_entry(),
         "prompt_version": prompt_version(arguments.end_marker),
         "evaluation_kind": kinds.pop() if len(kinds) == 1 else "mixed",
         "seq_length": arguments.seq_length,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from research_internlm.data.chat_template import UPSTREAM_END, Segment, render_chat, special_token
-from research_internlm.data.tokens import INTERNLM
+from research_internlm.data.chat_template import render_chat
+from research_internlm.data.families import INTERNLM, UPSTREAM_END
+from research_internlm.data.segments import Segment, special_token
 
 
 def render_squad(passage: str, question: str, answer: str | None = None) -> list[Segment]:
-    """The contest's SQuAD prompt: plain text behind `<s>`, no chat tokens.
+    """The contest's SQuAD prompt: plain text after `<s>`, no chat tokens.
 
     Args:
         passage: The paragraph.

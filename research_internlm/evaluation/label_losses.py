@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from research_internlm import recipes
-from research_internlm.data.label_kinds import end_ids
+from research_internlm.data.label_categories import end_ids
 from research_internlm.data.tokens import IGNORE_ID, PAD_ID, SpecialTokens
 from research_internlm.evaluation.audit_findings import Row
 from research_internlm.recipes.data_check import mindrecord_files

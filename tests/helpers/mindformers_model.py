@@ -61,7 +61,8 @@ def main():
     ids = np.load(job["ids"])
     recipe = recipes.resolve(ROOT / "yaml" / "predict_mmlu.yaml", [OVERLAY], job["overrides"])
     model_config = recipes.model_config(recipe)
-    special = SpecialTokens(model_config["vocab_size"], MappingProxyType({"eoa": NEVER, "eos": NEVER}))
+    special = SpecialTokens(model_config["vocab_size"],
+                            MappingProxyType({"end_of_assistant": NEVER, "eos": NEVER}))
     model = InferenceModel(copy.deepcopy(recipe), job["checkpoint"], special)
     built = [parameter.name for parameter in model.network.get_parameters()]
     result = {"logits": logits(model.network, ids), "built": np.array(sorted(built)),

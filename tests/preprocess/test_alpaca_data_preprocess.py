@@ -34,7 +34,7 @@ def test_every_boundary(demo_data, tmp_path, convert, spare, kept):
     processor = sentencepiece.SentencePieceProcessor(model_file=str(demo_data / "tokenizer.model"))
     special = special_tokens(processor)
     long = item("Which of all these many words?")
-    ids, answer_start = upstream_ids(long, processor, special["eoh"], special["eoa"])
+    ids, answer_start = upstream_ids(long, processor, special["end_of_user"], special["end_of_assistant"])
     length = len(ids) + spare
     short = item("A?")
     convert([long, short], length - 1)
