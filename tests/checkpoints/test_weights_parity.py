@@ -225,8 +225,9 @@ def test_the_exported_tokenizer_gives_training_s_ids(real_data, tmp_path, family
     texts = ("Be kind.", "Do it.\nQuestion: 中 \nA.x", "The right option is A.x", "\n再\n", " Yes", "?")
     for roles in ("user", "system user", "user assistant", "system user assistant user assistant",
                   "system user assistant user assistant user"):
+        start = 0 if roles.startswith("system") else 1
         messages = [{"role": role, "content": text}
-                    for role, text in zip(roles.split(), texts[1 - roles.startswith("system"):], strict=False)]
+                    for role, text in zip(roles.split(), texts[start:], strict=False)]
         assert tokenizer.apply_chat_template(messages) == encode(
             render_messages(messages, family), processor, special)[0]
     stop = json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"]
