@@ -10,7 +10,7 @@ from typing import Any
 
 from research_internlm import recipes
 from research_internlm.data.chat_template import PROMPT_VERSION, encode, render_chat
-from research_internlm.data.choice import LETTERS, answer_position
+from research_internlm.data.choice import LETTERS, ChoiceQuestion, answer_position
 from research_internlm.data.items import render_squad
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.evaluation import mmlu, squad
@@ -130,7 +130,7 @@ def evaluate_mmlu(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def compare_letters(evaluation: Evaluation, items: Sequence[mmlu.ChoiceItem], prompts: Prompts
+def compare_letters(evaluation: Evaluation, items: Sequence[ChoiceQuestion], prompts: Prompts
                     ) -> list[mmlu.ChoiceResult]:
     """The letter with the highest logit at the place where training puts the letter."""
     places = [answer_position(item.options, evaluation.processor) for item in items]

@@ -18,7 +18,7 @@ from research_internlm.shared.files import read_json
 
 
 @dataclass(frozen=True)
-class Question:
+class SquadQuestion:
     """One question of a SQuAD file.
 
     Attributes:
@@ -36,7 +36,7 @@ class Question:
     first_in_paragraph: bool
 
 
-def load_squad(path: str | os.PathLike) -> list[Question]:
+def load_squad(path: str | os.PathLike) -> list[SquadQuestion]:
     """Reads a SQuAD v1.1 file.
 
     Args:
@@ -68,7 +68,7 @@ def load_squad(path: str | os.PathLike) -> list[Question]:
     return questions
 
 
-def _read_paragraph(paragraph: Mapping[str, Any]) -> list[Question]:
+def _read_paragraph(paragraph: Mapping[str, Any]) -> list[SquadQuestion]:
     questions = []
     for entry in paragraph["qas"]:
         if "is_impossible" in entry:
@@ -81,7 +81,7 @@ def _read_paragraph(paragraph: Mapping[str, Any]) -> list[Question]:
         texts = (entry["id"], paragraph["context"], entry["question"])
         if not all(isinstance(text, str) for text in texts + answers):
             raise ToolkitError(f"id, context, question and answers of question {entry['id']} must be text")
-        questions.append(Question(*texts, answers, first_in_paragraph=not questions))
+        questions.append(SquadQuestion(*texts, answers, first_in_paragraph=not questions))
     return questions
 
 
@@ -102,12 +102,12 @@ def load_predictions(path: str | os.PathLike) -> dict[str, str]:
     return predictions
 
 
-def contest_questions(questions: Sequence[Question]) -> list[Question]:
+def contest_questions(questions: Sequence[SquadQuestion]) -> list[SquadQuestion]:
     """The first question of each paragraph, the only one the contest asks (2,067 of dev-v1.1)."""
     return [question for question in questions if question.first_in_paragraph]
 
 
-def score_predictions(questions: Sequence[Question], predictions: Mapping[str, str]) -> dict[str, Any]:
+def score_predictions(questions: Sequence[SquadQuestion], predictions: Mapping[str, str]) -> dict[str, Any]:
     """Scores predictions with the official and the contest's metric.
 
     Args:
@@ -144,16 +144,16 @@ def score_predictions(questions: Sequence[Question], predictions: Mapping[str, s
     }
 
 
-def _official(question: Question, prediction: str | None) -> tuple[float, float]:
+def _official(question: SquadQuestion, prediction: str | None) -> tuple[float, float]:
     return (0.0, 0.0) if prediction is None else official_metric.score_answer(prediction, question.answers)
 
 
-def _contest(question: Question, prediction: str | None) -> tuple[float, float]:
+def _contest(question: SquadQuestion, prediction: str | None) -> tuple[float, float]:
     return contest_metric.score_answer(prediction or "", question.answers[0])
 
 
-def _average(questions: Sequence[Question], predictions: Mapping[str, str],
-             score: Callable[[Question, str | None], tuple[float, float]]) -> dict[str, Any]:
+def _average(questions: Sequence[SquadQuestion], predictions: Mapping[str, str],
+             score: Callable[[SquadQuestion, str | None], tuple[float, float]]) -> dict[str, Any]:
     """Mean F1 and EM over the questions, in percent."""
     scores = [score(question, predictions.get(question.id)) for question in questions]
     f1, em = (100 * sum(column) / len(scores) for column in zip(*scores, strict=True))
