@@ -76,6 +76,10 @@ class ExamFile:
         """What manifests call it: `mmlu/test/college_physics_test.csv`."""
         return f"{self.source}/{self.split}/{self.path.name}"
 
+    def origin_of(self, row: ExamRow) -> tuple[tuple[str, str | int], ...]:
+        """Where a question comes from, as `ChoiceQuestion.origin`."""
+        return ("split", self.split), ("file", self.name), ("row", row.row)
+
 
 def read_folder(folder: Path, source: str) -> tuple[list[ExamFile], list[str]]:
     """Reads every csv file of one exam set.

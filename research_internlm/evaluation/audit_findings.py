@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from research_internlm.data.label_kinds import END_KINDS, KINDS, end_ids, label_kinds
+from research_internlm.data.label_categories import CATEGORIES, END_CATEGORIES, end_ids, label_categories
 from research_internlm.data.tokens import IGNORE_ID, SpecialTokens
 from research_internlm.shared.files import publish, staging
 
@@ -23,7 +23,7 @@ Row = tuple[np.ndarray, np.ndarray]
 def row_kinds(labels: np.ndarray, processor: sentencepiece.SentencePieceProcessor, special: SpecialTokens
               ) -> list[str]:
     """Kinds of a row's labels, in order."""
-    return label_kinds(labels[labels != IGNORE_ID].tolist(), processor, special)
+    return label_categories(labels[labels != IGNORE_ID].tolist(), processor, special)
 
 
 def summarize(kinds: Sequence[Sequence[str]], losses: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
@@ -40,13 +40,14 @@ def summarize(kinds: Sequence[Sequence[str]], losses: Sequence[np.ndarray]) -> d
     total = float(values.sum())
     return {kind: {"count": int(found.sum()), "mean": float(values[found].mean()),
                    "share": float(values[found].sum()) / total if total else 0.0}
-            for kind in KINDS if (found := names == kind).any()}
+            for kind in CATEGORIES if (found := names == kind).any()}
 
 
 def end_costs(ends: Sequence[np.ndarray], kinds: Sequence[Sequence[str]], special: SpecialTokens
               ) -> dict[str, float]:
     """Mean cost of each end marker where an answer's own one stands; empty where no answer has one."""
-    places = [next((place for place, kind in enumerate(row) if kind in END_KINDS), None) for row in kinds]
+    places = [next((place for place, kind in enumerate(row) if kind in END_CATEGORIES), None)
+              for row in kinds]
     at_end = [row[place] for row, place in zip(ends, places, strict=True) if place is not None]
     return dict(zip(end_ids(special), map(float, np.mean(at_end, axis=0)), strict=True)) if at_end else {}
 
@@ -56,7 +57,7 @@ def own_end(rows: Sequence[Row], kinds: Sequence[Sequence[str]], special: Specia
     """How the rows' answers end: name of the end marker, and kind of its first token."""
     for (_, labels), row in zip(rows, kinds, strict=True):
         for token, kind in zip(labels[labels != IGNORE_ID].tolist(), row, strict=True):
-            if kind in END_KINDS:
+            if kind in END_CATEGORIES:
                 return next(name for name, first in end_ids(special).items() if first == token), kind
     return None, None
 

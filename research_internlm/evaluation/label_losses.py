@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from research_internlm import recipes
-from research_internlm.data.label_kinds import end_ids
+from research_internlm.data.label_categories import end_ids
 from research_internlm.data.tokens import IGNORE_ID, PAD_ID, SpecialTokens
 from research_internlm.evaluation.audit_findings import (
     Row,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from research_internlm.data.items import render_squad
+from research_internlm.data.items import SQUAD_WORDING, render_squad
 from research_internlm.evaluation import contest_metric, official_metric
 from research_internlm.evaluation.task import Task
 from research_internlm.inference.text_codec import TextCodec
@@ -52,7 +52,7 @@ class SquadTask(Task):
     squad_file: str
     questions: str = "all"
     name: ClassVar[str] = "squad"
-    version: ClassVar[str] = "squad-1"
+    version: ClassVar[str] = SQUAD_WORDING
     help: ClassVar[str] = "SQuAD F1 and EM, both metrics"
 
     def __post_init__(self) -> None:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from research_internlm import audit
-from research_internlm.data.chat_template import END_MARKERS
 from research_internlm.data.choice import choice_output
-from research_internlm.data.label_kinds import label_kinds
+from research_internlm.data.families import FAMILIES
+from research_internlm.data.label_categories import label_categories
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.evaluation import audit_findings
 from research_internlm.shared.errors import ToolkitError
@@ -20,8 +20,8 @@ def vocabulary(request, real_data):
 
 def kinds_of(vocabulary, answer, end="eoa"):
     processor, special = vocabulary
-    ends = [special[role] for role in END_MARKERS[special.family][end]]
-    return label_kinds([*processor.encode(answer), *ends], processor, special)
+    ends = [special[role] for role in FAMILIES[special.family].end_markers[end]]
+    return label_categories([*processor.encode(answer), *ends], processor, special)
 
 
 @pytest.mark.real_data
@@ -40,7 +40,7 @@ def test_every_token_has_a_kind_and_one_is_the_letter(vocabulary, option):
     kinds = kinds_of(vocabulary, choice_output("B", option))
     assert kinds.count("letter") == 1
     assert len(kinds) == len(vocabulary[0].encode(choice_output("B", option))) + len(
-        END_MARKERS[vocabulary[1].family]["eoa"])
+        FAMILIES[vocabulary[1].family].end_markers["eoa"])
     assert kinds[:4] == ["template words"] * 4
 
 
@@ -103,8 +103,8 @@ def test_what_got_worse_and_what_is_no_number_is_said():
 @pytest.mark.real_data
 def test_own_end_and_what_the_others_cost_there(vocabulary):
     processor, special = vocabulary
-    for end in END_MARKERS[special.family]:
-        ids = [*processor.encode("x"), *(special[role] for role in END_MARKERS[special.family][end])]
+    for end in FAMILIES[special.family].end_markers:
+        ids = [*processor.encode("x"), *(special[role] for role in FAMILIES[special.family].end_markers[end])]
         rows = [(np.array([9, *ids]), np.array([-100, *ids]))] * 2
         kinds = [audit_findings.row_kinds(labels, processor, special) for _, labels in rows]
         marker, kind = audit_findings.own_end(rows, kinds, special)
