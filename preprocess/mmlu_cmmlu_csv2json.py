@@ -2,9 +2,9 @@
 
     python preprocess/mmlu_cmmlu_csv2json.py --mmlu_dir mmlu --cmmlu_dir cmmlu --output alpaca.json
 
-Default: every row becomes one item, every cell unchanged (27,775 items for the full sets).
-`--official_compat` rebuilds the official converter's texts instead, with its losses (27,604). Beside the
-three alpaca texts every item holds the question they were rendered from.
+Default: every row becomes one item, every cell unchanged (27,775 items for the full sets), and beside the
+three alpaca texts every item holds the question they were rendered from. `--official_compat` rebuilds the
+official converter's file instead, byte for byte: with its losses (27,604) and its three keys only.
 
 Order, as in the report's script: CMMLU's categories by name, then MMLU's; within one dev, test, val, then
 shuffled by one generator. A category is (source, subject): some subjects occur in both sets.
@@ -24,7 +24,13 @@ from preprocess.exam import exam_csv, official_compat
 from preprocess.exam.exam_csv import ExamFile, domain_of
 from preprocess.mindrecord.items import write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
-from research_internlm.data.choice import EXAM_WORDING, LETTERS, ChoiceQuestion, choice_instruction
+from research_internlm.data.choice import (
+    ALPACA_KEYS,
+    EXAM_WORDING,
+    LETTERS,
+    ChoiceQuestion,
+    choice_instruction,
+)
 from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError, run_main
 
@@ -124,7 +130,9 @@ def convert(exam_files: list[ExamFile], compat: bool, seed: int) -> tuple[list[d
             if converted.nan_cells:
                 nan_cells[exam.name] = converted.nan_cells
         questions = converted.questions if compat else read_questions(exam)
-        categories[exam.source, exam.subject] += [question.item(completed=False) for question in questions]
+        made = [question.item(completed=False) for question in questions]
+        categories[exam.source, exam.subject] += [
+            {key: item[key] for key in ALPACA_KEYS} if compat else item for item in made]
     result: list[dict] = []
     for items in categories.values():
         generator.shuffle(items)

@@ -18,7 +18,7 @@ from research_internlm.shared.errors import ToolkitError
 EXAM_WORDING = "exam-1"  # goes into manifests; raise it when a string below changes
 LETTERS = ("A", "B", "C", "D")
 _QUESTION = "Question: "
-_TEXTS = ("instruction", "input", "output")
+ALPACA_KEYS = ("instruction", "input", "output")
 _FIELDS = ("source", "subject", "question", "options", "answer")
 _ORIGIN = ("split", "file", "row")
 ANSWER_PHRASE = "The right option is"  # asked for in the instruction, read by the answer extractor
@@ -201,8 +201,8 @@ def read_choice(item: Any, place: str) -> ChoiceQuestion:
             alone have no reading or several. The caller names the file and the item.
     """
     if not isinstance(item, Mapping):
-        raise ToolkitError(f"is {type(item).__name__}, not an object with {', '.join(_TEXTS)}")
-    wanted = _TEXTS + (_FIELDS if "options" in item else ())
+        raise ToolkitError(f"is {type(item).__name__}, not an object with {', '.join(ALPACA_KEYS)}")
+    wanted = ALPACA_KEYS + (_FIELDS if "options" in item else ())
     if missing := [field for field in wanted if field not in item]:
         raise ToolkitError(f"lacks {', '.join(missing)}")
     if odd := [field for field in wanted if field != "options" and not isinstance(item[field], str)]:
