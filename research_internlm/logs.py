@@ -40,7 +40,7 @@ def describe(summary: Mapping[str, Any]) -> Iterator[str]:
            f"loss scale {summary['loss_scale'] or 'unavailable'}")
     seconds = int(summary["eta_seconds"])
     yield f"to go: {seconds // 3600} h {seconds % 3600 // 60} min" if seconds else "complete"
-    yield from (f"warning: {text}" for text in summary["warnings"])
+    yield from (f"warning: {warning.text()}" for warning in summary["warnings"])
 
 
 def _describe_restarts(restarts: Sequence[Mapping[str, Any]]) -> Iterator[str]:

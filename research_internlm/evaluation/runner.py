@@ -187,9 +187,7 @@ def print_squad(result: dict[str, Any]) -> None:
     """Prints both metrics, which are not comparable with each other."""
     for name, note in (("contest", "EmF1Metric: first question, first answer"),
                        ("official", "SQuAD v1.1: all questions, best answer")):
-        scores = result[name]
-        print(f"SQuAD {name}: F1 {scores['f1']:.2f}, EM {scores['em']:.2f} over {scores['total']} questions "
-              f"({note})")
+        print(f"{squad.verdict_line(result, name)} ({note})")
     for warning in result["warnings"]:
         print(f"warning: {warning}")
 

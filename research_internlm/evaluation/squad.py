@@ -144,6 +144,18 @@ def score_predictions(questions: Sequence[Question], predictions: Mapping[str, s
     }
 
 
+def verdict_line(result: Mapping[str, Any], metric: str) -> str:
+    """The line that an evaluation prints for one metric, and by which its log is found again.
+
+    Args:
+        result: From `score_predictions`.
+        metric: `contest` or `official`.
+    """
+    scores = result[metric]
+    return (f"SQuAD {metric}: F1 {scores['f1']:.2f}, EM {scores['em']:.2f} over {scores['total']} "
+            "questions")
+
+
 def _official(question: Question, prediction: str | None) -> tuple[float, float]:
     return (0.0, 0.0) if prediction is None else official_metric.score_answer(prediction, question.answers)
 

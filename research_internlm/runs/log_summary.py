@@ -70,8 +70,8 @@ def summarize(logs: Mapping[int, RankLog], tokens_per_step: float | None = None,
             some of them.
 
     Returns:
-        Mapping; times in milliseconds or seconds as the keys say. A loss that is no number stays nan
-        (`json_ready` is for files); last_loss is the mean of the last ones that are.
+        Mapping; times in milliseconds or seconds as the keys say; `warnings` are LogWarnings. A loss that is
+        no number stays nan (`json_ready` is for files); last_loss is the mean of the last ones that are.
     """
     rows = table(logs)
     losses = [row["loss"] for row in rows]
@@ -174,7 +174,8 @@ def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dic
     (output / "valid_loss.png").unlink(missing_ok=True)  # of an earlier analysis
     if valid:
         draw(valid, "Validation loss (mean over ranks)", output / "valid_loss.png")
-    write_json(output / "summary.json", json_ready(summary))
+    write_json(output / "summary.json", json_ready(
+        {**summary, "warnings": [warning.text() for warning in summary["warnings"]]}))
     return summary
 
 
