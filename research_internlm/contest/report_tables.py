@@ -18,7 +18,7 @@ from research_internlm.shared.files import (
     write_manifest,
     write_text,
 )
-from research_internlm.shared.run_layout import LINKS, RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.shared.run_layout import LINKS, RESOLVED_CONFIG, RUN_FACTS, TRAIN_LOG
 
 REPORT = "report.md"
 SUMMARY = f"{log_summary.OUTPUT_FOLDER}/summary.json"
@@ -67,8 +67,8 @@ def stated_by(run: RunFolder) -> dict[str, str]:
 
 def inputs_of(run: RunFolder) -> list[str]:
     """Files of the run that a report is written from, as they are now."""
-    links = [LINKS] if (run.path / LINKS).is_file() else []
-    return [RESOLVED_CONFIG, RUN_FACTS, SUMMARY, *run.results, *links,
+    optional = [name for name in (LINKS, TRAIN_LOG) if (run.path / name).is_file()]
+    return [RESOLVED_CONFIG, RUN_FACTS, SUMMARY, *run.results, *optional,
             *map(run.name_of, [*run.log_files, *run.attempts])]
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 # Where things lie and how many cores a machine has are no part of what a run is; the data's identity is
-# its sha256 in run.json. The monitor's numbers are derived from the data.
+# its sha256 in run.json. The monitor's numbers are derived from the data; curves only watch.
 _PLACES = re.compile(r"output_dir|load_checkpoint|resume_training|.*\.dataset_dir|.*\.num_parallel_workers"
-                     r"|callbacks\.UsefulTokensMonitor\..*")
+                     r"|callbacks\.UsefulTokensMonitor\..*|tensorboard(\..*)?")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
