@@ -4,7 +4,8 @@
     python research_internlm/logs.py worker_0.log --output analysis
 
 Writes train_log.csv, train_loss.png, valid_loss.png and summary.json, prints a summary, and warns of a
-loss that stands still, of NaN and of a rank that lags.
+loss that stands still, of NaN and of a rank that lags. Numbers come from the run's train_log.jsonl where it
+has one, and from its text logs.
 """
 
 from __future__ import annotations

@@ -136,13 +136,18 @@ def read_training(run: str | Path) -> dict[int, RankLog]:
     """
     run = Path(run)
     path = run if run.suffix == Path(TRAIN_LOG).suffix else run / TRAIN_LOG
-    exact = read_lines(path) if path.is_file() else None
-    if exact is None or not exact.records:
+    if not path.is_file():
         return read_run(run)
-    try:
-        logs = {} if run.is_file() else read_run(run)
-    except ToolkitError:  # the text logs were not kept
-        logs = {}
+    exact = read_lines(path)
+    logs: dict[int, RankLog] = {}
+    if run.is_dir():
+        try:
+            logs = read_run(run)
+        except ToolkitError:  # without text logs the file must do
+            if not exact.records:
+                raise
+    elif not exact.records:
+        raise ToolkitError(f"{run} has no line that can be read; give the train_log.jsonl of a training run")
     if _share_files(logs):
         return logs
     text = logs.get(exact.rank)

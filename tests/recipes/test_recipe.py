@@ -73,7 +73,7 @@ def test_every_shipped_recipe_passes_the_check(path, overlays):
     ("optimizer.beta1=0.9", "unknown key optimizer.AdamW..beta1"),
     ("callbacks.CheckpointMonitor.type=ObsMonitor", "'ObsMonitor' is not registered"),
     ("runner_config.epochs=True", "epochs must be int, found True"),
-    ("tensorboard={tensorboard_dir: a, log_timers: True}", "unknown key tensorboard.log_timers "),
+    ("tensorboard={tensorboard_dir: a, log_timers: True}", "unknown key tensorboard.log_timers"),
     ("tensorboard={tensorboard_dir: 1}", "tensorboard.tensorboard_dir must be str, found 1"),
     ("tensorboard={tensorboard_queue_size: 5}", "tensorboard names no tensorboard_dir"),
     ("tensorboard=True", "tensorboard must be a mapping, found True"),

@@ -11,6 +11,7 @@ import pytest
 from research_internlm import logs
 from research_internlm.runs import log_summary
 from research_internlm.runs.train_log_file import TrainLogLine, append, drop_from, read_lines, read_training
+from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import write_json, write_text
 from research_internlm.shared.run_layout import TRAIN_LOG
 
@@ -130,6 +131,19 @@ def test_without_text_logs_the_file_is_enough(tmp_path):
     for place in (tmp_path, tmp_path / TRAIN_LOG):
         assert list(read_training(place)) == [2] and len(read_training(place)[2].records) == 5
     assert logs.main([str(tmp_path / TRAIN_LOG), "--output", str(tmp_path / "out")]) == 0
+
+
+def test_a_file_without_a_line_hides_nothing(tmp_path):
+    run = write_run(tmp_path, range(1, 6), exact=False)
+    write_text(run / TRAIN_LOG, "torn\n")
+    log = read_training(run)[0]
+    assert len(log.records) == 5 and (log.unreadable, log.example) == (1, "torn")
+    with pytest.raises(ToolkitError, match="has no line that can be read"):
+        read_training(run / TRAIN_LOG)
+    (run / "msrun_log/worker_0.log").unlink()
+    (run / "msrun_log/worker_1.log").unlink()
+    with pytest.raises(ToolkitError, match=r"holds no worker_\*\.log"):
+        read_training(run)
 
 
 def test_one_worker_s_file_is_read_alone(tmp_path):
