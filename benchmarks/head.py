@@ -15,10 +15,10 @@ from pathlib import Path
 
 from trainer_runs import MEAN, Run, run, samples, write_rows
 
-from research_internlm.data.tokens import INTERNLM_VOCAB_SIZE
+from research_internlm.data.families import FAMILIES, INTERNLM
 from research_internlm.shared.errors import run_main
 
-LENGTH = 1024
+LENGTH, VOCAB_SIZE = 1024, FAMILIES[INTERNLM].vocab_size
 
 
 def measure(folder: Path, layout: str, batch: int, head: str, arguments: argparse.Namespace) -> Run:
@@ -27,9 +27,9 @@ def measure(folder: Path, layout: str, batch: int, head: str, arguments: argpars
     data = folder / f"{layout}{batch}.mindrecord"
     if not data.exists():
         count = round(rows * (LENGTH + 1) / MEAN) if packed else rows
-        write_rows(data, samples(count, INTERNLM_VOCAB_SIZE, LENGTH + 1), LENGTH, INTERNLM_VOCAB_SIZE, packed)
+        write_rows(data, samples(count, VOCAB_SIZE, LENGTH + 1), LENGTH, VOCAB_SIZE, packed)
     return run(data, folder / f"{layout}{batch}{head}", f"model.model_config.seq_length={LENGTH}",
-               f"model.model_config.vocab_size={INTERNLM_VOCAB_SIZE}", f"runner_config.batch_size={batch}",
+               f"model.model_config.vocab_size={VOCAB_SIZE}", f"runner_config.batch_size={batch}",
                f"model.model_config.hidden_size={arguments.hidden}", f"model.model_config.packed={packed}",
                f"model.model_config.num_layers={arguments.layers}", "train_dataset.data_loader.shuffle=False",
                "model.model_config.pet_config.lora_dropout=0.0",

@@ -28,10 +28,18 @@ from preprocess.mindrecord.encoding import Block, encode_blocks
 from preprocess.mindrecord.items import inputs_of, read_named
 from preprocess.mindrecord.packing import Sample, pack
 from preprocess.mindrecord.writer import existing_parts, load_writer, write_mindrecord
-from research_internlm.data.chat_template import END_MARKERS, UPSTREAM_END, Segment, prompt_version
-from research_internlm.data.items import render_item
+from research_internlm.data.chat_template import prompt_version
+from research_internlm.data.families import END_MARKERS, UPSTREAM_END
+from research_internlm.data.items import SQUAD_WORDING, is_reading, render_item, wordings_of
 from research_internlm.data.rows import fits, make_records, record_length
-from research_internlm.data.tokens import IGNORE_ID, INTERNLM, SpecialTokens, load_tokenizer, special_tokens
+from research_internlm.data.segments import Segment
+from research_internlm.data.tokens import (
+    IGNORE_ID,
+    SpecialTokens,
+    load_tokenizer,
+    printed_role,
+    special_tokens,
+)
 from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import read_manifest, sha256_of, write_manifest
@@ -47,6 +55,7 @@ class Statistics:
         items: Items read.
         rows: Rows written.
         samples: Samples in them.
+        reading: Items read that are questions on a passage.
         tokens: Tokens of all samples, and `supervised` those with a label.
         longest: Tokens of the longest sample.
         longest_answer: Most supervised tokens in one row.
@@ -57,6 +66,7 @@ class Statistics:
     items: int = 0
     rows: int = 0
     samples: int = 0
+    reading: int = 0
     tokens: int = 0
     supervised: int = 0
     longest: int = 0
@@ -82,7 +92,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--pack", action="store_true", help="put several whole samples into a row instead of padding it; the "
         "model must be told (recipe), and validation rows may be packed or not")
     add("--seed", type=int, default=42, help="of the shuffle before packing (default: %(default)s)")
-    add("--end_marker", choices=tuple(END_MARKERS[INTERNLM]), default=UPSTREAM_END, help="how chat answers "
+    add("--end_marker", choices=END_MARKERS, default=UPSTREAM_END, help="how chat answers "
         "end: eoa as upstream (<eoa>, newline, </s>), eos with </s> alone, for a base that does not learn "
         "<eoa> (research_internlm/audit.py tells; default: %(default)s)")
     add("--overlong", choices=("drop", "error"), default="drop", help="an item that does not fit its row is "
@@ -96,15 +106,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def encode_named(paths: Sequence[Path], processor: sentencepiece.SentencePieceProcessor,
-                 special: SpecialTokens, arguments: argparse.Namespace) -> Iterator[tuple[list[str], Block]]:
-    """All items of all files as blocks of samples, each with the names they are listed under when dropped."""
+                 special: SpecialTokens, arguments: argparse.Namespace
+                 ) -> Iterator[tuple[list[str], int, Block]]:
+    """All items of all files as blocks of samples.
+
+    Yields:
+        Names of the items, under which they are listed when dropped; how many are questions on a passage;
+        their samples.
+    """
     for_names, for_encoding = itertools.tee(read_named(paths))  # apart by one block
     for block in encode_blocks((item for _, item in for_encoding), processor, special, arguments.num_workers,
                                arguments.end_marker):
-        yield [name for name, _ in itertools.islice(for_names, len(block.lengths))], block
+        named = list(itertools.islice(for_names, len(block.lengths)))
+        yield [name for name, _ in named], sum(is_reading(item) for _, item in named), block
 
 
-def keep_fitting(blocks: Iterable[tuple[list[str], Block]], length: int, statistics: Statistics
+def keep_fitting(blocks: Iterable[tuple[list[str], int, Block]], length: int, statistics: Statistics
                  ) -> Iterator[Sample]:
     """Passes on the samples that fit a row and notes the others.
 
@@ -116,8 +133,9 @@ def keep_fitting(blocks: Iterable[tuple[list[str], Block]], length: int, statist
     Yields:
         Samples of at most `length` tokens.
     """
-    for names, block in blocks:
+    for names, reading, block in blocks:
         statistics.items += len(names)
+        statistics.reading += reading
         for name, (ids, supervised) in zip(names, block.samples(), strict=True):
             if fits(len(ids), length):
                 yield ids, supervised
@@ -166,7 +184,7 @@ def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProce
         if segment.supervised != inside:
             text += "⟦" if segment.supervised else "⟧"
             inside = segment.supervised
-        text += f"<{segment.content}>" if segment.is_token else processor.decode(
+        text += f"<{printed_role(segment.content)}>" if segment.is_token else processor.decode(
             processor.encode(segment.content))
     return text + ("⟧" if inside else "")
 
@@ -222,8 +240,8 @@ def convert(arguments: argparse.Namespace) -> None:
     report(statistics, length, output)
 
 
-def _refuse_overlong(blocks: Iterable[tuple[list[str], Block]], length: int) -> None:
-    long = [f"{name} ({count} tokens)" for names, block in blocks
+def _refuse_overlong(blocks: Iterable[tuple[list[str], int, Block]], length: int) -> None:
+    long = [f"{name} ({count} tokens)" for names, _, block in blocks
             for name, count in zip(names, block.lengths, strict=True) if not fits(count, length)]
     if long:
         raise ToolkitError(f"{len(long)} items are longer than the {length}-token row: "
@@ -235,13 +253,18 @@ def _facts(arguments: argparse.Namespace, paths: list[Path], special: SpecialTok
            ) -> dict[str, Any]:
     """The manifest of the data set."""
     length = record_length(arguments.seq_length)
-    kinds = {(read_manifest(path) or {}).get("evaluation_kind", "unknown") for path in paths}
+    manifests = [read_manifest(path) for path in paths]
+    kinds = {(manifest or {}).get("evaluation_kind", "unknown") for manifest in manifests}
+    wordings = {wording for manifest in manifests if manifest for wording in wordings_of(manifest)}
+    if statistics.reading:
+        wordings.add(SQUAD_WORDING)
     return {
         "tool": Path(__file__).name,
         "inputs": {path.name: sha256_of(path) for path in paths},
         "tokenizer_sha256": sha256_of(arguments.model_file),
-        "special_ids": {**special.ids, "vocab_size": special.vocab_size},
+        "special_ids": special.manifest_entry(),
         "prompt_version": prompt_version(arguments.end_marker),
+        "wordings": sorted(wordings),
         "evaluation_kind": kinds.pop() if len(kinds) == 1 else "mixed",
         "seq_length": arguments.seq_length,
         "record_length": length,

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from preprocess.exam import questions as question_reader
 from preprocess.exam import splits
 from preprocess.exam.orderings import ORDERS, choose_orders, depends_on_order
-from preprocess.exam.questions import Question
 from preprocess.mindrecord.items import write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
+from research_internlm.data.choice import EXAM_WORDING, ChoiceQuestion
 from research_internlm.shared import files
 from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
@@ -54,7 +54,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_questions(path: Path, ambiguous: str) -> tuple[list[Question], list[dict[str, Any]]]:
+def read_questions(path: Path, ambiguous: str) -> tuple[list[ChoiceQuestion], list[dict[str, Any]]]:
     """Reads the input file.
 
     Args:
@@ -79,7 +79,7 @@ def read_questions(path: Path, ambiguous: str) -> tuple[list[Question], list[dic
 
 
 def assign_orders(
-    questions: list[Question], count: int, generator: random.Random
+    questions: list[ChoiceQuestion], count: int, generator: random.Random
 ) -> tuple[list[list[tuple[int, ...]]], dict[str, Any]]:
     """Chooses the orders of every question.
 
@@ -95,12 +95,12 @@ def assign_orders(
     orders, fixed, repeated = [], [], []
     for question in tqdm(questions, desc="orderings", unit="question", disable=None):
         if depends_on_order(question.text, question.options):
-            fixed.append(question.name)
+            fixed.append(question.id)
             orders.append([ORDERS[0]] * count)
             continue
         orders.append(choose_orders(question.options, count, generator))
         if len(set(orders[-1])) < count:
-            repeated.append(question.name)
+            repeated.append(question.id)
     return orders, {
         "kept_in_original_order": {"count": len(fixed), "ids": fixed},
         "fewer_distinct_orders": {"count": len(repeated), "ids": repeated},
@@ -108,7 +108,7 @@ def assign_orders(
 
 
 def make_split(
-    questions: list[Question], orders: list[list[tuple[int, ...]]], arguments: argparse.Namespace,
+    questions: list[ChoiceQuestion], orders: list[list[tuple[int, ...]]], arguments: argparse.Namespace,
     generator: random.Random,
 ) -> splits.Split:
     """Runs the chosen split.
@@ -127,7 +127,7 @@ def make_split(
     return split
 
 
-def count_categories(questions: list[Question], split: splits.Split) -> dict[str, dict[str, int]]:
+def count_categories(questions: list[ChoiceQuestion], split: splits.Split) -> dict[str, dict[str, int]]:
     """Questions, and items of each file, per category."""
     names = {"/".join(question.category): Counter() for question in questions}
     for question in questions:
@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     kind = splits.EVALUATION_KIND[arguments.split]
     write_outputs(arguments, split, {
         "evaluation_kind": kind, "split": arguments.split, "orderings": arguments.orderings,
-        "seed": arguments.seed, "prompt_version": PROMPT_VERSION,
+        "seed": arguments.seed, "prompt_version": PROMPT_VERSION, "wordings": [EXAM_WORDING],
         "inputs": {arguments.input.name: files.sha256_of(arguments.input)}, "counts": counts,
         "dropped": dropped, "per_category": per_category, "categories_short_of_questions": short,
         **order_facts})

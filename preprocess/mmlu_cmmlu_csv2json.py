@@ -2,9 +2,9 @@
 
     python preprocess/mmlu_cmmlu_csv2json.py --mmlu_dir mmlu --cmmlu_dir cmmlu --output alpaca.json
 
-Default: every row becomes one item, every cell unchanged, with the structured fields beside the alpaca ones
-(27,775 items for the full sets). `--official_compat` rebuilds the official converter's items instead, with
-its losses (27,604), and with its three keys only.
+Default: every row becomes one item, every cell unchanged (27,775 items for the full sets), and beside the
+three alpaca texts every item holds the question they were rendered from. `--official_compat` rebuilds the
+official converter's file instead, byte for byte: with its losses (27,604) and its three keys only.
 
 Order, as in the report's script: CMMLU's categories by name, then MMLU's; within one dev, test, val, then
 shuffled by one generator. A category is (source, subject): some subjects occur in both sets.
@@ -24,7 +24,13 @@ from preprocess.exam import exam_csv, official_compat
 from preprocess.exam.exam_csv import ExamFile
 from preprocess.mindrecord.items import write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
-from research_internlm.data.choice import LETTERS, choice_input, choice_instruction, choice_output
+from research_internlm.data.choice import (
+    ALPACA_KEYS,
+    EXAM_WORDING,
+    LETTERS,
+    ChoiceQuestion,
+    choice_instruction,
+)
 from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError, run_main
 
@@ -46,29 +52,18 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def make_items(exam: ExamFile) -> list[dict[str, Any]]:
-    """The items of one file: the alpaca fields, then what they were rendered from.
+def read_questions(exam: ExamFile) -> list[ChoiceQuestion]:
+    """The questions of one file.
 
     Args:
         exam: A verified file.
 
     Returns:
-        One item per row, in order.
+        One question per row, in order.
     """
     instruction = choice_instruction(exam.domain)
-    return [{
-        "instruction": instruction,
-        "input": choice_input(row.question, row.options),
-        "output": choice_output(row.answer),
-        "source": exam.source,
-        "subject": exam.subject,
-        "split": exam.split,
-        "file": exam.name,
-        "row": row.row,
-        "question": row.question,
-        "options": list(row.options),
-        "answer": row.answer,
-    } for row in exam.rows]
+    return [ChoiceQuestion(f"{exam.name}:{row.row}", instruction, row.question, row.options, row.answer,
+                           exam.source, exam.subject, exam.origin_of(row)) for row in exam.rows]
 
 
 def find_duplicates(exam_files: list[ExamFile]) -> dict[str, dict[str, Any]]:
@@ -134,8 +129,10 @@ def convert(exam_files: list[ExamFile], compat: bool, seed: int) -> tuple[list[d
             dropped += converted.dropped
             if converted.nan_cells:
                 nan_cells[exam.name] = converted.nan_cells
-        items = converted.items if compat else make_items(exam)
-        categories[exam.source, exam.subject] += items
+        questions = converted.questions if compat else read_questions(exam)
+        made = [question.item(completed=False) for question in questions]
+        categories[exam.source, exam.subject] += [
+            {key: item[key] for key in ALPACA_KEYS} if compat else item for item in made]
     result: list[dict] = []
     for items in categories.values():
         generator.shuffle(items)
@@ -183,7 +180,8 @@ def main(argv: list[str] | None = None) -> int:
     write_items(arguments.output, items)
     files.write_manifest(
         arguments.output, tool="preprocess/mmlu_cmmlu_csv2json.py", official_compat=arguments.official_compat,
-        seed=arguments.seed, prompt_version=PROMPT_VERSION, counts=counts,
+        seed=arguments.seed, prompt_version=PROMPT_VERSION, wordings=[EXAM_WORDING],
+        counts=counts,
         order="cmmlu then mmlu, categories by name; each: dev, test, val, then shuffled",
         absent_splits=absent, files_not_read=left_out,
         other_forms={exam.name: exam.form for exam in exam_files if exam.form != exam_csv.ORIGINAL},

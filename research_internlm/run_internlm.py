@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         prepare_output(recipe, facts, arguments)
         continue_run(recipe)
     if recipe["run_mode"] == "predict":
-        from research_internlm.inference.engine import predict
+        from research_internlm.inference.predict import predict
 
         predict(recipe, arguments.predict_data, arguments.model_file)
     else:

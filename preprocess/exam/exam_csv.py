@@ -96,6 +96,10 @@ class ExamFile:
         suffix = f":{self.subject}" if self.domain != domain_of(self.path.name) else ""
         return f"{self.source}/{self.split}/{self.path.name}{suffix}"
 
+    def origin_of(self, row: ExamRow) -> tuple[tuple[str, str | int], ...]:
+        """Where a question comes from, as `ChoiceQuestion.origin`."""
+        return ("split", self.split), ("file", self.name), ("row", row.row)
+
 
 def read_folder(folder: Path, source: str) -> tuple[list[ExamFile], list[str], list[str]]:
     """Reads every csv file of one exam set.

@@ -68,10 +68,13 @@ def run_msrun(command: Sequence[str], attempt: Path, output: Path, has_scheduler
 
 
 def _end_without_scheduler(output: Path, ended: threading.Event, alone: threading.Event) -> None:
-    """Kills the run once its workers have been without a scheduler for three looks in a row."""
+    """Kills the run once its workers have been without a scheduler for three looks in a row.
+
+    At the end of a training the scheduler leaves first; on a loaded machine workers took 20 s to follow.
+    """
     missing = 0
     while missing < 3:
-        if ended.wait(_GRACE_SECONDS / 3):
+        if ended.wait(_GRACE_SECONDS):
             return
         without = processes_of(output, "MS_WORKER") and not processes_of(output, "MS_SCHED")
         missing = missing + 1 if without else 0

@@ -45,7 +45,7 @@ from research_internlm.storage.obs import ObjectStore
 
 PART_SIZE = 16 * MIB
 PARALLEL = 2  # parts at once; the machine is the training's
-_TEXT = (".json", ".yaml", ".log", ".txt", ".csv")
+_TEXT = (".json", ".jsonl", ".yaml", ".log", ".txt", ".csv")
 _GROWN = 1.1  # a log is sent again when it grew by a tenth, a checkpoint was sent, or the run ended
 _Stamp = tuple[int, int]
 

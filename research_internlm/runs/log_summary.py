@@ -12,7 +12,8 @@ from typing import Any
 
 from research_internlm.recipes.recipe import load_yaml
 from research_internlm.runs.log_warnings import RECENT, warnings
-from research_internlm.runs.worker_logs import RankLog, evaluations, read_run, steps_of_all
+from research_internlm.runs.train_log_file import read_training
+from research_internlm.runs.worker_logs import RankLog, evaluations, steps_of_all
 from research_internlm.shared.files import publish, read_json, require_absent, staging, write_json, write_text
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
 
@@ -43,16 +44,16 @@ def table(logs: Mapping[int, RankLog]) -> list[dict[str, Any]]:
     return rows
 
 
-def useful_tokens_per_step(facts: Mapping[str, Any] | None, batch_size: int | None) -> float | None:
+def useful_tokens_per_step(run: Path) -> float | None:
     """Mean number of unpadded tokens one optimizer step takes in, from the data's manifest.
 
     Args:
-        facts: run.json of the run.
-        batch_size: Rows a card and step.
+        run: The run folder.
 
     Returns:
         Tokens over all workers, or None where the run does not say.
     """
+    facts, batch_size = _facts(run), _batch_size(run)
     data = (facts or {}).get("data", {}).get("train_dataset")
     if not data or not data.get("tokens") or not batch_size:
         return None
@@ -64,14 +65,14 @@ def summarize(logs: Mapping[int, RankLog], tokens_per_step: float | None = None,
     """The figures of a run, for people and for the report.
 
     Args:
-        logs: From read_run.
+        logs: From read_training.
         tokens_per_step: Useful tokens of one step, or None.
         workers: Number of workers that were started, None to go by the logs, 0 where the logs are only
             some of them.
 
     Returns:
-        Mapping; times in milliseconds or seconds as the keys say. A loss that is no number stays nan
-        (`json_ready` is for files); last_loss is the mean of the last ones that are.
+        Mapping; times in milliseconds or seconds as the keys say; `warnings` are LogWarnings. A loss that is
+        no number stays nan (`json_ready` is for files); last_loss is the mean of the last ones that are.
     """
     rows = table(logs)
     losses = [row["loss"] for row in rows]
@@ -161,11 +162,10 @@ def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dic
     """
     run, output = Path(run), Path(output)
     require_absent(output / "summary.json", overwrite)
-    logs = read_run(run)
-    facts = read_json(run / RUN_FACTS, "run facts") if (run / RUN_FACTS).is_file() else None
+    logs = read_training(run)
     # One file says nothing of the ranks beside it.
-    workers = (facts or {}).get("workers", 0 if run.is_file() else None)
-    summary = summarize(logs, useful_tokens_per_step(facts, _batch_size(run)), workers)
+    workers = (_facts(run) or {}).get("workers", 0 if run.is_file() else None)
+    summary = summarize(logs, useful_tokens_per_step(run), workers)
     rows = table(logs)
     write_csv(rows, output / "train_log.csv")
     draw({row["step"]: row["loss"] for row in rows}, "Training loss (mean over ranks)",
@@ -174,8 +174,13 @@ def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dic
     (output / "valid_loss.png").unlink(missing_ok=True)  # of an earlier analysis
     if valid:
         draw(valid, "Validation loss (mean over ranks)", output / "valid_loss.png")
-    write_json(output / "summary.json", json_ready(summary))
+    write_json(output / "summary.json", json_ready(
+        {**summary, "warnings": [warning.text() for warning in summary["warnings"]]}))
     return summary
+
+
+def _facts(run: Path) -> dict[str, Any] | None:
+    return read_json(run / RUN_FACTS, "run facts") if (run / RUN_FACTS).is_file() else None
 
 
 def _batch_size(run: Path) -> int | None:

@@ -18,7 +18,7 @@ from typing import Any
 from research_internlm import recipes
 from research_internlm.model import lora
 from research_internlm.recipes import schedule
-from research_internlm.runs import attempts, result_files, worker_logs
+from research_internlm.runs import attempts, result_files, train_log_file, worker_logs
 from research_internlm.runs.result_files import Checkpoint
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
@@ -73,12 +73,21 @@ class RunFolder:
 
     @cached_property
     def logs(self) -> dict[int, worker_logs.RankLog]:
-        """Rank -> worker log.
+        """Rank -> worker log: the text, which is what is handed in.
 
         Raises:
             ToolkitError: There are none.
         """
         return worker_logs.read_run(self.path)
+
+    @cached_property
+    def training_logs(self) -> dict[int, worker_logs.RankLog]:
+        """Rank -> what it logged, with the unrounded numbers of train_log.jsonl where the run has one.
+
+        Raises:
+            ToolkitError: There are none.
+        """
+        return train_log_file.read_training(self.path)
 
     @property
     def readable_logs(self) -> dict[int, worker_logs.RankLog]:

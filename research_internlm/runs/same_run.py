@@ -13,9 +13,9 @@ from research_internlm.shared.files import read_json
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
 
 # Where things lie and how many cores a machine has are no part of what a run is; the data's identity is
-# its sha256 in run.json. The monitor's numbers are derived from the data.
+# its sha256 in run.json. The monitor's numbers are derived from the data; curves only watch.
 _PLACES = re.compile(r"output_dir|load_checkpoint|resume_training|.*\.dataset_dir|.*\.num_parallel_workers"
-                     r"|callbacks\.UsefulTokensMonitor\..*")
+                     r"|callbacks\.UsefulTokensMonitor\..*|tensorboard(\..*)?")
 
 
 def run_differences(run: Path, recipe: Mapping[str, Any], data: Mapping[str, Any], workers: int) -> list[str]:

@@ -2,6 +2,7 @@
 
     OUTPUT_DIR/
         resolved_config.yaml, run.json      what the run is: its settings, and the facts of its start
+        train_log.jsonl                     loss lines of the training, one JSON object a line
         checkpoint/rank_N/*.ckpt            full checkpoints, one folder a rank
         checkpoint_trainable/rank_N/*.ckpt  adapter-only checkpoints
         msrun_log/attempt-NNN/              logs and attempt.json of each launch
@@ -22,6 +23,7 @@ from pathlib import Path
 RESOLVED_CONFIG = "resolved_config.yaml"
 RUN_FACTS = "run.json"
 IDENTITY = (RUN_FACTS, RESOLVED_CONFIG)  # without both a folder is not a run; the config is written last
+TRAIN_LOG = "train_log.jsonl"
 LINKS = "obs_links.json"  # written by upload.py --record
 PREDICTIONS = ".predictions.json"  # suffix of the predictions beside a result
 LOG_FOLDER = "msrun_log"

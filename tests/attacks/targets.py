@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from preprocess import alpaca_data_preprocess_v1, data_preprocess, mmlu_cmmlu_csv2json
 from research_internlm import evaluate, logs, plan, report, score, submit, weights
 from research_internlm.data.choice import choice_input, choice_instruction, choice_output
@@ -63,8 +65,7 @@ def make_files(folder: Path, root: Path, tokenizer: Path, finished_run: Path) ->
     base = write(folder / "base.ckpt", random_tensors_of_config())
     write(folder / "base.safetensors", random_tensors_of_config())
     make_run(folder / "run1", base)
-    _json(folder / "model.json", {"model": {"model_config": CONFIG}})
-    (folder / "model.json").rename(folder / "model.yaml")  # JSON is yaml
+    (folder / "model.yaml").write_text(yaml.safe_dump({"model": {"model_config": CONFIG}}))
     shutil.copytree(finished_run, folder / "finished", symlinks=True)
     (folder / "worker_0.log").write_text((finished_run / "msrun_log/worker_0.log").read_text())
 
@@ -98,8 +99,8 @@ _FINISHED = tuple(f"finished/{name}" for name in (
 TARGETS: dict[Target, tuple[str, ...]] = {
     _target("csv2json", mmlu_cmmlu_csv2json.main, "--mmlu_dir mmlu --cmmlu_dir cmmlu --output out.json"):
         ("mmlu/test/art_test.csv", "mmlu/dev/art_dev.csv", "cmmlu/test/art.csv"),
-    _target("csv2json compat", mmlu_cmmlu_csv2json.main, "--mmlu_dir mmlu --official_compat --output out.json"):
-        ("mmlu/test/art_test.csv",),
+    _target("csv2json compat", mmlu_cmmlu_csv2json.main,
+            "--mmlu_dir mmlu --official_compat --output out.json"): ("mmlu/test/art_test.csv",),
     _target("csv2json hf", mmlu_cmmlu_csv2json.main, "--mmlu_dir hf --output out.json"):
         ("hf/test/art_test.csv",),
     _target("data_preprocess", data_preprocess.main, f"--input items.json --output_dir out {_ONE_EACH}"):

@@ -68,6 +68,14 @@ def test_log_changed_after_the_report(run):
     assert "report.md is older than msrun_log/worker_1.log" in the_problem(run)
 
 
+def test_train_log_changed_after_the_report(run):
+    path = run / run_layout.TRAIN_LOG
+    path.write_text("{}\n")
+    finished_run.rewrite_report(run)
+    path.write_text("[]\n")
+    assert "report.md is older than train_log.jsonl" in the_problem(run)
+
+
 def test_checkpoint_made_after_the_report(run):
     finished_run.checkpoint(run / "checkpoint/rank_0/late.ckpt", 10)
     assert "report.md is older than the checkpoints" in the_problem(run)

@@ -26,7 +26,7 @@ class Characters:
 
 
 SPECIAL = SpecialTokens(2000, MappingProxyType(
-    {"bos": 1001, "eos": 1002, "eoh": 1003, "eoa": 1004, "newline": 1010}))
+    {"bos": 1001, "eos": 1002, "end_of_user": 1003, "end_of_assistant": 1004, "newline": 1010}))
 NAMES = {1001: "«s»", 1002: "«/s»", 1003: "«eoh»", 1004: "«eoa»", 1010: "«nl»"}
 
 
@@ -134,7 +134,10 @@ def test_rows_are_one_longer_than_seq_length():
 
 def test_internlm_ids_are_the_real_vocabulary_s(real_data):
     special = special_tokens(load_tokenizer(real_data / "tokenizers" / "internlm.model"))
-    assert dict(special.ids) == {"unk": 0, "bos": 1, "eos": 2, "newline": 13, "eoa": 103166, "eoh": 103167}
+    assert dict(special.ids) == {"unk": 0, "bos": 1, "eos": 2, "newline": 13, "end_of_assistant": 103166,
+                                 "end_of_user": 103167}
+    assert special.manifest_entry() == {"unk": 0, "bos": 1, "eos": 2, "newline": 13, "eoa": 103166,
+                                        "eoh": 103167, "vocab_size": 103168}
     assert special.vocab_size == 103168
     assert special.stop_ids == (103166, 2)
 

@@ -234,7 +234,7 @@ def test_no_questions_is_an_error():
 def test_scoring_is_quiet_and_needs_no_mindspore(tmp_path):
     code = ("import sys; sys.modules['mindspore'] = sys.modules['mindformers'] = None\n"
             "from research_internlm.evaluation import answers, mmlu, squad\n"
-            "question = squad.Question('a', 'p', 't', ('Denver Broncos',), True)\n"
+            "question = squad.SquadQuestion('a', 'p', 't', ('Denver Broncos',), True)\n"
             "print(squad.score_predictions([question], {'a': 'Denver'})['contest']['f1'])")
     # No compiled files: jieba's warnings come up when it is compiled, as on a fresh machine.
     done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True,

@@ -12,7 +12,7 @@ import yaml
 
 from research_internlm import recipes
 from research_internlm.contest import report_tables
-from research_internlm.evaluation import runner
+from research_internlm.evaluation import squad
 from research_internlm.runs import log_summary
 from research_internlm.shared import run_layout
 from research_internlm.shared.files import write_json, write_text
@@ -82,7 +82,7 @@ def write_squad(run, name, result):
                {str(number): "a" for number in range(result["official"]["total"])})
     with open(run / f"{name.removeprefix('results_')}.log", "w") as log, contextlib.redirect_stdout(log):
         print("squad: 100%|####|")
-        runner.print_squad(result)
+        print("\n".join(squad.verdict_lines(result)))
 
 
 def link(sha, number):
