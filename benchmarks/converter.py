@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from research_internlm.data.rows import record_length
+from research_internlm.shared.errors import run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTH = 1024
@@ -132,7 +133,7 @@ def check_ids(expected: list[list[int]], path: Path) -> int:
     return len(fitting)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,7 +142,7 @@ def main() -> None:
                         help="records of the other side (default: %(default)s)")
     parser.add_argument("--questions", type=int, default=0, metavar="N",
                         help="repeat rows up to N questions (default: no repeats)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     model_file = (arguments.data / "tokenizers/internlm.model").resolve()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -161,7 +162,8 @@ def main() -> None:
         print(f"| {step} | {count:,} | {took:.1f} | {count / took:,.0f} | {count / took / rate:.1f} | "
               f"{f'{peak:,.0f}' if peak else ''} |")
     print(f"\nids equal on the first {compared:,} rows")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

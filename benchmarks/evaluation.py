@@ -19,10 +19,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from research_internlm.evaluation import runner
+from research_internlm.shared.errors import run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 NEW_TOKENS = 200
@@ -30,23 +30,22 @@ BATCH = 32
 
 
 def load(demo: Path, long: int) -> tuple[Any, list[Any], list[list[int]]]:
-    """Evaluation of the demo's tuned weights, its questions and their prompts of about `long` tokens."""
-    from research_internlm.data.chat_template import render_chat
+    """The demo's tuned weights, its questions and their prompts of about `long` tokens."""
     from research_internlm.data.tokens import load_tokenizer
-    from research_internlm.evaluation import mmlu
+    from research_internlm.evaluation.mmlu import MmluTask
+    from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
 
     model_file = demo / "tokenizer.model"
     checkpoint = max((demo / "lora/checkpoint/rank_0").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    evaluation = runner.Evaluation(SimpleNamespace(
-        config=str(ROOT / "yaml/predict_mmlu.yaml"), overlay=[str(ROOT / "yaml/overlays/cpu_tiny.yaml")],
-        overrides=[f"model.model_config.vocab_size={load_tokenizer(model_file).vocab_size()}",
-                   f"runner_config.batch_size={BATCH}", "model.model_config.seq_length=512",
-                   f"output_dir={tempfile.mkdtemp()}"],
-        load_checkpoint=str(checkpoint), model_file=str(model_file), device_target=None, limit=None))
-    items = [item for test in ("reordered", "held_out")
-             for item in mmlu.load_test_items(demo / test / "test_alpaca_format.json")]
-    prompts = [evaluation.encode(render_chat(item.instruction, item.input)) for item in items]
-    return evaluation, items, [_lengthen(prompt, long) for prompt in prompts]
+    evaluated = runner.EvaluatedModel(
+        str(ROOT / "yaml/predict_mmlu.yaml"), str(checkpoint), str(model_file),
+        [str(ROOT / "yaml/overlays/cpu_tiny.yaml")],
+        [f"model.model_config.vocab_size={load_tokenizer(model_file).vocab_size()}",
+         f"runner_config.batch_size={BATCH}", "model.model_config.seq_length=512",
+         f"output_dir={tempfile.mkdtemp()}"])
+    tasks = [MmluTask(str(demo / test / "test_alpaca_format.json")) for test in ("reordered", "held_out")]
+    asked = [(item, task.prompt(item, evaluated.codec)) for task in tasks for item in task.items]
+    return evaluated, [item for item, _ in asked], [_lengthen(prompt, long) for _, prompt in asked]
 
 
 def _lengthen(prompt: list[int], length: int) -> list[int]:
@@ -56,19 +55,19 @@ def _lengthen(prompt: list[int], length: int) -> list[int]:
     return [prompt[0], *filling, *prompt[1:]]
 
 
-def letters_of(evaluation: Any, answers: list[list[int]]) -> list[str | None]:
+def letters_of(evaluated: Any, answers: list[list[int]]) -> list[str | None]:
     """First letter of each generated answer, as the strict extractor reads it."""
     from research_internlm.evaluation.answers import extract_letter
 
-    return [extract_letter(evaluation.processor.decode(answer)) for answer in answers]
+    return [extract_letter(evaluated.codec.decode(answer)) for answer in answers]
 
 
-def upstream(evaluation: Any, prompts: list[list[int]], items: list[Any]) -> Callable[[int], list[Any]]:
+def upstream(evaluated: Any, prompts: list[list[int]], items: list[Any]) -> Callable[[int], list[Any]]:
     """Batch 1, whole prefix computed again for each token, as generate does without paged attention."""
     import numpy as np
 
-    evaluation.recipe["runner_config"]["batch_size"] = 1
-    network = evaluation.model(max(map(len, prompts)) + NEW_TOKENS).network
+    evaluated.recipe["runner_config"]["batch_size"] = 1
+    network = evaluated.load(max(map(len, prompts)) + NEW_TOKENS).network
 
     def run(count: int) -> list[Any]:
         answers = []
@@ -77,7 +76,7 @@ def upstream(evaluation: Any, prompts: list[list[int]], items: list[Any]) -> Cal
                                       max_new_tokens=NEW_TOKENS, eos_token_id=[2], pad_token_id=0)
             answers.append([int(token) for token in output[0][len(prompt):]])
         print(f"tokens an answer: {np.mean([len(answer) for answer in answers]):.0f}", file=sys.stderr)
-        return letters_of(evaluation, [_cut(answer, evaluation.special.stop_ids) for answer in answers])
+        return letters_of(evaluated, [_cut(answer, evaluated.codec.special.stop_ids) for answer in answers])
 
     return run
 
@@ -86,20 +85,20 @@ def _cut(answer: list[int], stop_ids: Any) -> list[int]:
     return answer[:min((answer.index(stop) for stop in stop_ids if stop in answer), default=len(answer))]
 
 
-def generate(evaluation: Any, prompts: list[list[int]], items: list[Any]) -> Callable[[int], list[Any]]:
+def generate(evaluated: Any, prompts: list[list[int]], items: list[Any]) -> Callable[[int], list[Any]]:
     """evaluate.py mmlu."""
-    evaluation.recipe["model"]["model_config"]["max_new_tokens"] = NEW_TOKENS
-    model = evaluation.model(max(map(len, prompts)) + NEW_TOKENS)
-    return lambda count: letters_of(evaluation, model.generate(prompts[:count]))
+    evaluated.model_config["max_new_tokens"] = NEW_TOKENS
+    model = evaluated.load(max(map(len, prompts)) + NEW_TOKENS)
+    return lambda count: letters_of(evaluated, model.generate(prompts[:count]))
 
 
-def logits(evaluation: Any, prompts: list[list[int]], items: list[Any]) -> Callable[[int], list[Any]]:
+def logits(evaluated: Any, prompts: list[list[int]], items: list[Any]) -> Callable[[int], list[Any]]:
     """evaluate.py mmlu --mode logits."""
     from research_internlm.data.choice import LETTERS, answer_position
 
-    places = [answer_position(item.options, evaluation.processor) for item in items]
+    places = [answer_position(item.options, evaluated.codec.processor) for item in items]
     full = [prompt + prefix for prompt, (prefix, _) in zip(prompts, places, strict=True)]
-    model = evaluation.model(max(map(len, full)), for_scores=True)
+    model = evaluated.load(max(map(len, full)))
 
     def run(count: int) -> list[Any]:
         scores = model.next_token_scores(full[:count], [letter_ids for _, letter_ids in places[:count]])
@@ -113,8 +112,8 @@ WAYS = {"upstream": upstream, "generate": generate, "logits": logits}
 
 def serve(way: str, demo: Path, long: int, count: int) -> dict[str, Any]:
     """One way on `count` questions (0: all), twice."""
-    evaluation, items, prompts = load(demo, long)
-    run = WAYS[way](evaluation, prompts, items)
+    evaluated, items, prompts = load(demo, long)
+    run = WAYS[way](evaluated, prompts, items)
     count = count or len(prompts)
     seconds = []
     # One question compiles upstream's only graph; the batched ways compile a graph for each length.
@@ -126,7 +125,7 @@ def serve(way: str, demo: Path, long: int, count: int) -> dict[str, Any]:
             "mean_prompt": sum(map(len, prompts)) / len(prompts)}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,12 +135,12 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=12, metavar="N",
                         help="questions for upstream's way, which is slow (default: %(default)s)")
     parser.add_argument("--serve", nargs=3, metavar="X", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.serve:
         way, long, output = arguments.serve
         count = arguments.questions if way == "upstream" else 0
         Path(output).write_text(json.dumps(serve(way, arguments.demo, int(long), count)))
-        return
+        return 0
     print("| prompt, tokens | way | questions | seconds | with compilation | questions/s | / upstream |\n"
           "|---|---|---|---|---|---|---|")
     for long in (0, arguments.long):
@@ -161,7 +160,8 @@ def main() -> None:
         answered = [pair for pair in both if pair[0]]
         print(f"\nletters of logits and generate: {sum(a == b for a, b in answered)} of {len(answered)} "
               f"answers with a letter agree ({len(both) - len(answered)} without)\n", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

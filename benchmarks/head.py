@@ -15,9 +15,10 @@ from pathlib import Path
 
 from trainer_runs import MEAN, Run, run, samples, write_rows
 
-from research_internlm.data.tokens import INTERNLM_VOCAB_SIZE
+from research_internlm.data.families import FAMILIES, INTERNLM
+from research_internlm.shared.errors import run_main
 
-LENGTH = 1024
+LENGTH, VOCAB_SIZE = 1024, FAMILIES[INTERNLM].vocab_size
 
 
 def measure(folder: Path, layout: str, batch: int, head: str, arguments: argparse.Namespace) -> Run:
@@ -26,16 +27,16 @@ def measure(folder: Path, layout: str, batch: int, head: str, arguments: argpars
     data = folder / f"{layout}{batch}.mindrecord"
     if not data.exists():
         count = round(rows * (LENGTH + 1) / MEAN) if packed else rows
-        write_rows(data, samples(count, INTERNLM_VOCAB_SIZE, LENGTH + 1), LENGTH, INTERNLM_VOCAB_SIZE, packed)
+        write_rows(data, samples(count, VOCAB_SIZE, LENGTH + 1), LENGTH, VOCAB_SIZE, packed)
     return run(data, folder / f"{layout}{batch}{head}", f"model.model_config.seq_length={LENGTH}",
-               f"model.model_config.vocab_size={INTERNLM_VOCAB_SIZE}", f"runner_config.batch_size={batch}",
+               f"model.model_config.vocab_size={VOCAB_SIZE}", f"runner_config.batch_size={batch}",
                f"model.model_config.hidden_size={arguments.hidden}", f"model.model_config.packed={packed}",
                f"model.model_config.num_layers={arguments.layers}", "train_dataset.data_loader.shuffle=False",
                "model.model_config.pet_config.lora_dropout=0.0",
                *(["model.model_config.labels_per_row=0"] if head == "everywhere" else []))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -45,7 +46,7 @@ def main() -> None:
     add("--hidden", type=int, default=128, help="hidden size (default: %(default)s)")
     add("--layers", type=int, default=2, help="(default: %(default)s)")
     add("--steps", type=int, default=8, help="(default: %(default)s)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     print("| rows | batch | head | step, ms | peak, MiB | loss of the last step |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for layout in arguments.layouts:
@@ -58,7 +59,8 @@ def main() -> None:
                 full, few = found.values()
                 print(f"| | | at labels / everywhere | {few.step_ms / full.step_ms:.2f} | "
                       f"{few.peak_mib / full.peak_mib:.2f} | |", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from trainer_runs import MEAN, Run, run, samples, write_rows
 
+from research_internlm.shared.errors import run_main
+
 VOCAB = 1200
 
 
@@ -31,7 +33,7 @@ def measure(folder: Path, layout: str, arguments: argparse.Namespace, turn: int)
                *(["model.model_config.packed=True"] if packed else []))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,7 +42,7 @@ def main() -> None:
     add("--batch", type=int, default=1, help="rows a step (default: %(default)s)")
     add("--steps", type=int, default=20, help="of one turn (default: %(default)s)")
     add("--rounds", type=int, default=2, help="turns of each side (default: %(default)s)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     best: dict[str, Run] = {}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(arguments.rounds):
@@ -52,7 +54,8 @@ def main() -> None:
         print(f"| {layout} | {found.step_ms:.0f} | {found.useful_per_second:,.0f} |")
     ratio = best["packed"].useful_per_second / best["padded"].useful_per_second
     print(f"\npacked / padded: {ratio:.2f} (limit {(arguments.seq_length + 1) / MEAN:.2f})")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

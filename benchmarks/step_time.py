@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from research_internlm.shared.errors import run_main
+
 ROOT = Path(__file__).resolve().parent.parent
 # hidden, layers, seq_length, batch
 SHAPES = ((128, 4, 256, 4), (256, 4, 256, 4), (128, 4, 1024, 1), (128, 4, 512, 4))
@@ -182,7 +184,7 @@ def cost_model_errors(measured: dict[tuple[int, ...], float]) -> Iterator[str]:
                    f"{predicted / seconds / 1e3 - 1:+.0%} |")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -190,7 +192,7 @@ def main() -> None:
     parser.add_argument("--compile", type=int, nargs="+", metavar="LAYERS",
                         help="measure the first step instead")
     parser.add_argument("--serve", nargs=5, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.serve:
         serve(arguments.serve[0], list(map(int, arguments.serve[1:])))
     elif arguments.compile:
@@ -211,7 +213,8 @@ def main() -> None:
                   f"{useful / ours:,.0f} / {useful / peer:,.0f} | {peer / ours:.2f} |", flush=True)
         print("\n| cost model: seq x batch | predicted, ms | measured, ms | error |\n|---|---|---|---|")
         print("\n".join(cost_model_errors(measured)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -115,13 +115,13 @@ def attempt(store, item, part_size, parallel):
     return sent, time.perf_counter() - start
 
 
-def main():
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=5.0,
                         help="size of the file (default: %(default)s)")
     parser.add_argument("--parallel", type=int, default=4, help="parts sent at once (default: %(default)s)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     os.environ.update(OBS_ACCESS_KEY_ID="benchmark", OBS_SECRET_ACCESS_KEY="benchmark")
     server = start_server()
     store = ObjectStore("bucket", f"http://127.0.0.1:{server.server_port}")

@@ -26,6 +26,7 @@ from research_internlm.checkpoints import hf_config, weight_names
 from research_internlm.checkpoints.dtypes import FLAG_TYPES, Entry
 from research_internlm.checkpoints.tensor_files import row_blocks, write_tensors
 from research_internlm.model import lora
+from research_internlm.shared.errors import run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 # Runs a command as its child and prints the child's peak memory, in bytes.
@@ -97,7 +98,7 @@ def measure(*command):
     return time.perf_counter() - started, int(done.stdout)
 
 
-def main():
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--gigabytes", type=float, default=2.0,
                         help="size of the model (default: %(default)s)")
@@ -106,13 +107,14 @@ def main():
     parser.add_argument("--repeat", type=int, default=3, help="runs of each; the best counts (default: "
                         "%(default)s)")
     parser.add_argument("--folder", help="where to work (default: the system's temporary folder)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         (folder / "hf").mkdir()
         config = make_model(folder / "hf", arguments.gigabytes, arguments.dtype, 3)
         adapter = make_adapter(folder / "run", config)
         report(folder, adapter, arguments)
+    return 0
 
 
 def report(folder, adapter, arguments):
@@ -145,4 +147,4 @@ def report(folder, adapter, arguments):
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -28,8 +28,9 @@ from preprocess.mindrecord.encoding import Block, encode_blocks
 from preprocess.mindrecord.items import inputs_of, read_named
 from preprocess.mindrecord.packing import Sample, pack
 from preprocess.mindrecord.writer import existing_parts, load_writer, write_mindrecord
-from research_internlm.data.chat_template import END_MARKERS, UPSTREAM_END, Segment, prompt_version
-from research_internlm.data.items import render_item
+from research_internlm.data.chat_template import prompt_version
+from research_internlm.data.families import END_MARKERS, UPSTREAM_END
+from research_internlm.data.items import SQUAD_WORDING, is_reading, render_item
 from research_internlm.data.manifest import (
     Counts,
     MindRecordManifest,
@@ -39,7 +40,15 @@ from research_internlm.data.manifest import (
     read_data_manifest,
 )
 from research_internlm.data.rows import fits, make_records, record_length
-from research_internlm.data.tokens import IGNORE_ID, INTERNLM, SpecialTokens, load_tokenizer, special_tokens
+from research_internlm.data.segments import Segment
+from research_internlm.data.tokens import (
+    IGNORE_ID,
+    SpecialTokens,
+    load_tokenizer,
+    printed_role,
+    special_tokens,
+)
+from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import sha256_of, write_manifest
 from research_internlm.shared.schema import to_json
@@ -55,6 +64,7 @@ class Statistics:
         items: Items read.
         rows: Rows written.
         samples: Samples in them.
+        reading: Items read that are questions on a passage.
         tokens: Tokens of all samples, and `supervised` those with a label.
         longest: Tokens of the longest sample.
         longest_answer: Most supervised tokens in one row.
@@ -65,6 +75,7 @@ class Statistics:
     items: int = 0
     rows: int = 0
     samples: int = 0
+    reading: int = 0
     tokens: int = 0
     supervised: int = 0
     longest: int = 0
@@ -83,43 +94,43 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--input_glob", required=True, metavar="F.json", help="alpaca json, or a glob that matches several")
     add("--output_file", required=True, metavar="F.mindrecord", help="the data set")
     add("--model_file", required=True, metavar="F.model", help="InternLM's tokenizer.model")
-    add("--file_partition", type=_positive, default=1, metavar="N",
+    add("--file_partition", type=whole(1), default=1, metavar="N",
         help="number of files to spread the rows over (default: %(default)s)")
-    add("--seq_length", type=_positive, default=1024, metavar="N",
+    add("--seq_length", type=whole(1), default=1024, metavar="N",
         help="rows are one token longer; validation rows take one less (default: %(default)s)")
     add("--pack", action="store_true", help="put several whole samples into a row instead of padding it; the "
         "model must be told (recipe), and validation rows may be packed or not")
     add("--seed", type=int, default=42, help="of the shuffle before packing (default: %(default)s)")
-    add("--end_marker", choices=tuple(END_MARKERS[INTERNLM]), default=UPSTREAM_END, help="how chat answers "
+    add("--end_marker", choices=END_MARKERS, default=UPSTREAM_END, help="how chat answers "
         "end: eoa as upstream (<eoa>, newline, </s>), eos with </s> alone, for a base that does not learn "
         "<eoa> (research_internlm/audit.py tells; default: %(default)s)")
     add("--overlong", choices=("drop", "error"), default="drop", help="an item that does not fit its row is "
         "dropped and listed, or an error; it is never cut (default: %(default)s)")
-    add("--num_workers", type=_positive, default=2, metavar="N",
+    add("--num_workers", type=whole(1), default=2, metavar="N",
         help="threads that encode (default: %(default)s)")
-    add("--show", type=int, default=0, metavar="N",
+    add("--show", type=whole(0), default=0, metavar="N",
         help="print the first N samples with the supervised part between ⟦ and ⟧ (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace an existing data set")
     return parser.parse_args(argv)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
-
-
 def encode_named(paths: Sequence[Path], processor: sentencepiece.SentencePieceProcessor,
-                 special: SpecialTokens, arguments: argparse.Namespace) -> Iterator[tuple[list[str], Block]]:
-    """All items of all files as blocks of samples, each with the names they are listed under when dropped."""
+                 special: SpecialTokens, arguments: argparse.Namespace
+                 ) -> Iterator[tuple[list[str], int, Block]]:
+    """All items of all files as blocks of samples.
+
+    Yields:
+        Names of the items, under which they are listed when dropped; how many are questions on a passage;
+        their samples.
+    """
     for_names, for_encoding = itertools.tee(read_named(paths))  # apart by one block
     for block in encode_blocks((item for _, item in for_encoding), processor, special, arguments.num_workers,
                                arguments.end_marker):
-        yield [name for name, _ in itertools.islice(for_names, len(block.lengths))], block
+        named = list(itertools.islice(for_names, len(block.lengths)))
+        yield [name for name, _ in named], sum(is_reading(item) for _, item in named), block
 
 
-def keep_fitting(blocks: Iterable[tuple[list[str], Block]], length: int, statistics: Statistics
+def keep_fitting(blocks: Iterable[tuple[list[str], int, Block]], length: int, statistics: Statistics
                  ) -> Iterator[Sample]:
     """Passes on the samples that fit a row and notes the others.
 
@@ -131,8 +142,9 @@ def keep_fitting(blocks: Iterable[tuple[list[str], Block]], length: int, statist
     Yields:
         Samples of at most `length` tokens.
     """
-    for names, block in blocks:
+    for names, reading, block in blocks:
         statistics.items += len(names)
+        statistics.reading += reading
         for name, (ids, supervised) in zip(names, block.samples(), strict=True):
             if fits(len(ids), length):
                 yield ids, supervised
@@ -181,7 +193,7 @@ def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProce
         if segment.supervised != inside:
             text += "⟦" if segment.supervised else "⟧"
             inside = segment.supervised
-        text += f"<{segment.content}>" if segment.is_token else processor.decode(
+        text += f"<{printed_role(segment.content)}>" if segment.is_token else processor.decode(
             processor.encode(segment.content))
     return text + ("⟧" if inside else "")
 
@@ -237,8 +249,8 @@ def convert(arguments: argparse.Namespace) -> None:
     report(statistics, length, output)
 
 
-def _refuse_overlong(blocks: Iterable[tuple[list[str], Block]], length: int) -> None:
-    long = [f"{name} ({count} tokens)" for names, block in blocks
+def _refuse_overlong(blocks: Iterable[tuple[list[str], int, Block]], length: int) -> None:
+    long = [f"{name} ({count} tokens)" for names, _, block in blocks
             for name, count in zip(names, block.lengths, strict=True) if not fits(count, length)]
     if long:
         raise ToolkitError(f"{len(long)} items are longer than the {length}-token row: "
@@ -252,13 +264,17 @@ def _manifest(arguments: argparse.Namespace, paths: list[Path], special: Special
     length = record_length(arguments.seq_length)
     manifests = [read_data_manifest(path) for path in paths]
     kinds = {manifest.evaluation_kind if manifest else "unknown" for manifest in manifests}
+    wordings = {wording for manifest in manifests if manifest for wording in manifest.wordings}
+    if statistics.reading:
+        wordings.add(SQUAD_WORDING)
     return MindRecordManifest(
         parts=parts,
         tool=Path(__file__).name,
         inputs={path.name: sha256_of(path) for path in paths},
         tokenizer_sha256=sha256_of(arguments.model_file),
-        special_ids={**special.ids, "vocab_size": special.vocab_size},
+        special_ids=special.manifest_entry(),
         prompt_version=prompt_version(arguments.end_marker),
+        wordings=sorted(wordings),
         evaluation_kind=kinds.pop() if len(kinds) == 1 else "mixed",
         seq_length=arguments.seq_length,
         record_length=length,
@@ -276,9 +292,9 @@ def _manifest(arguments: argparse.Namespace, paths: list[Path], special: Special
     )
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
-    convert(parse_arguments())
+    convert(parse_arguments(argv))
     return 0
 
 

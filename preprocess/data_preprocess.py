@@ -20,30 +20,31 @@ from tqdm import tqdm
 from preprocess.exam import questions as question_reader
 from preprocess.exam import splits
 from preprocess.exam.orderings import ORDERS, choose_orders, depends_on_order
-from preprocess.exam.questions import Question
 from preprocess.mindrecord.items import write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
+from research_internlm.data.choice import EXAM_WORDING, ChoiceQuestion
 from research_internlm.data.manifest import write_data_manifest
 from research_internlm.shared import files
+from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description="Show each question in several orders of its options and split the result into "
                     "training, validation and test. A manifest is written beside each output.")
     parser.add_argument("--input", type=Path, required=True, help="json of mmlu_cmmlu_csv2json.py")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the three json files")
-    parser.add_argument("--orderings", type=_whole(1, len(ORDERS)), default=6,
+    parser.add_argument("--orderings", type=whole(1, len(ORDERS)), default=6,
                         help="orders per question, the original one included, 1 to 24 (default: %(default)s)")
     parser.add_argument("--split", choices=tuple(splits.EVALUATION_KIND), default="sixth_ordering",
                         help="sixth_ordering: evaluate on training questions in their last order (the "
                              "report's; it measures memory); held_out: on questions training never shows "
                              "(default: %(default)s)")
-    parser.add_argument("--valid_per_category", type=_whole(0), default=20,
+    parser.add_argument("--valid_per_category", type=whole(0), default=20,
                         help="validation questions per category (default: %(default)s)")
-    parser.add_argument("--test_per_category", type=_whole(0), default=20,
+    parser.add_argument("--test_per_category", type=whole(0), default=20,
                         help="test questions per category (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=42,
                         help="of the orders and the choice of questions (default: %(default)s)")
@@ -51,10 +52,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="what to do with items whose text can be read in no way or in several: stop, "
                              "or drop them and list them in the manifests (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
-def read_questions(path: Path, ambiguous: str) -> tuple[list[Question], list[dict[str, Any]]]:
+def read_questions(path: Path, ambiguous: str) -> tuple[list[ChoiceQuestion], list[dict[str, Any]]]:
     """Reads the input file.
 
     Args:
@@ -79,7 +80,7 @@ def read_questions(path: Path, ambiguous: str) -> tuple[list[Question], list[dic
 
 
 def assign_orders(
-    questions: list[Question], count: int, generator: random.Random
+    questions: list[ChoiceQuestion], count: int, generator: random.Random
 ) -> tuple[list[list[tuple[int, ...]]], dict[str, Any]]:
     """Chooses the orders of every question.
 
@@ -95,12 +96,12 @@ def assign_orders(
     orders, fixed, repeated = [], [], []
     for question in tqdm(questions, desc="orderings", unit="question", disable=None):
         if depends_on_order(question.text, question.options):
-            fixed.append(question.name)
+            fixed.append(question.id)
             orders.append([ORDERS[0]] * count)
             continue
         orders.append(choose_orders(question.options, count, generator))
         if len(set(orders[-1])) < count:
-            repeated.append(question.name)
+            repeated.append(question.id)
     return orders, {
         "kept_in_original_order": {"count": len(fixed), "ids": fixed},
         "fewer_distinct_orders": {"count": len(repeated), "ids": repeated},
@@ -108,7 +109,7 @@ def assign_orders(
 
 
 def make_split(
-    questions: list[Question], orders: list[list[tuple[int, ...]]], arguments: argparse.Namespace,
+    questions: list[ChoiceQuestion], orders: list[list[tuple[int, ...]]], arguments: argparse.Namespace,
     generator: random.Random,
 ) -> splits.Split:
     """Runs the chosen split.
@@ -127,7 +128,7 @@ def make_split(
     return split
 
 
-def count_categories(questions: list[Question], split: splits.Split) -> dict[str, dict[str, int]]:
+def count_categories(questions: list[ChoiceQuestion], split: splits.Split) -> dict[str, dict[str, int]]:
     """Questions, and items of each file, per category."""
     names = {"/".join(question.category): Counter() for question in questions}
     for question in questions:
@@ -154,9 +155,9 @@ def output_path(folder: Path, part: str) -> Path:
     return folder / f"{part}_alpaca_format.json"
 
 
-def main(argument_list: list[str] | None = None) -> None:
-    """Entry point."""
-    arguments = parse_arguments(argument_list)
+def main(argv: list[str] | None = None) -> int:
+    """Runs the entry point."""
+    arguments = parse_arguments(argv)
     for part in ("train", "valid", "test"):
         files.require_absent(output_path(arguments.output_dir, part), arguments.overwrite)
     questions, dropped = read_questions(arguments.input, arguments.ambiguous)
@@ -174,7 +175,7 @@ def main(argument_list: list[str] | None = None) -> None:
     kind = splits.EVALUATION_KIND[arguments.split]
     write_outputs(arguments, split, {
         "evaluation_kind": kind, "split": arguments.split, "orderings": arguments.orderings,
-        "seed": arguments.seed, "prompt_version": PROMPT_VERSION,
+        "seed": arguments.seed, "prompt_version": PROMPT_VERSION, "wordings": [EXAM_WORDING],
         "inputs": {arguments.input.name: files.sha256_of(arguments.input)}, "counts": counts,
         "dropped": dropped, "per_category": per_category, "categories_short_of_questions": short,
         **order_facts})
@@ -186,17 +187,7 @@ def main(argument_list: list[str] | None = None) -> None:
           "orders than asked for")
     if short:
         print(f"{len(short)} categories have fewer questions than asked for (listed in the manifests)")
-
-
-def _whole(least: int, most: int | None = None) -> Any:
-    """An argparse type: a whole number within bounds."""
-    def whole_number(text: str) -> int:
-        number = int(text)
-        if number < least or (most is not None and number > most):
-            raise argparse.ArgumentTypeError(f"{number} is not {least} or more"
-                                             + (f" and {most} or less" if most is not None else ""))
-        return number
-    return whole_number
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python preprocess/mmlu_cmmlu_csv2json.py --mmlu_dir mmlu --cmmlu_dir cmmlu --output alpaca.json
 
-Default: every row becomes one item, every cell unchanged, with the structured fields beside the alpaca ones
-(27,775 items for the full sets). `--official_compat` rebuilds the official converter's items instead, with
-its losses (27,604), and with its three keys only.
+Default: every row becomes one item, every cell unchanged (27,775 items for the full sets), and beside the
+three alpaca texts every item holds the question they were rendered from. `--official_compat` rebuilds the
+official converter's file instead, byte for byte: with its losses (27,604) and its three keys only.
 
 Order, as in the report's script: CMMLU's categories by name, then MMLU's; within one dev, test, val, then
 shuffled by one generator. A category is (source, subject): some subjects occur in both sets.
@@ -21,16 +21,22 @@ from typing import Any
 from tqdm import tqdm
 
 from preprocess.exam import exam_csv, official_compat
-from preprocess.exam.exam_csv import ExamFile, domain_of
+from preprocess.exam.exam_csv import ExamFile
 from preprocess.mindrecord.items import write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
-from research_internlm.data.choice import LETTERS, choice_input, choice_instruction, choice_output
+from research_internlm.data.choice import (
+    ALPACA_KEYS,
+    EXAM_WORDING,
+    LETTERS,
+    ChoiceQuestion,
+    choice_instruction,
+)
 from research_internlm.data.manifest import write_data_manifest
 from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError, run_main
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description="Convert MMLU and CMMLU csv files to one alpaca json. Either folder may be left out; "
@@ -44,32 +50,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=42,
                         help="of the shuffle within each category (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
-def make_items(exam: ExamFile) -> list[dict[str, Any]]:
-    """The items of one file: the alpaca fields, then what they were rendered from.
+def read_questions(exam: ExamFile) -> list[ChoiceQuestion]:
+    """The questions of one file.
 
     Args:
         exam: A verified file.
 
     Returns:
-        One item per row, in order.
+        One question per row, in order.
     """
-    instruction = choice_instruction(domain_of(exam.path.name))
-    return [{
-        "instruction": instruction,
-        "input": choice_input(row.question, row.options),
-        "output": choice_output(row.answer),
-        "source": exam.source,
-        "subject": exam.subject,
-        "split": exam.split,
-        "file": exam.name,
-        "row": row.row,
-        "question": row.question,
-        "options": list(row.options),
-        "answer": row.answer,
-    } for row in exam.rows]
+    instruction = choice_instruction(exam.domain)
+    return [ChoiceQuestion(f"{exam.name}:{row.row}", instruction, row.question, row.options, row.answer,
+                           exam.source, exam.subject, exam.origin_of(row)) for row in exam.rows]
 
 
 def find_duplicates(exam_files: list[ExamFile]) -> dict[str, dict[str, Any]]:
@@ -135,8 +130,10 @@ def convert(exam_files: list[ExamFile], compat: bool, seed: int) -> tuple[list[d
             dropped += converted.dropped
             if converted.nan_cells:
                 nan_cells[exam.name] = converted.nan_cells
-        items = converted.items if compat else make_items(exam)
-        categories[exam.source, exam.subject] += items
+        questions = converted.questions if compat else read_questions(exam)
+        made = [question.item(completed=False) for question in questions]
+        categories[exam.source, exam.subject] += [
+            {key: item[key] for key in ALPACA_KEYS} if compat else item for item in made]
     result: list[dict] = []
     for items in categories.values():
         generator.shuffle(items)
@@ -148,25 +145,31 @@ def convert(exam_files: list[ExamFile], compat: bool, seed: int) -> tuple[list[d
     return result, facts
 
 
-def read_sources(arguments: argparse.Namespace) -> tuple[list[ExamFile], dict[str, list[str]]]:
-    """Reads the folders that were given; returns the files and the absent splits per source."""
+def read_sources(arguments: argparse.Namespace
+                 ) -> tuple[list[ExamFile], dict[str, list[str]], dict[str, list[str]]]:
+    """Reads the folders that were given: the files, and per source the absent splits and unread files."""
     folders = {"cmmlu": arguments.cmmlu_dir, "mmlu": arguments.mmlu_dir}
     if not any(folders.values()):
         raise ToolkitError("neither --mmlu_dir nor --cmmlu_dir was given; name at least one folder")
     exam_files: list[ExamFile] = []
     absent: dict[str, list[str]] = {}
+    left_out: dict[str, list[str]] = {}
     for source, folder in folders.items():
         if folder is not None:
-            found, absent[source] = exam_csv.read_folder(folder, source)
+            found, absent[source], left_out[source] = exam_csv.read_folder(folder, source)
             exam_files += found
-    return exam_files, absent
+    if arguments.official_compat and (other := [exam.name for exam in exam_files
+                                                if exam.form != exam_csv.ORIGINAL]):
+        raise ToolkitError(f"--official_compat rebuilds the official items from the original csv files, but "
+                           f"{', '.join(other[:5])} {'are' if len(other) > 1 else 'is'} of another form")
+    return exam_files, absent, left_out
 
 
-def main(argument_list: list[str] | None = None) -> None:
-    """Entry point."""
-    arguments = parse_arguments(argument_list)
+def main(argv: list[str] | None = None) -> int:
+    """Runs the entry point."""
+    arguments = parse_arguments(argv)
     files.require_absent(arguments.output, arguments.overwrite)
-    exam_files, absent = read_sources(arguments)
+    exam_files, absent, left_out = read_sources(arguments)
     items, facts = convert(exam_files, arguments.official_compat, arguments.seed)
     rows_in = sum(len(exam.rows) for exam in exam_files)
     duplicates = find_duplicates(exam_files)
@@ -178,9 +181,13 @@ def main(argument_list: list[str] | None = None) -> None:
     write_items(arguments.output, items)
     write_data_manifest(
         arguments.output, tool="preprocess/mmlu_cmmlu_csv2json.py", official_compat=arguments.official_compat,
-        seed=arguments.seed, prompt_version=PROMPT_VERSION, counts=counts,
+        seed=arguments.seed, prompt_version=PROMPT_VERSION, wordings=[EXAM_WORDING],
+        counts=counts,
         order="cmmlu then mmlu, categories by name; each: dev, test, val, then shuffled",
-        absent_splits=absent, categories_missing_a_split=incomplete, categories=len(rows_per_category),
+        absent_splits=absent, files_not_read=left_out,
+        other_forms={exam.name: exam.form for exam in exam_files if exam.form != exam_csv.ORIGINAL},
+        explanations_left_out={exam.name: exam.explanations for exam in exam_files if exam.explanations},
+        categories_missing_a_split=incomplete, categories=len(rows_per_category),
         rows_per_file={exam.name: len(exam.rows) for exam in exam_files},
         rows_per_category=rows_per_category,
         **facts, duplicates=duplicates,
@@ -188,6 +195,10 @@ def main(argument_list: list[str] | None = None) -> None:
     for source, splits in absent.items():
         if splits:
             print(f"{source}: no {', '.join(f'{split}/' for split in splits)} folder")
+    for source, names in left_out.items():
+        if names:
+            print(f"{source}: {len(names)} file(s) not read (listed in the manifest): {', '.join(names[:5])}"
+                  f"{', ...' if len(names) > 5 else ''}")
     if incomplete:
         print(f"{len(incomplete)} categories lack a split that others have (listed in the manifest)")
     print(f"{arguments.output}: {counts['in']} rows in = {counts['out']} items + "
@@ -196,6 +207,7 @@ def main(argument_list: list[str] | None = None) -> None:
           f"{len(duplicates['conflicting']['groups'])} questions with conflicting keys")
     if arguments.official_compat:
         print(f"official_compat: {sum(facts['nan_cells_per_file'].values())} option cells became nan")
+    return 0
 
 
 if __name__ == "__main__":

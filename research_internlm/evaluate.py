@@ -13,11 +13,17 @@ The prompts are those of training (research_internlm/data/chat_template.py). squ
 from __future__ import annotations
 
 import argparse
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 from research_internlm import recipes
-from research_internlm.evaluation.runner import evaluate_mmlu, evaluate_squad, score_squad
+from research_internlm.evaluation import runner, squad
+from research_internlm.evaluation.tasks import TASKS
 from research_internlm.shared.errors import run_main
-from research_internlm.shared.files import require_absent, write_json
+from research_internlm.shared.files import require_absent, require_file, write_json
+from research_internlm.shared.run_layout import PREDICTIONS
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,46 +31,82 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    output = argparse.ArgumentParser(add_help=False)
-    output.add_argument("--output", required=True, metavar="F.json", help="results; the raw predictions go "
-                        "beside it as F.predictions.json")
-    output.add_argument("--overwrite", action="store_true", help="replace existing results")
-    model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--config", required=True, help="predict recipe, e.g. yaml/predict_mmlu.yaml")
-    model.add_argument("--overlay", action="append", default=[], metavar="YAML",
-                       help="yaml laid over the recipe (repeatable)")
-    model.add_argument("--load_checkpoint", required=True, metavar="P",
-                       help="base, merged or full LoRA checkpoint")
-    model.add_argument("--model_file", required=True, metavar="F", help="tokenizer.model of the weights")
-    model.add_argument("--device_target", choices=("CPU", "Ascend"),
-                       help="default: the recipe's context.device_target")
-    model.add_argument("--limit", type=int, metavar="N",
-                       help="only the first N questions (the results say so)")
-
-    choice = commands.add_parser("mmlu", parents=[model, output], help="multiple-choice accuracy")
-    choice.add_argument("--test_file", required=True, metavar="F", help="test_alpaca_format.json")
-    choice.add_argument("--mode", choices=("generate", "logits"), default="generate",
-                        help="generate: read the letter from the written answer, as the contest does; "
-                        "logits: compare the four letters in one forward pass (default: %(default)s)")
-    reading = commands.add_parser("squad", parents=[model, output], help="SQuAD F1 and EM, both metrics")
-    reading.add_argument("--squad_file", required=True, metavar="F", help="SQuAD v1.1 JSON")
-    reading.add_argument("--questions", choices=("all", "contest"), default="all",
-                         help="contest: only the first question of each paragraph, all the gate needs "
-                         "(default: %(default)s)")
-    scoring = commands.add_parser("squad-score", parents=[output], help="score a prediction file")
+    for name, task in TASKS.items():
+        command = commands.add_parser(name, help=task.help)
+        _add_model_options(command)
+        _add_output_options(command, in_run_folder=True)
+        task.add_options(command)
+    scoring = commands.add_parser("squad-score", help="score a prediction file")
+    _add_output_options(scoring, in_run_folder=False)
     scoring.add_argument("--squad_file", required=True, metavar="F", help="SQuAD v1.1 JSON")
     scoring.add_argument("--predictions", required=True, metavar="F", help="{question id: text} JSON")
     return recipes.parse_command_line(parser, argv)
 
 
-def main() -> int:
-    """Runs the entry point."""
-    arguments = parse_arguments()
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="predict recipe, e.g. yaml/predict_mmlu.yaml")
+    parser.add_argument("--overlay", action="append", default=[], metavar="YAML",
+                        help="yaml laid over the recipe (repeatable)")
+    parser.add_argument("--load_checkpoint", required=True, metavar="P",
+                        help="base, merged or full LoRA checkpoint")
+    parser.add_argument("--model_file", required=True, metavar="F", help="tokenizer.model of the weights")
+    parser.add_argument("--device_target", choices=("CPU", "Ascend"),
+                        help="default: the recipe's context.device_target")
+    parser.add_argument("--limit", type=int, metavar="N",
+                        help="only the first N questions (the results say so)")
+
+
+def _add_output_options(parser: argparse.ArgumentParser, in_run_folder: bool) -> None:
+    output = parser.add_mutually_exclusive_group(required=True) if in_run_folder else parser
+    output.add_argument("--output", required=not in_run_folder, metavar="F.json",
+                        help="results; the raw predictions go beside it as F.predictions.json")
+    if in_run_folder:
+        output.add_argument("--run_dir", metavar="RUN_DIR", help="in place of --output: results and log go "
+                            "into this run folder, where report and hand-in look for them")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+
+
+def evaluate(arguments: argparse.Namespace, started: float) -> dict[str, Any]:
+    """Runs a task: writes the raw predictions, prints the verdict and returns the result."""
+    from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
+
+    kind = TASKS[arguments.command]
+    task = kind(**{option.name: getattr(arguments, option.name) for option in fields(kind)})
+    model = runner.EvaluatedModel(arguments.config, arguments.load_checkpoint, arguments.model_file,
+                                  arguments.overlay, arguments.overrides, arguments.device_target)
+    result, predictions = runner.evaluate(task, model, arguments.limit, started)
+    write_json(Path(arguments.output).with_suffix(PREDICTIONS), predictions)
+    print("\n".join(task.lines(result)))
+    return result
+
+
+def go_into_run_folder(arguments: argparse.Namespace) -> None:
+    """Checks the machine, names the results and keeps the log."""
+    from research_internlm.launching import evaluation_run
+
+    run = Path(arguments.run_dir).absolute()
+    checkpoint = require_file(arguments.load_checkpoint, "--load_checkpoint")
+    evaluation_run.check_before_start(
+        run, recipes.resolve(arguments.config, arguments.overlay, arguments.overrides),
+        arguments.device_target)
+    arguments.output, log = evaluation_run.output_files(run, arguments.command, checkpoint)
     require_absent(arguments.output, arguments.overwrite)
-    if arguments.command != "squad-score":
-        from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
-    run = {"mmlu": evaluate_mmlu, "squad": evaluate_squad, "squad-score": score_squad}[arguments.command]
-    write_json(arguments.output, run(arguments))
+    evaluation_run.keep_log(log, arguments.overwrite)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the entry point."""
+    started = time.time()
+    arguments = parse_arguments(argv)
+    if not arguments.output:
+        go_into_run_folder(arguments)
+    require_absent(arguments.output, arguments.overwrite)
+    if arguments.command == "squad-score":
+        result = squad.score_file(arguments.squad_file, arguments.predictions)
+        print("\n".join(squad.verdict_lines(result)))
+    else:
+        result = evaluate(arguments, started)
+    write_json(arguments.output, result)
     return 0
 
 

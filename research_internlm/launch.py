@@ -13,35 +13,17 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Mapping
 from typing import Any
 
-from research_internlm.launching.checks import another_run, check, continues
-from research_internlm.launching.folder import fetch_from_mirror, keep_to_oneself, make_room
+from research_internlm.launching.checks import check
+from research_internlm.launching.folder import acquire_run_lock, fetch_from_mirror, set_old_run_aside
 from research_internlm.launching.msrun import start
-from research_internlm.launching.options import Launch, parse, run_arguments
+from research_internlm.launching.options import Launch, parse
+from research_internlm.launching.run_state import RunState, read_state
 from research_internlm.mirroring import beside_a_run
 from research_internlm.recipes.schedule import steps_of
-from research_internlm.runs import saved_steps
 from research_internlm.shared import run_layout
-from research_internlm.shared.errors import ToolkitError, run_main
-
-
-def go_on(launch: Launch, data: Mapping[str, Any]) -> int:
-    """Continues the run in the folder, or says that it is finished and sends what its mirror lacks."""
-    found = saved_steps.find_checkpoints(launch.output / "checkpoint")
-    for reason in found.broken.values():
-        print(f"not used: {reason}", flush=True)
-    total = steps_of(launch.recipe, data["train_dataset"].counts.out, launch.workers).total
-    if found.last < total:
-        print(f"continuing {launch.output} from step {found.last:,} of {total:,}", flush=True)
-        return start(launch, True, found.last)
-    print(f"{launch.output} is finished: step {found.last:,} of {total:,}; nothing to train", flush=True)
-    if launch.mirror and launch.is_master:
-        last = max((launch.output / run_layout.LOG_FOLDER).glob("attempt-[0-9]*"), default=launch.output)
-        with beside_a_run.mirroring(launch.mirror, launch.output, last):
-            pass
-    return 0
+from research_internlm.shared.errors import run_main
 
 
 def launch_run(launch: Launch) -> int:
@@ -50,29 +32,51 @@ def launch_run(launch: Launch) -> int:
     Raises:
         ToolkitError: Something does not hold, or the folder holds another run.
     """
-    arguments = run_arguments(launch)
-    keep_to_oneself(launch)
+    acquire_run_lock(launch)
     if launch.source:
         fetch_from_mirror(launch)
-    data = check(launch, arguments)
-    if not continues(launch, arguments, data):
-        saved = saved_steps.find_checkpoints(launch.output / "checkpoint").complete
-        if saved or run_layout.is_run(launch.output):
-            make_room(launch, arguments)
-        return start(launch, False, 0)
-    if changed := another_run(launch, data):
-        raise ToolkitError(f"{launch.output} holds another run; {len(changed)} difference(s): "
-                           f"{'; '.join(changed)}. Choose another --output_dir, or pass --overwrite "
-                           "behind -- to move that run aside")
-    return go_on(launch, data)
+    state = read_state(launch)
+    check(launch, state)
+    # The folder holds                          and the command then
+    #   nothing, or what a killed start left    starts a run
+    #   this run                                continues it from its last complete checkpoint
+    #   this run, finished                      says so; the mirror gets what it lacks
+    #   another run                             was refused by `check`, with the differences
+    #   checkpoints without their run's files   was refused by `check`
+    # With --overwrite:
+    #   another run, or such checkpoints        moves the folder aside and starts a run
+    #   this run, started without --overwrite   the same
+    #   this run, started with --overwrite      continues it: the same command again must not start over
+    if state.is_same_run:
+        return resume_run(launch, state)
+    if state.holds_something:
+        set_old_run_aside(launch)
+    return start(launch, False, 0)
 
 
-def main() -> int:
+def resume_run(launch: Launch, state: RunState) -> int:
+    """Continues the run in the folder, or says that it is finished and sends what its mirror lacks."""
+    for reason in state.checkpoints.broken.values():
+        print(f"not used: {reason}", flush=True)
+    last = state.last_step
+    total = steps_of(launch.recipe, state.data["train_dataset"].counts.out, launch.workers).total
+    if last < total:
+        print(f"continuing {launch.output} from step {last:,} of {total:,}", flush=True)
+        return start(launch, True, last)
+    print(f"{launch.output} is finished: step {last:,} of {total:,}; nothing to train", flush=True)
+    if launch.mirror and launch.is_master:
+        attempt = [launch.output, *run_layout.attempt_dirs(launch.output).values()][-1]
+        with beside_a_run.mirroring(launch.mirror, launch.output, attempt):
+            pass
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # a notebook being stopped, a terminal being closed
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _interrupt)
-    return launch_run(parse(sys.argv[1:], __doc__))
+    return launch_run(parse(sys.argv[1:] if argv is None else argv, __doc__))
 
 
 def _interrupt(*_: Any) -> None:

@@ -4,7 +4,8 @@
     python research_internlm/logs.py worker_0.log --output analysis
 
 Writes train_log.csv, train_loss.png, valid_loss.png and summary.json, prints a summary, and warns of a
-loss that stands still, of NaN and of a rank that lags.
+loss that stands still, of NaN and of a rank that lags. Numbers come from the run's train_log.jsonl where it
+has one, and from its text logs.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def describe(summary: Mapping[str, Any]) -> Iterator[str]:
            f"loss scale {summary['loss_scale'] or 'unavailable'}")
     seconds = int(summary["eta_seconds"])
     yield f"to go: {seconds // 3600} h {seconds % 3600 // 60} min" if seconds else "complete"
-    yield from (f"warning: {text}" for text in summary["warnings"])
+    yield from (f"warning: {warning.text()}" for warning in summary["warnings"])
 
 
 def _describe_restarts(restarts: Sequence[Mapping[str, Any]]) -> Iterator[str]:

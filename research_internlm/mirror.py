@@ -49,7 +49,7 @@ def fetch_run(arguments: argparse.Namespace) -> int:
     """Makes the folder and says what else must be there."""
     bucket, prefix = parse_url(arguments.url)
     index = fetch(connect(bucket, arguments.server), prefix, arguments.folder, print)
-    print(f"{arguments.folder} holds the run up to step {index.last:,}; to go on, this must be "
+    print(f"{arguments.folder} holds the run up to step {index.last:,}; to continue, this must be "
           "there as well:")
     for line in inputs_of(index.facts):
         print(f"  {line}")

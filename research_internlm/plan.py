@@ -20,7 +20,7 @@ from research_internlm.planning import cost
 from research_internlm.planning.plan_yaml import derived_numbers, write_plan
 from research_internlm.planning.run_plan import (
     ALL_LINEARS,
-    check_arguments,
+    check_pattern,
     check_recipe,
     cost_table,
     describe_cost,
@@ -34,6 +34,7 @@ from research_internlm.recipes.schedule import (
     steps_of,
     warnings,
 )
+from research_internlm.shared.arguments import number, whole
 from research_internlm.shared.errors import run_main
 
 
@@ -46,25 +47,25 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--overlay", action="append", default=[], metavar="YAML",
         help="yaml laid over the recipe (repeatable)")
     data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument("--items", type=int, metavar="N", help="samples of the training file; for a packed "
-                      "recipe the rows are estimated from their mean length")
+    data.add_argument("--items", type=whole(1), metavar="N", help="samples of the training file; for a "
+                      "packed recipe the rows are estimated from their mean length")
     data.add_argument("--train_dataset", metavar="F", help="training MindRecord; its manifest tells rows and "
                       "tokens")
-    add("--cards", type=int, default=4, help="data-parallel workers (default: %(default)s)")
-    add("--saves", type=int, default=10, metavar="N", help="checkpoints to write over the run, a multiple of "
-        "the five to hand in (default: %(default)s)")
-    add("--rank", type=int, nargs="+", default=[4, 8, 16, 32], metavar="R",
+    add("--cards", type=whole(1), default=4, help="data-parallel workers (default: %(default)s)")
+    add("--saves", type=whole(1), default=10, metavar="N", help="checkpoints to write over the run, a "
+        "multiple of the five to hand in (default: %(default)s)")
+    add("--rank", type=whole(1), nargs="+", default=[4, 8, 16, 32], metavar="R",
         help="LoRA ranks of the score table (default: %(default)s)")
     add("--targets", nargs="+", metavar="REGEX", help="target_modules of the score table (default: the "
         "recipe's, and all seven cells of a layer)")
     add("--accuracy", type=scoring.share, default=0.9685, metavar="A",
         help="accuracy assumed in the score table, as 0.9685 or 96.85%% (default: %(default)s, the report's)")
     step = parser.add_mutually_exclusive_group()
-    step.add_argument("--step_time_ms", type=float, metavar="MS", help="a measured step of this recipe at "
-                      "its own batch and seq_length; predicts hours")
+    step.add_argument("--step_time_ms", type=number(above=0), metavar="MS", help="a measured step of this "
+                      "recipe at its own batch and seq_length; predicts hours")
     step.add_argument("--measured", metavar="RUN_DIR", help="take the step out of this run's logs "
                       "instead; a run of the same model")
-    add("--seq_length", type=int, nargs="+", default=cost.TABLE_LENGTHS, metavar="L",
+    add("--seq_length", type=whole(1), nargs="+", default=cost.TABLE_LENGTHS, metavar="L",
         help="row lengths of the cost table, beside the recipe's (default: %(default)s)")
     add("--write", metavar="Y", help="write a copy of the recipe with the derived numbers, comments kept; "
         "with overlays or key.path=value, a yaml that extends the recipe by these and the numbers")
@@ -75,7 +76,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Prints the plan, and writes it with --write."""
     arguments = parse_arguments(argv)
-    check_arguments(arguments)
+    for pattern in arguments.targets or []:
+        check_pattern(pattern, "--targets")
     recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
     check_recipe(recipe, arguments.config)
     data = read_data(arguments, recipe)
@@ -86,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     pet_config = recipes.model_config(recipe).get("pet_config")
     lines = [*describe_steps(steps, data), *describe_saving(saving, steps),
              *(f"warning: {arguments.config}: {text}" for text in warnings(own, steps)),
-             *scoring.parameter_line(count), *describe_cost(recipe, count, saving, arguments.cards), ""]
+             scoring.parameter_line(count), *describe_cost(recipe, count, saving, arguments.cards), ""]
     if pet_config:
         targets = arguments.targets or list(dict.fromkeys((pet_config["target_modules"], ALL_LINEARS)))
         lines += [*scoring.score_table(recipe, arguments.rank, targets, arguments.accuracy), ""]

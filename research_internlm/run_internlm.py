@@ -9,14 +9,13 @@ Under msrun every worker runs this file; rank 0 writes the resolved config and r
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 from research_internlm import recipes
 from research_internlm.contest import scoring
 from research_internlm.model.lora import count_parameters
 from research_internlm.recipes.data_check import fill_from_data
+from research_internlm.recipes.for_mindformers import set_log_folder
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.training.command import parse_arguments, resolve
 from research_internlm.training.worker import (
@@ -36,9 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     recipe = resolve(arguments)
     if not recipe.get("output_dir"):
         raise ToolkitError("no --output_dir given and the recipe names none")
-    os.environ.setdefault("LOG_MF_PATH", str(Path(recipe["output_dir"]) / "log"))
+    set_log_folder(recipe)
     if is_scheduler() and not recipe.get("use_parallel"):
-        return 0  # a single worker meets nobody
+        return 0  # no scheduler is needed for one worker
     if not is_scheduler():
         parameters, data = preflight(recipe, arguments)
         count = count_parameters(recipes.model_config(recipe))
@@ -49,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         prepare_output(recipe, parameters, data, arguments)
         continue_run(recipe)
     if recipe["run_mode"] == "predict":
-        from research_internlm.inference.engine import predict
+        from research_internlm.inference.predict import predict
 
         predict(recipe, arguments.predict_data, arguments.model_file)
     else:

@@ -1,4 +1,4 @@
-"""Entry point and owner of the contest's arithmetic: low-parameter ratio, SQuAD gate, score.
+"""Entry point: the contest's arithmetic: low-parameter ratio, SQuAD gate, score.
 
     python research_internlm/score.py --accuracy 96.85% --trainable 16777216
     python research_internlm/score.py --accuracy 71.61% --ratio 0.00679028 --phase 1
@@ -21,6 +21,7 @@ from research_internlm.contest.scoring import (
     percent,
     share,
 )
+from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import run_main
 
 
@@ -32,9 +33,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--accuracy", type=share, required=True, metavar="A",
         help="share of right answers: 0.9685 or 96.85%%")
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--trainable", type=int, metavar="N", help="number of trainable parameters")
+    size.add_argument("--trainable", type=whole(0), metavar="N", help="number of trainable parameters")
     size.add_argument("--ratio", type=share, metavar="R", help="low-parameter ratio, instead of --trainable")
-    add("--total", type=int, metavar="T", help="parameters of the model (default: the contest's "
+    add("--total", type=whole(1), metavar="T", help="parameters of the model (default: the contest's "
         f"{PHASES[1].total:,} in phase 1, {PHASES[2].total:,} in phase 2)")
     add("--phase", type=int, choices=sorted(PHASES), default=2,
         help="contest phase; it decides how hard the ratio counts (default: %(default)s)")

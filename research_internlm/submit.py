@@ -18,13 +18,14 @@ from __future__ import annotations
 import argparse
 
 from research_internlm.contest.handin_zip import package
+from research_internlm.shared.arguments import program
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import sha256_of
 
 
 def main(argv: list[str] | None = None) -> int:
     """Packs the run of the command line."""
-    parser = argparse.ArgumentParser(prog="package_submission.sh", description=__doc__,
+    parser = argparse.ArgumentParser(prog=program("package_submission.sh"), description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN_DIR",
                         help="output_dir of a training run, with report and results")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from research_internlm.shared.arguments import program, whole
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.storage.links import read_links, record
 from research_internlm.storage.multipart import MIB, ChangedError, Item, part_ranges
@@ -35,23 +36,20 @@ def describe(items: Sequence[Item], bucket: str, part_size: int) -> Iterator[str
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line; see --help."""
-    parser = argparse.ArgumentParser(prog="upload_obs.sh", description=__doc__,
+    parser = argparse.ArgumentParser(prog=program("upload_obs.sh"), description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("source", metavar="SRC", help="file or folder")
     add("target", metavar="obs://BUCKET/PREFIX", help="where it goes")
     add("--server", metavar="URL", help=f"endpoint of the bucket's region (default: ${SERVER_VARIABLE})")
-    add("--parallel", type=int, default=4, metavar="N", help="parts sent at once (default: %(default)s)")
-    add("--part_size", type=int, default=16, metavar="MIB",
+    add("--parallel", type=whole(1), default=4, metavar="N", help="parts sent at once (default: %(default)s)")
+    add("--part_size", type=whole(LEAST_PART_MIB), default=16, metavar="MIB",
         help="size of a part in MiB; N of them are in memory at once (default: %(default)s)")
     add("--public_read", action="store_true", help="let anyone read the objects, and check that anyone can")
     add("--record", metavar="F.json", help="write the links down for the report, e.g. RUN_DIR/obs_links.json")
     add("--overwrite", action="store_true", help="replace objects of other content")
     add("--dry_run", action="store_true", help="only list what would go where; connects to nothing")
-    arguments = parser.parse_args(argv)
-    if arguments.parallel < 1 or arguments.part_size < LEAST_PART_MIB:
-        parser.error(f"--parallel must be at least 1 and --part_size at least {LEAST_PART_MIB}")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def upload_all(store: ObjectStore, items: Sequence[Item], base: Path, arguments: argparse.Namespace

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from research_internlm import recipes
 from research_internlm.checkpoints import hf_config
 from research_internlm.checkpoints.dtypes import FLAG_TYPES
@@ -126,9 +127,9 @@ def _export_adapter(arguments: argparse.Namespace) -> Mapping[str, Any]:
 _COMMANDS = {"from-hf": _import, "to-hf": _export, "merge": _merge, "to-peft": _export_adapter}
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(argv)
     counts = _COMMANDS[arguments.command](arguments)["counts"]
     dropped = ", ".join(f"{count} {kind}" for kind, count in counts["dropped"].items() if count)
     print(f"{counts['in']} tensors in, {counts['out']} out" + (f", left out: {dropped}" if dropped else "")

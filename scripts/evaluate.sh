@@ -7,8 +7,13 @@
 #       --model_file tokenizer.model --squad_file dev-v1.1.json
 #
 # Writes RUN_DIR/results_TASK_CKPT.json and RUN_DIR/TASK_CKPT.log; a second evaluation of the same checkpoint
-# is refused unless --overwrite is given. The rules are in research_internlm/evaluation/run_evaluation.py.
+# is refused unless --overwrite is given. The rules are in research_internlm/launching/evaluation_run.py.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [[ -d $root/.venv ]] && export PATH="$root/.venv/bin:$PATH"
-exec python "$root/research_internlm/evaluation/run_evaluation.py" "$@"
+if [[ $# -lt 2 || $1 == -* ]]; then
+    sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    [[ ${1:-} == -h || ${1:-} == --help ]] && exit 0
+    exit 2
+fi
+exec python "$root/research_internlm/evaluate.py" "$2" --run_dir "$1" "${@:3}"

@@ -1,8 +1,17 @@
 #!/usr/bin/env bash
-# Set-up, then ruff and the tests. Arguments go to pytest: bash scripts/test.sh -k prompts
+# Set-up, then ruff and the tests.
+#
+#   bash scripts/test.sh                 # everything
+#   bash scripts/test.sh --quick         # what needs no model, in under two minutes on 2 cores
+#   bash scripts/test.sh -k prompts      # arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
+selection=()
+if [[ ${1:-} == --quick ]]; then
+    selection=(-m "not model and not slow")
+    shift
+fi
 ruff check .
-python -m pytest "$@"
+python -m pytest "${selection[@]}" "$@"

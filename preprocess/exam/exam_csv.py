@@ -7,20 +7,28 @@ header, costs questions without a word.
 
 Every cell stays the text it is: no number, no missing value, no stripping. So the answer must be exactly
 one of the four letters, and " A" is an error (none of the files at hand has one). Blank lines are no rows.
+Other forms in circulation are recognised by their header (csv_forms.py).
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from preprocess.exam import csv_forms
 from research_internlm.data.choice import LETTERS
 from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError
 
 SPLITS = {"cmmlu": ("dev", "test"), "mmlu": ("dev", "test", "val")}  # in the order the report reads them
+_ALL_SPLITS = ("dev", "test", "val")  # C-Eval, which is given as --cmmlu_dir, has a val split with answers
+# What looks like exam data and is not read must be said.
+_DATA_SUFFIXES = {".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet", ".arrow", ".xls", ".xlsx", ".gz",
+                  ".bz2", ".xz", ".zip", ".tar", ".tgz"}
+ORIGINAL = "original"
 COLUMNS = ("Question", *LETTERS, "Answer")
 CMMLU_HEADER = ["", *COLUMNS]
 
@@ -58,6 +66,9 @@ class ExamFile:
         path: Where it was read from.
         sha256: Of its bytes.
         rows: All its data rows, in order.
+        form: The set's own layout ("original"), or one of csv_forms.
+        topic: The subject its rows name, where they do; else the file's name tells it.
+        explanations: Rows whose explanation (C-Eval) is left out.
     """
 
     source: str
@@ -65,19 +76,32 @@ class ExamFile:
     path: Path
     sha256: str
     rows: tuple[ExamRow, ...]
+    form: str = ORIGINAL
+    topic: str = ""
+    explanations: int = 0
 
     @property
     def subject(self) -> str:
-        """The file name without its split: `college_physics`."""
-        return domain_of(self.path.name).replace(" ", "_")
+        """The file name without its split, or what the rows say: `college_physics`."""
+        return self.domain.replace(" ", "_")
+
+    @property
+    def domain(self) -> str:
+        """The subject as the prompt names it: `college physics`."""
+        return self.topic.replace("_", " ") or domain_of(self.path.name)
 
     @property
     def name(self) -> str:
         """What manifests call it: `mmlu/test/college_physics_test.csv`."""
-        return f"{self.source}/{self.split}/{self.path.name}"
+        suffix = f":{self.subject}" if self.domain != domain_of(self.path.name) else ""
+        return f"{self.source}/{self.split}/{self.path.name}{suffix}"
+
+    def origin_of(self, row: ExamRow) -> tuple[tuple[str, str | int], ...]:
+        """Where a question comes from, as `ChoiceQuestion.origin`."""
+        return ("split", self.split), ("file", self.name), ("row", row.row)
 
 
-def read_folder(folder: Path, source: str) -> tuple[list[ExamFile], list[str]]:
+def read_folder(folder: Path, source: str) -> tuple[list[ExamFile], list[str], list[str]]:
     """Reads every csv file of one exam set.
 
     Args:
@@ -85,7 +109,8 @@ def read_folder(folder: Path, source: str) -> tuple[list[ExamFile], list[str]]:
         source: `mmlu` or `cmmlu`.
 
     Returns:
-        The files, by split and then by name; and the names of the absent splits.
+        The files, by split and then by name; the names of the absent splits; and the files, relative to the
+        folder, that look like exam data and are not read.
 
     Raises:
         ToolkitError: The folder is missing or holds no csv, or a file is not what it should be. All
@@ -95,27 +120,39 @@ def read_folder(folder: Path, source: str) -> tuple[list[ExamFile], list[str]]:
         raise ToolkitError(f"--{source}_dir {folder} is not a folder; give the one that holds "
                            f"{_slashed(SPLITS[source])}")
     absent = [split for split in SPLITS[source] if not (folder / split).is_dir()]
-    if len(absent) == len(SPLITS[source]):
+    if not any((folder / split).is_dir() for split in _ALL_SPLITS):
         raise ToolkitError(f"--{source}_dir {folder} holds none of {_slashed(SPLITS[source])}; give the "
                            "folder that does")
     exam_files: list[ExamFile] = []
     faults: list[str] = []
-    for split in (split for split in SPLITS[source] if split not in absent):
-        paths = sorted(path for path in (folder / split).glob("*.csv") if not path.name.startswith("."))
+    for split in (split for split in _ALL_SPLITS if (folder / split).is_dir()):
+        paths = [path for path in files.list_folder(folder / split) if path.suffix.lower() == ".csv"
+                 and not path.name.startswith(".") and not path.is_dir()]
         if not paths:
             raise ToolkitError(f"{folder / split} holds no csv file; put the {source.upper()} files there, "
                                "or remove the empty folder")
-        exam_files += [read_file(path, source, split, faults) for path in paths]
+        for path in paths:
+            exam_files += read_file(path, source, split, faults)
     _require_one_file_per_category(exam_files)
     if faults:
         listed = "; ".join(faults[:_LISTED_FAULTS])
         more = f"; and {len(faults) - _LISTED_FAULTS} more" if len(faults) > _LISTED_FAULTS else ""
         raise ToolkitError(f"{len(faults)} faulty {source.upper()} rows: {listed}{more}; correct or remove "
                            "them")
-    return exam_files, absent
+    return exam_files, absent, _left_out(folder, {exam.path for exam in exam_files})
 
 
-def read_file(path: Path, source: str, split: str, faults: list[str]) -> ExamFile:
+def _left_out(folder: Path, read: set[Path]) -> list[str]:
+    """Files of exam data below a folder that were not read: other folders, other formats."""
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=files.refuse_listing):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        found += [Path(parent, name) for name in sorted(names) if not name.startswith(".")
+                  and Path(name).suffix.lower() in _DATA_SUFFIXES and not name.lower().startswith("readme")]
+    return [path.relative_to(folder).as_posix() for path in found if path not in read]
+
+
+def read_file(path: Path, source: str, split: str, faults: list[str]) -> list[ExamFile]:
     """Reads and verifies one csv file.
 
     Args:
@@ -124,6 +161,9 @@ def read_file(path: Path, source: str, split: str, faults: list[str]) -> ExamFil
         split: The folder it came from.
         faults: Faulty rows are added here, one text each; they are not among the returned rows.
 
+    Returns:
+        The file; one part a subject where its rows name several.
+
     Raises:
         ToolkitError: Not UTF-8, not csv, no rows, or the layout of the other set.
     """
@@ -131,17 +171,26 @@ def read_file(path: Path, source: str, split: str, faults: list[str]) -> ExamFil
     table = _parse(raw, path)
     if not table:
         raise ToolkitError(f"{path} holds no row; {source.upper()} files have {_layout(source)}")
-    table = _verify_layout(table, path, source)
-    if not table:
+    header = None if table[0][1] == CMMLU_HEADER else csv_forms.recognise(table, path)
+    if header:
+        lines = csv_forms.normalise(header, table[1:])
+    else:
+        lines = [(line, "", cells, None) for line, cells in _verify_layout(table, path, source)]
+    if not lines:
         raise ToolkitError(f"{path} holds a header row and no question; restore the file or remove it")
-    rows = []
-    for number, (line, cells) in enumerate(table, start=1):
-        fault = _fault(cells)
+    parts: dict[str, list[ExamRow]] = {}
+    for number, (line, topic, cells, fault) in enumerate(lines, start=1):
+        fault = fault or _fault(cells)
         if fault:
             faults.append(f"{path} line {line}: {fault}")
         else:
-            rows.append(ExamRow(number, line, cells[0], tuple(cells[1:5]), cells[5]))
-    return ExamFile(source, split, path, files.sha256_of(path), tuple(rows))
+            parts.setdefault(topic, []).append(ExamRow(number, line, cells[0], tuple(cells[1:5]), cells[5]))
+    explanations = sum(bool(header.cell(cells, "explanation").strip()) for _, cells in table[1:]
+                       if len(cells) == len(header.places)) if header else 0
+    sha256 = files.sha256_of(path)
+    return [ExamFile(source, split, path, sha256, tuple(rows), header.form if header else ORIGINAL, topic,
+                     explanations)
+            for topic, rows in sorted(parts.items() or {"": []}.items())]
 
 
 def _parse(raw: bytes, path: Path) -> list[tuple[int, list[str]]]:
@@ -174,7 +223,7 @@ def _verify_layout(
             raise ToolkitError(f"{path} is a CMMLU file ({_CMMLU_LAYOUT}), but was given with --mmlu_dir; "
                                "pass its folder with --cmmlu_dir")
         if [cell.strip().upper() for cell in first[1:5]] == list(LETTERS) and _fault(first):
-            raise ToolkitError(f"{path} line 1 is a header row ({','.join(first)}); MMLU files have "
+            raise ToolkitError(f"{path} line 1 is a header row ({','.join(first)}) ; MMLU files have "
                                f"{_MMLU_LAYOUT}: delete that line")
         return table
     if first != CMMLU_HEADER:
@@ -201,7 +250,7 @@ def _fault(cells: list[str]) -> str | None:
 def _require_one_file_per_category(exam_files: list[ExamFile]) -> None:
     seen: dict[tuple[str, str], Path] = {}
     for exam in exam_files:
-        other = seen.setdefault((exam.split, exam.subject), exam.path)
+        other = seen.setdefault((exam.split, exam.subject.lower()), exam.path)
         if other != exam.path:
             raise ToolkitError(f"{other} and {exam.path} are both {exam.source}/{exam.subject} "
                                f"{exam.split}; keep one of them")
@@ -217,7 +266,7 @@ def _slashed(splits: tuple[str, ...]) -> str:
 
 def domain_of(file_name: str) -> str:
     """The subject as the prompt names it: `college_physics_test.csv` is `college physics`."""
-    stem = file_name.removesuffix(".csv")
+    stem = file_name[:-len(".csv")] if file_name.lower().endswith(".csv") else file_name
     for split in ("_dev", "_test", "_val"):
         stem = stem.removesuffix(split)
     return stem.replace("_", " ")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from preprocess.exam.exam_csv import COLUMNS, ExamFile, domain_of
-from research_internlm.data.choice import LETTERS, choice_input, choice_instruction, choice_output
+from research_internlm.data.choice import LETTERS, ChoiceQuestion, choice_instruction
 from research_internlm.shared.errors import ToolkitError
 
 
@@ -21,12 +21,12 @@ class CompatFile:
     """One file as the official converter has it.
 
     Attributes:
-        items: Alpaca items, in the order of the file.
+        questions: In the order of the file, with the texts that pandas makes of the cells.
         dropped: The eaten rows: file, line, row and reason.
         nan_cells: Option cells that pandas reads as missing.
     """
 
-    items: list[dict[str, str]]
+    questions: list[ChoiceQuestion]
     dropped: list[dict[str, Any]]
     nan_cells: int
 
@@ -56,12 +56,12 @@ def convert_file(exam: ExamFile) -> CompatFile:
                     f"{exam.path} line {row.line} (row {row.row}): pandas reads the {column.lower()} as "
                     f"{record[column]!r}, where the official converter crashes; use the default mode")
     instruction = choice_instruction(domain_of(exam.path.name))
-    items = [{
-        "instruction": instruction,
-        "input": choice_input(record["Question"], [str(record[letter]) for letter in LETTERS]),
-        "output": choice_output(record["Answer"]),
-    } for record in records]
+    questions = [
+        ChoiceQuestion(f"{exam.name}:{row.row}", instruction, record["Question"],
+                       tuple(str(record[letter]) for letter in LETTERS), record["Answer"], exam.source,
+                       exam.subject, exam.origin_of(row))
+        for row, record in zip(kept, records, strict=True)]
     dropped = [{"file": exam.name, "line": row.line, "row": row.row,
                 "reason": "official_compat: pandas takes the first row of an MMLU file for its header"}
                for row in eaten]
-    return CompatFile(items, dropped, int(frame[list(LETTERS)].isna().sum().sum()))
+    return CompatFile(questions, dropped, int(frame[list(LETTERS)].isna().sum().sum()))

@@ -8,11 +8,14 @@ that no question text is on two sides. Whatever reads the files finds in the man
 from __future__ import annotations
 
 import random
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from preprocess.exam.questions import Question, Shown
+from preprocess.exam.questions import OrderedQuestion
+from research_internlm.data.choice import ChoiceQuestion
 
 EVALUATION_KIND = {"sixth_ordering": "reordered_train_questions", "held_out": "held_out"}
 
@@ -30,14 +33,14 @@ class Split:
         unused: Items in none of the three (the rest of the last ordering).
     """
 
-    train: list[Shown] = field(default_factory=list)
-    valid: list[Shown] = field(default_factory=list)
-    test: list[Shown] = field(default_factory=list)
+    train: list[OrderedQuestion] = field(default_factory=list)
+    valid: list[OrderedQuestion] = field(default_factory=list)
+    test: list[OrderedQuestion] = field(default_factory=list)
     unused: int = 0
 
 
 def sixth_ordering(
-    questions: Sequence[Question], orders: Orders, valid_places: int, test_places: int,
+    questions: Sequence[ChoiceQuestion], orders: Orders, valid_places: int, test_places: int,
     generator: random.Random,
 ) -> Split:
     """The report's split.
@@ -60,7 +63,7 @@ def sixth_ordering(
         by_category[question.category].append(index)
     for members in by_category.values():
         generator.shuffle(members)
-        items = [Shown(questions[index], orders[index][last], last + 1) for index in members]
+        items = [OrderedQuestion(questions[index], orders[index][last], last + 1) for index in members]
         split.valid += items[:valid_places]
         split.test += items[valid_places:valid_places + test_places]
         split.unused += len(items[valid_places + test_places:])
@@ -68,12 +71,12 @@ def sixth_ordering(
 
 
 def held_out(
-    questions: Sequence[Question], orders: Orders, valid_places: int, test_places: int,
+    questions: Sequence[ChoiceQuestion], orders: Orders, valid_places: int, test_places: int,
     generator: random.Random,
 ) -> Split:
     """Whole questions set aside; the same arguments as `sixth_ordering`.
 
-    Questions of one `identity` are a group, across categories and sources, and a group goes to one side as
+    Questions of one identity are a group, across categories and sources, and a group goes to one side as
     a whole. A group that does not fit the places left in every category it touches stays in training.
 
     Returns:
@@ -81,18 +84,27 @@ def held_out(
     """
     sides = _assign_sides(questions, {"valid": valid_places, "test": test_places}, generator)
     kept = [index for index in range(len(questions)) if index not in sides]
-    aside = {side: [Shown(questions[index], orders[index][0], 1)
+    aside = {side: [OrderedQuestion(questions[index], orders[index][0], 1)
                     for index in sorted(sides) if sides[index] == side] for side in ("valid", "test")}
     return Split(_show([questions[index] for index in kept], [orders[index] for index in kept]), **aside)
 
 
+def identity_of(question: ChoiceQuestion) -> str:
+    """Equal for questions that differ at most in case, spaces, punctuation or Unicode form.
+
+    The real sets hold such pairs ("60 岁" and "60岁"). A question put with another by mistake only
+    shares its side of a split.
+    """
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", question.text).casefold())
+
+
 def _assign_sides(
-    questions: Sequence[Question], places: dict[str, int], generator: random.Random
+    questions: Sequence[ChoiceQuestion], places: dict[str, int], generator: random.Random
 ) -> dict[int, str]:
     """Chooses the questions to set aside: {index of the question: side}."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, question in enumerate(questions):
-        groups[question.identity].append(index)
+        groups[identity_of(question)].append(index)
     by_category: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)  # ordered sets of identities
     for identity, members in groups.items():
         for index in members:
@@ -113,7 +125,7 @@ def _assign_sides(
     return sides
 
 
-def _show(questions: Sequence[Question], orders: Orders) -> list[Shown]:
+def _show(questions: Sequence[ChoiceQuestion], orders: Orders) -> list[OrderedQuestion]:
     rounds = len(orders[0]) if orders else 0
-    return [Shown(question, own[turn], turn + 1)
+    return [OrderedQuestion(question, own[turn], turn + 1)
             for turn in range(rounds) for question, own in zip(questions, orders, strict=True)]

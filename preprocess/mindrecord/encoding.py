@@ -25,7 +25,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from preprocess.mindrecord.packing import Sample
-from research_internlm.data.chat_template import UPSTREAM_END
+from research_internlm.data.families import UPSTREAM_END
 from research_internlm.data.items import render_item
 from research_internlm.data.tokens import SpecialTokens
 
@@ -184,14 +184,14 @@ class Block:
 
 def encode_blocks(items: Iterable[Mapping[str, str]], processor: sentencepiece.SentencePieceProcessor,
                   special: SpecialTokens, threads: int, end: str = UPSTREAM_END) -> Iterator[Block]:
-    """Encodes items in order, BLOCK_ITEMS at a time; equal to `prompts.encode` of each.
+    """Encodes items in order, BLOCK_ITEMS at a time; equal to `chat_template.encode` of each.
 
     Args:
         items: Training items, streamed.
         processor: The loaded vocabulary.
         special: Its special ids.
         threads: Encoding threads.
-        end: How chat answers end, a key of prompts.END_MARKERS.
+        end: How chat answers end, one of families.END_MARKERS.
 
     Yields:
         The samples of up to BLOCK_ITEMS items.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from research_internlm import recipes
 from research_internlm.checkpoints import hf_config, weight_names
 from research_internlm.checkpoints.tensor_files import SUFFIXES, TensorFile
 from research_internlm.model import lora
-from research_internlm.shared import schema
+from research_internlm.shared import run_layout, schema
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
-
-_RANK_FOLDER = re.compile(r"checkpoint\w*/rank_\d+")  # where a run keeps its files, below its output folder
 
 
 @dataclass
@@ -54,9 +51,9 @@ class Adapter:
 
     def full_checkpoints(self) -> list[Path]:
         """The run's checkpoints of base and adapter together, newest first."""
-        files = self.config_file.parent.glob("checkpoint/rank_*/*")
-        return sorted((file for file in files if file.suffix in SUFFIXES.values()),
-                      key=lambda file: file.stat().st_mtime, reverse=True)
+        files = run_layout.rank_files(run_layout.checkpoint_dir(self.config_file.parent),
+                                      suffixes=SUFFIXES.values())
+        return sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
 
 
 @dataclass(frozen=True)
@@ -78,10 +75,9 @@ def run_config_of(path: Path) -> Path:
     Raises:
         ToolkitError: There is none; says where it was looked for.
     """
-    folder = path.absolute().parent
-    folders = [folder]
-    if _RANK_FOLDER.fullmatch(f"{folder.parent.name}/{folder.name}"):
-        folders.append(folder.parent.parent)
+    folders = [path.absolute().parent]
+    if run := run_layout.run_of(path.absolute()):
+        folders.append(run)
     for place in folders:
         if (place / RESOLVED_CONFIG).is_file():
             return place / RESOLVED_CONFIG

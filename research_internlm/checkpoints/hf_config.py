@@ -6,21 +6,17 @@ attention biases, InternLM2 is Llama with grouped-query attention.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from research_internlm.checkpoints.weight_names import INTERNLM2, LLAMA
+from research_internlm.data.families import FAMILIES, INTERNLM, LLAMA_NAMES, Family, by_config_type
 from research_internlm.model import shape
-from research_internlm.model.shape import DEFAULTS
+from research_internlm.shared.arguments import is_number, is_whole
 from research_internlm.shared.errors import ToolkitError
 
-# model_type -> spelling of the tensors' names, key of the attention biases, its default
-_MODEL_TYPES = {
-    "internlm": (LLAMA, "bias", True),
-    "llama": (LLAMA, "attention_bias", False),
-    "internlm2": (INTERNLM2, "bias", False),
-}
+_BY_MODEL_TYPE = {row.hf_model_type: row for row in FAMILIES.values()}
+_LLAMA = "llama"  # also accepted: a family's weights under Llama's names, as our exports are
+_MODEL_TYPES = (*_BY_MODEL_TYPE, _LLAMA)
 _TORCH_TYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 # "dynamic" NTK changes the rotary angles only beyond max_position_embeddings; "origin" is InternLM's word for
 # none.
@@ -52,8 +48,20 @@ EXPORT_KEYS = frozenset({*_RECIPE_KINDS, "type", "extend_method", "bos_token_id"
 
 
 def spelling_of(config: Mapping[str, Any]) -> str:
-    """How the tensors of this config.json are named: weight_names.LLAMA or INTERNLM2."""
-    return _MODEL_TYPES[config["model_type"]][0]
+    """How the tensors of this config.json are named: LLAMA_NAMES or INTERNLM2_NAMES."""
+    return LLAMA_NAMES if config["model_type"] == _LLAMA else _BY_MODEL_TYPE[config["model_type"]].hf_names
+
+
+def _family_of(config: Mapping[str, Any]) -> tuple[Family, bool]:
+    """The family of a checked config.json, and whether its attention has biases.
+
+    A Llama is read as the first family with its kind of attention: the others' networks are the same.
+    """
+    if config["model_type"] == _LLAMA:
+        has_bias = _given(config, "attention_bias", False)
+        return next(row for row in FAMILIES.values() if row.has_bias == has_bias), has_bias
+    family = _BY_MODEL_TYPE[config["model_type"]]
+    return family, _given(config, family.hf_bias_key, family.has_bias)
 
 
 def to_model_config(config: Any) -> dict[str, Any]:
@@ -70,20 +78,17 @@ def to_model_config(config: Any) -> dict[str, Any]:
             at once.
     """
     _require_internlm(config)
-    spelling, bias_key, bias = _MODEL_TYPES[config["model_type"]]
-    has_bias = _given(config, bias_key, bias)
-    is_internlm = config["model_type"] == "internlm" or (spelling == LLAMA and has_bias)
-    kind = "InternLMConfig" if is_internlm else "InternLM2Config"
+    family, has_bias = _family_of(config)
     rope = _rope(config)
     return {
-        "type": kind,
+        "type": family.config_type,
         "hidden_size": config["hidden_size"],
         "num_layers": config["num_hidden_layers"],
         "num_heads": config["num_attention_heads"],
         "n_kv_heads": _given(config, "num_key_value_heads", config["num_attention_heads"]),
         "intermediate_size": config["intermediate_size"],
         "vocab_size": config["vocab_size"],
-        "rms_norm_eps": _given(config, "rms_norm_eps", DEFAULTS[kind]["rms_norm_eps"]),
+        "rms_norm_eps": _given(config, "rms_norm_eps", family.rms_norm_eps),
         "theta": config.get("rope_theta") or rope.get("rope_theta") or rope.get("base") or 10000.0,
         "max_position_embedding": _given(config, "max_position_embeddings", 2048),
         "has_bias": has_bias,
@@ -132,8 +137,8 @@ def _given(config: Mapping[str, Any], key: str, default: Any) -> Any:
 def _misvalued(config: Mapping[str, Any], kinds: Mapping[str, str]) -> list[str]:
     """Findings on values that are given and not of their kind."""
     tests = {
-        _COUNT: lambda value: type(value) is int and value > 0,
-        _POSITIVE: lambda value: type(value) in (int, float) and 0 < value < math.inf,
+        _COUNT: lambda value: is_whole(value, 1),
+        _POSITIVE: lambda value: is_number(value) and value > 0,
         _SWITCH: lambda value: type(value) is bool,
         _MAPPING: lambda value: isinstance(value, Mapping),
     }
@@ -213,8 +218,7 @@ def from_model_config(model_config: Mapping[str, Any], dtype: str) -> dict[str, 
     if model_config.get("extend_method", "None") not in (None, "None"):
         raise ToolkitError(f"the config's extend_method {model_config['extend_method']} has no counterpart "
                            "in transformers' Llama; export without it")
-    kind = model_config.get("type", "InternLMConfig")
-    defaults = DEFAULTS.get(kind, DEFAULTS["InternLMConfig"])
+    family = by_config_type(model_config.get("type")) or FAMILIES[INTERNLM]
     heads = model_config["num_heads"]
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -226,8 +230,8 @@ def from_model_config(model_config: Mapping[str, Any], dtype: str) -> dict[str, 
         "num_attention_heads": heads,
         "num_key_value_heads": model_config.get("n_kv_heads") or heads,
         "vocab_size": model_config["vocab_size"],
-        "rms_norm_eps": model_config.get("rms_norm_eps", defaults["rms_norm_eps"]),
-        "rope_theta": model_config.get("theta", defaults["theta"]),
+        "rms_norm_eps": model_config.get("rms_norm_eps", family.rms_norm_eps),
+        "rope_theta": model_config.get("theta", family.theta),
         "attention_bias": biases.pop(),
         "mlp_bias": False,
         # As MindFormers' FreqsMgr takes the two.

@@ -15,7 +15,9 @@ from research_internlm.checkpoints import dtypes, hf_config, weight_names
 from research_internlm.checkpoints.adapters import open_adapter, peft_config
 from research_internlm.checkpoints.dtypes import Entry
 from research_internlm.checkpoints.tensor_files import TensorFile, row_blocks, write_tensors
-from research_internlm.data.chat_template import render_chat
+from research_internlm.data.chat_template import render_turn
+from research_internlm.data.families import ASSISTANT, FAMILIES, UPSTREAM_END
+from research_internlm.data.segments import Segment
 from research_internlm.data.tokens import SpecialTokens, load_tokenizer, special_tokens
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import (
@@ -33,7 +35,8 @@ _ADAPTER = "adapter_model.safetensors"
 _MODEL_FILES = frozenset({_WEIGHTS, manifest_path(_WEIGHTS).name, "config.json", "generation_config.json",
                           "tokenizer.model", "tokenizer_config.json"})
 _ADAPTER_FILES = frozenset({_ADAPTER, manifest_path(_ADAPTER).name, "adapter_config.json"})
-_MESSAGE = "\0"  # stands for the user's text while a prompt is turned into a template
+_CONTENT = "\0"  # stands for a message's text while a turn is made into a template
+_DUMMY_PREFIX = "\u2581"
 
 
 def export_model(checkpoint: Path, output: Path, model_config: Mapping[str, Any], model_file: Path | None,
@@ -178,7 +181,7 @@ def tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[s
             "unk_token": "<unk>", "pad_token": "<unk>", "add_bos_token": True, "add_eos_token": False,
             "clean_up_tokenization_spaces": False, "legacy": False,
             # transformers' fast tokenizer does not take it over from the model, and the releases have none.
-            "add_prefix_space": processor.encode("a", out_type=str)[0].startswith("\u2581"),
+            "add_prefix_space": processor.encode("a", out_type=str)[0].startswith(_DUMMY_PREFIX),
             **_chat_settings(processor, special)}),
         "generation_config.json": _json({"do_sample": False, **hf_config.token_ids(model_config),
                                          "eos_token_id": list(special.stop_ids)}),
@@ -186,17 +189,43 @@ def tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[s
 
 
 def _chat_settings(processor: SentencePieceProcessor, special: SpecialTokens) -> dict[str, Any]:
-    """A chat template that gives the very ids of render_chat, so that serving prompts as training did."""
-    segments = render_chat(_MESSAGE, "", family=special.family)
-    pieces = {segment.content: processor.id_to_piece(special[segment.content])
-              for segment in segments if segment.is_token}
-    # As expressions: in a template's plain text Jinja drops newlines here and there.
-    texts = [pieces[segment.content] if segment.is_token else segment.content for segment in segments]
-    body = "".join("{{ " + " + messages[0]['content'] + ".join(map(repr, text.split(_MESSAGE))) + " }}"
-                   for text in texts)
+    """A chat template of any number of turns that prompts as training did: the ids of render_messages.
+
+    transformers encodes an earlier answer together with the text before it. That gives the same ids, unless
+    the answer begins with a character that the vocabulary joins to that text: a newline in ChatML, a
+    newline or one of many punctuation marks after InternLM's `<|Bot|>:`.
+    """
+    row = FAMILIES[special.family]
+
+    def branch(role: str, is_last: bool) -> str:
+        segments = render_turn({"role": role, "content": _CONTENT}, row.name, UPSTREAM_END, is_last)
+        return f"message['role'] == {role!r}{' and loop.last' if is_last else ''} %}}" + spelled(segments)
+
+    def spelled(segments: Iterable[Segment]) -> str:
+        return "{{ " + _expression(segments, processor, special) + " }}"
+
+    turns = [branch(ASSISTANT, True), *(branch(role, False) for role in row.turns)]
+    unknown = f"{{{{ raise_exception('a message has a role other than {', '.join(row.turns)}') }}}}"
+    opening = spelled(row.turns[ASSISTANT].before)
     return {
-        "additional_special_tokens": sorted(set(pieces.values()) - {"<s>"}),
-        "chat_template": "{% if messages | length != 1 or messages[0]['role'] != 'user' %}"
-                         "{{ raise_exception('tuned on single questions: give exactly one user message') }}"
-                         "{% endif %}" + body,
+        "additional_special_tokens": sorted({piece for role, (piece, _) in row.pieces.items()
+                                             if role not in ("unk", "bos", "eos")}),
+        "chat_template": "{{ '<s>' }}{% for message in messages %}{% if " + "{% elif ".join(turns)
+                         + "{% else %}" + unknown + "{% endif %}{% endfor %}{% if not messages or "
+                         f"messages[-1]['role'] != {ASSISTANT!r} %}}{opening}{{% endif %}}",
     }
+
+
+def _expression(segments: Iterable[Segment], processor: SentencePieceProcessor, special: SpecialTokens
+                ) -> str:
+    """A Jinja expression of the segments' text; as plain text Jinja would drop newlines here and there."""
+    prefix = " " if processor.encode("a", out_type=str)[0].startswith(_DUMMY_PREFIX) else ""
+    text, follows_text = "", False
+    for segment in segments:
+        if segment.is_token:
+            text += processor.id_to_piece(special[segment.content])
+        else:
+            # Training encodes the second of two texts on its own, with the dummy prefix.
+            text += prefix * follows_text + segment.content
+        follows_text = not segment.is_token
+    return " + message['content'] + ".join(map(repr, text.split(_CONTENT)))

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from research_internlm.data.families import INTERNLM2_NAMES, LLAMA_NAMES
 from research_internlm.model import shape
 from research_internlm.shared.errors import ToolkitError
 
-LLAMA, INTERNLM2 = "llama", "internlm2"  # the two spellings of Hugging Face
+_SPELLINGS = (LLAMA_NAMES, INTERNLM2_NAMES)  # of Hugging Face, in the order of the columns below
 
 # MindFormers: (Llama and InternLM, InternLM2). Whole names, then the cells of a layer.
 _TOP = {
@@ -53,17 +54,17 @@ class Source:
     rows: tuple[tuple[int, int], ...] | None = None
 
 
-def to_hf(name: str, spelling: str = LLAMA) -> str:
+def to_hf(name: str, spelling: str = LLAMA_NAMES) -> str:
     """Hugging Face's name of the tensor that holds a MindFormers parameter.
 
     Args:
         name: MindFormers' name, e.g. `model.layers.0.attention.wq.weight`.
-        spelling: LLAMA or INTERNLM2.
+        spelling: LLAMA_NAMES or INTERNLM2_NAMES.
 
     Raises:
         KeyError: The model has no such parameter.
     """
-    column = (LLAMA, INTERNLM2).index(spelling)
+    column = _SPELLINGS.index(spelling)
     match = _LAYER_NAME.fullmatch(name)
     if not match:
         return _TOP[name][column]
@@ -71,13 +72,13 @@ def to_hf(name: str, spelling: str = LLAMA) -> str:
     return f"{layer}{_CELLS[cell][column]}.{kind}"
 
 
-def from_hf(name: str, spelling: str = LLAMA) -> tuple[str, ...]:
+def from_hf(name: str, spelling: str = LLAMA_NAMES) -> tuple[str, ...]:
     """MindFormers' parameters that a Hugging Face tensor holds: one, or three for a fused wqkv.
 
     Raises:
         KeyError: Hugging Face's model has no such tensor.
     """
-    column = (LLAMA, INTERNLM2).index(spelling)
+    column = _SPELLINGS.index(spelling)
     match = _LAYER_NAME.fullmatch(name)
     if not match:
         found = [ours for ours, theirs in _TOP.items() if theirs[column] == name]
@@ -97,7 +98,7 @@ def source_of(name: str, spelling: str, model_config: Mapping[str, Any]) -> Sour
 
     Args:
         name: MindFormers' name.
-        spelling: LLAMA or INTERNLM2.
+        spelling: LLAMA_NAMES or INTERNLM2_NAMES.
         model_config: Its `hidden_size`, `num_heads` and `n_kv_heads`.
     """
     source = to_hf(name, spelling)

@@ -15,6 +15,7 @@ from research_internlm.recipes import schedule
 from research_internlm.runs.log_warnings import RECENT
 from research_internlm.runs.run_folder import RunFolder, disagreements
 from research_internlm.runs.worker_logs import RankLog
+from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.run_layout import LINKS
 
@@ -38,7 +39,8 @@ def checkpoint_problems(run: RunFolder) -> Iterator[str]:
     """Whether the five of the rules are there."""
     steps = [checkpoint.step for checkpoint in run.checkpoints]
     if schedule.evenly_spaced(steps, run.steps.total, run.steps.sink_size) is None:
-        yield (f"the checkpoints in {run.path.name}/checkpoint/rank_0 (steps "
+        folder = run_layout.rank_dir(run_layout.checkpoint_dir(run.path), 0)
+        yield (f"the checkpoints in {run.path.name}/{run.name_of(folder)} (steps "
                f"{', '.join(map(str, steps)) or 'none'}) do not hold {schedule.REQUIRED_CHECKPOINTS} evenly "
                f"spaced over {run.steps.total} steps; research_internlm/plan.py --write sets them")
 

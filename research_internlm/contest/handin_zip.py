@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,10 +18,11 @@ from research_internlm.shared import run_layout, secrets_scan
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import manifest_path, publish, require_absent, staging
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.shared.terminal import printable
 
 Parts = dict[str, Path]  # name inside the zip -> file
-_SOURCE = ("research_internlm", "preprocess", "scripts", "yaml", "setup.cfg", "pyproject.toml", "LICENSE",
-           "README.md", "README_zh.md", "CHANGELOG.md")
+_SOURCE = ("research_internlm", "preprocess", "scripts", "yaml", "docs", "setup.cfg", "pyproject.toml",
+           "LICENSE", "README.md", "README_zh.md", "CHANGELOG.md")
 _SOURCE_README = Path(__file__).with_name("source_readme.md")
 _TEAM = re.compile(r"[\w.-]+")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first date: the same inputs give the same bytes
@@ -39,18 +40,22 @@ def source_parts(root: Path) -> Parts:
         top = root / name
         files = sorted(top.rglob("*")) if top.is_dir() else [top]
         for file in files:
-            if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith("."):
+            if file.is_file() and "__pycache__" not in file.parts and not _is_hidden(file, root):
                 found[f"{SOURCE_PREFIX}/{file.relative_to(root).as_posix()}"] = file
     return found
+
+
+def _is_hidden(file: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 def training_parts(run: RunFolder) -> Parts:
     """Config, run facts, every log file of every worker, and each attempt's record and words of msrun."""
     folder = run.path / run_layout.LOG_FOLDER
     files = [run.path / RESOLVED_CONFIG, run.path / RUN_FACTS, *sorted(run.path.rglob("scheduler.log")),
-             *sorted(folder.glob(f"*/{attempts.ATTEMPT}")), *sorted(folder.rglob("msrun.log")),
+             *attempts.records(run.path), *sorted(folder.rglob(run_layout.MSRUN_LOG)),
              *run.log_files]
-    return {f"2_training/{run.name_of(file)}": file for file in files}
+    return {f"2_training/{run.name_of(file)}": file for file in files if not _is_hidden(file, run.path)}
 
 
 def report_parts(run: RunFolder) -> Parts:
@@ -79,6 +84,21 @@ def credentials(parts: Parts) -> Iterator[str]:
             yield f"{name} line {places[0]} holds {what}{more}; remove it"
 
 
+def unsafe_names(parts: Parts, roots: Sequence[Path]) -> Iterator[str]:
+    """Parts that must not go out: links that lead out of their folder, names that act on a terminal.
+
+    Args:
+        parts: What is to be packed.
+        roots: The run folder and the source package.
+    """
+    resolved = [root.resolve() for root in roots]
+    for name, path in parts.items():
+        if printable(name) != name or any(ord(char) < 32 for char in name):
+            yield f"the name {name!r} holds control characters; rename the file"
+        if not any(path.resolve().is_relative_to(root) for root in resolved):
+            yield f"{name} is a link out of its folder, to {path.resolve()}; put the file itself there"
+
+
 def package(folder: str | Path, team: str, output: str | Path, overwrite: bool = False) -> Path:
     """Checks a run and packs its hand-in.
 
@@ -102,7 +122,8 @@ def package(folder: str | Path, team: str, output: str | Path, overwrite: bool =
     parts = {name: path for collected in (report_parts(run), training_parts(run),
                                           source_parts(project_root()), squad_parts(run))
              for name, path in collected.items() if path.is_file()}
-    found = [*handin_checks.problems(run), *credentials(parts)]
+    found = [*handin_checks.problems(run), *unsafe_names(parts, (run.path, project_root())),
+             *credentials(parts)]
     if found:
         listed = "; ".join(f"({place}) {text}" for place, text in enumerate(found, 1))
         raise ToolkitError(f"{folder} is not ready to hand in, {len(found)} problem(s): {listed}")

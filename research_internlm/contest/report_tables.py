@@ -20,7 +20,7 @@ from research_internlm.shared.files import (
     write_manifest,
     write_text,
 )
-from research_internlm.shared.run_layout import LINKS, RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.shared.run_layout import LINKS, RESOLVED_CONFIG, RUN_FACTS, TRAIN_LOG
 
 REPORT = "report.md"
 SUMMARY = f"{log_summary.OUTPUT_FOLDER}/summary.json"
@@ -62,20 +62,21 @@ def render(run: RunFolder, summary: Mapping[str, Any], lang: str) -> str:
         summary: Its logs' figures.
         lang: `zh` or `en`.
     """
-    def say(chinese: str, english: str) -> str:
+    def translate(chinese: str, english: str) -> str:
         return chinese if lang == "zh" else english
 
     titled = [
-        (say("算法介绍", "Algorithm"), sections.algorithm(run, say)),
-        (say("数据规模与预处理", "Data and preprocessing"), sections.data(run, say)),
-        (say("超参数", "Hyper-parameters"), sections.hyperparameters(run, say)),
-        (say("训练过程", "Training"), sections.training(run, summary, say)),
-        (say("评测结果", "Evaluation"), sections.evaluation(run, say)),
-        (say("权重链接", "Weights"), sections.weights(run, say)),
-        (say("环境与复现", "Environment and reproduction"), sections.environment(run, say)),
-        (say("对官方推理的改动", "Changes to the official inference"), sections.inference(run, say)),
+        (translate("算法介绍", "Algorithm"), sections.algorithm(run, translate)),
+        (translate("数据规模与预处理", "Data and preprocessing"), sections.data(run, translate)),
+        (translate("超参数", "Hyper-parameters"), sections.hyperparameters(run, translate)),
+        (translate("训练过程", "Training"), sections.training(run, summary, translate)),
+        (translate("评测结果", "Evaluation"), sections.evaluation(run, translate)),
+        (translate("权重链接", "Weights"), sections.weights(run, translate)),
+        (translate("环境与复现", "Environment and reproduction"), sections.environment(run, translate)),
+        (translate("对官方推理的改动", "Changes to the official inference"),
+         sections.inference(run, translate)),
     ]
-    lines = [f"# {say('InternLM 微调工作报告', 'Work report: fine-tuning InternLM')}"]
+    lines = [f"# {translate('InternLM 微调工作报告', 'Work report: fine-tuning InternLM')}"]
     for place, (title, body) in enumerate(titled, 1):
         lines += ["", f"## {place}. {title}", "", *body]
     return "\n".join(lines) + "\n"
@@ -89,8 +90,8 @@ def stated_by(run: RunFolder) -> dict[str, str]:
 
 def inputs_of(run: RunFolder) -> list[str]:
     """Files of the run that a report is written from, as they are now."""
-    links = [LINKS] if (run.path / LINKS).is_file() else []
-    return [RESOLVED_CONFIG, RUN_FACTS, SUMMARY, *run.results, *links,
+    optional = [name for name in (LINKS, TRAIN_LOG) if (run.path / name).is_file()]
+    return [RESOLVED_CONFIG, RUN_FACTS, SUMMARY, *run.results, *optional,
             *map(run.name_of, [*run.log_files, *run.attempts])]
 
 

@@ -12,7 +12,7 @@ from research_internlm.model.lora import ParameterCount, count_parameters
 from research_internlm.runs.results import SquadResult
 from research_internlm.shared.errors import ToolkitError
 
-CONTEST_TOTAL = 7_321_000_000  # the total every team put into its ratio (contest notes, phase 2)
+CONTEST_TOTAL = 7_321_000_000  # the total every team used (docs/traps.md#contest-arithmetic)
 RATIO_WEIGHT, ACCURACY_WEIGHT = 0.3, 0.7
 GATE_SHARE = 0.9  # of the base model's own F1 and EM
 _ROUNDING = 1e-9  # a value written with a few decimals may stand on the threshold itself

@@ -6,22 +6,22 @@ another file, as in a rehearsal, base and tuned model must have been asked the s
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from research_internlm.contest import facts
-from research_internlm.contest.report_text import Say
+from research_internlm.contest.report_text import Translate
+from research_internlm.evaluation.squad import verdict_line
 from research_internlm.runs.results import SquadResult
 from research_internlm.runs.run_folder import RunFolder
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_json
 from research_internlm.shared.run_layout import PREDICTIONS
+from research_internlm.shared.schema import to_json
 
 DEV_SHA256 = "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9"  # dev-v1.1.json
 DEV_CONTEST, DEV_OFFICIAL = 2067, 10570  # its first questions of a paragraph, and all its questions
-# The last words of evaluate.py squad.
-_VERDICT = re.compile(r"^SQuAD (\w+): F1 ([\d.]+), EM ([\d.]+) over (\d+) questions")
+METRICS = ("contest", "official")
 
 
 def squad_logs(run: RunFolder) -> list[Path]:
@@ -53,12 +53,11 @@ def problems(run: RunFolder) -> Iterator[str]:
                "scripts/evaluate.sh RUN_DIR squad on the weights that the run started from")
     if tuned and base:
         yield from _different_questions(tuned, base)
-    verdicts = [_verdicts(path) for path in squad_logs(run)]
     for is_base in (False, True):
         for name, result in run.squad_results(is_base).items():
             yield from _incomplete(run, name, result)
             if not is_base:
-                yield from _unlogged(run, name, result, verdicts)
+                yield from _unlogged(run, name, result)
     gate = facts.gate(run)
     if gate and not gate.passed:
         yield f"the hand-in would not count: {gate}"
@@ -102,27 +101,25 @@ def _incomplete(run: RunFolder, name: str, result: SquadResult) -> Iterator[str]
                f"{result.official.total:,}; evaluate again")
 
 
-def _verdicts(path: Path) -> set[tuple[str, ...]]:
+def _unlogged(run: RunFolder, name: str, result: SquadResult) -> Iterator[str]:
+    due = [verdict_line(to_json(result), metric) for metric in METRICS]
+    if not any(_holds_lines(path, due) for path in squad_logs(run)):
+        yield (f"no *squad*.log in {run.path.name} ends in the verdicts of {name} ({due[0]}, and the "
+               "official metric's): keep the evaluation's whole output, as scripts/evaluate.sh does")
+
+
+def _holds_lines(path: Path, starts: Sequence[str]) -> bool:
+    """Whether a log has a line that begins with each of the texts."""
     with open(path, encoding="utf-8", errors="replace") as lines:
-        return {match.groups() for line in lines if (match := _VERDICT.match(line))}
+        found = {start for line in lines for start in starts if line.startswith(start)}
+    return found == set(starts)
 
 
-def _unlogged(run: RunFolder, name: str, result: SquadResult, verdicts: list[set[tuple[str, ...]]]
-              ) -> Iterator[str]:
-    due = {(metric, f"{scores.f1:.2f}", f"{scores.em:.2f}", str(scores.total))
-           for metric, scores in (("contest", result.contest), ("official", result.official))}
-    if not any(due <= found for found in verdicts):
-        f1, em = f"{result.contest.f1:.2f}", f"{result.contest.em:.2f}"
-        yield (f"no *squad*.log in {run.path.name} ends in the verdicts of {name} (SQuAD contest: F1 {f1}, "
-               f"EM {em} over {result.contest.total} questions, and the official metric's): keep the "
-               "evaluation's whole output, as scripts/evaluate.sh does")
-
-
-def file_lines(run: RunFolder, say: Say) -> Iterator[str]:
+def file_lines(run: RunFolder, translate: Translate) -> Iterator[str]:
     """The SQuAD files behind the results, for the report."""
     for digest in sorted({result.squad_file_sha256 for base in (False, True)
                           for result in run.squad_results(base).values()}):
         is_dev = digest == DEV_SHA256
-        yield say(f"SQuAD 文件：{'dev-v1.1.json' if is_dev else '不是 dev-v1.1.json'}（sha256 `{digest}`）。",
-                  f"SQuAD file: {'dev-v1.1.json' if is_dev else 'not dev-v1.1.json'} (sha256 `{digest}`).")
+        yield translate(f"SQuAD 文件：{'' if is_dev else '不是 '}dev-v1.1.json（sha256 `{digest}`）。",
+                        f"SQuAD file: {'' if is_dev else 'not '}dev-v1.1.json (sha256 `{digest}`).")
         yield ""

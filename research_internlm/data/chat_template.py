@@ -1,7 +1,7 @@
-"""The owner of every prompt: chat wrapper, multiple-choice wording, SQuAD wording.
+"""The owner of the chat prompt: messages of a conversation -> segments of their family.
 
-One function renders a sample into segments; training encodes all of them, inference encodes the prefix
-before the first supervised one. So the prompt at inference is the prompt in training by construction.
+One function renders messages; training encodes all segments, inference encodes those of the messages before
+the answer and the answer's opening. So the prompt at inference is the prompt in training by construction.
 
 Segments are encoded one by one, each with SentencePiece's own dummy prefix, because the records everyone
 starts from are made that way (research/internlm/alpaca_data_preprocess.py); joining the text first gives
@@ -10,49 +10,20 @@ other ids.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 
 import sentencepiece
 
-from research_internlm.data.tokens import INTERNLM, INTERNLM2, SpecialTokens
+from research_internlm.data.families import ASSISTANT, FAMILIES, INTERNLM, UPSTREAM_END, USER
+from research_internlm.data.segments import Segment, special_token
+from research_internlm.data.tokens import SpecialTokens
+from research_internlm.shared.errors import ToolkitError
 
-PROMPT_VERSION = "internlm-chat-1"  # goes into manifests; raise it when any string below changes
+# Of the chat wrapper alone, of all families; it goes into manifests and results. Raise it when a template in
+# families.py changes. The wording of a task has a version of its own (items.py).
+PROMPT_VERSION = "internlm-chat-1"
 
-# How a chat answer may end, by roles of special tokens; the first is what everyone trains with. With a frozen
-# head a base model may never learn to say <eoa>, while </s> it has seen all its life (notes, trap 10).
-# Generation stops at either.
-UPSTREAM_END = "eoa"
-END_MARKERS = MappingProxyType({
-    INTERNLM: MappingProxyType({"eoa": ("eoa", "newline", "eos"), "eos": ("eos",)}),
-    INTERNLM2: MappingProxyType({"eoa": ("eoa",), "eos": ("eos",)}),
-})
-
-
-_USER = "<|User|>:"
-_BOT = "<|Bot|>:"
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A piece of a sample.
-
-    Attributes:
-        content: Text to be encoded, or the role of a special token.
-        is_token: True where `content` is a role such as `eoh`.
-        supervised: Whether the model is trained to produce it.
-    """
-
-    content: str
-    is_token: bool = False
-    supervised: bool = False
-
-
-@functools.cache
-def special_token(role: str, supervised: bool = False) -> Segment:
-    return Segment(role, is_token=True, supervised=supervised)
+Message = Mapping[str, str]  # `role` (system, user or assistant) and `content`, as in OpenAI's API
 
 
 def prompt_version(end: str = UPSTREAM_END) -> str:
@@ -60,32 +31,63 @@ def prompt_version(end: str = UPSTREAM_END) -> str:
     return PROMPT_VERSION if end == UPSTREAM_END else f"{PROMPT_VERSION}+{end}"
 
 
+def render_messages(messages: Sequence[Message], family: str = INTERNLM, end: str = UPSTREAM_END
+                    ) -> list[Segment]:
+    """Renders a conversation: system, user and assistant turns, any number, in any order.
+
+    Args:
+        messages: The turns. Where the last one is not the assistant's, its opening follows, so the result is
+            the prompt for its answer.
+        family: `SpecialTokens.family` of the tokenizer; its row in families.py names the sources.
+        end: How answers end, a key of the family's end_markers. Before a further turn an answer keeps its
+            first end token only.
+
+    Returns:
+        Segments; the content of every assistant turn and its end marker are supervised.
+
+    Raises:
+        ToolkitError: A message has another role.
+    """
+    segments = [special_token("bos")]
+    for place, message in enumerate(messages, 1):
+        segments += render_turn(message, family, end, is_last=place == len(messages))
+    if not messages or messages[-1]["role"] != ASSISTANT:
+        segments += FAMILIES[family].turns[ASSISTANT].before
+    return segments
+
+
+def render_turn(message: Message, family: str, end: str, is_last: bool) -> list[Segment]:
+    """Renders one message of a conversation; `is_last` decides how an assistant's turn ends."""
+    role, content, row = message["role"], message["content"], FAMILIES[family]
+    turn = row.turns.get(role)
+    if turn is None:
+        raise ToolkitError(f"a message has the role {role!r}; {row.title}'s chat has {', '.join(row.turns)}")
+    if role != ASSISTANT:
+        *tokens, text = turn.before
+        return [*tokens, Segment(text.content + content), *turn.after]
+    markers = row.end_markers[end] if is_last else row.end_markers[end][:1]
+    return [*turn.before, Segment(content, supervised=True),
+            *(special_token(marker, True) for marker in markers), *(() if is_last else turn.after)]
+
+
 def render_chat(instruction: str, input_text: str, output: str | None = None, family: str = INTERNLM,
                 end: str = UPSTREAM_END) -> list[Segment]:
-    """Renders one alpaca item as a chat turn of its family.
+    """Renders one alpaca item: a user's message, and the assistant's answer unless it is asked for.
 
     Args:
         instruction: The `instruction` field.
         input_text: The `input` field; an empty one adds no newline.
         output: The `output` field, or None for the inference prompt.
-        family: `SpecialTokens.family` of the tokenizer.
-        end: How the answer ends, a key of END_MARKERS[family].
+        family: As for `render_messages`.
+        end: As for `render_messages`.
 
     Returns:
         Segments; with an output, those before the first supervised one are the inference prompt.
     """
-    user = f"{instruction}\n{input_text}" if input_text else instruction
-    if family == INTERNLM2:
-        # chat_template in the tokenizer_config.json of the InternLM2 releases, without a system turn.
-        prompt = [special_token("bos"), special_token("turn"), Segment(f"user\n{user}"), special_token("eoh"),
-                  Segment("\n"), special_token("turn"), Segment("assistant\n")]
-    else:
-        prompt = [special_token("bos"), Segment(_USER + user), special_token("eoh"), special_token("newline"),
-                  Segment(_BOT)]
-    if output is None:
-        return prompt
-    return [*prompt, Segment(output, supervised=True),
-            *(special_token(role, True) for role in END_MARKERS[family][end])]
+    messages = [{"role": USER, "content": f"{instruction}\n{input_text}" if input_text else instruction}]
+    if output is not None:
+        messages.append({"role": ASSISTANT, "content": output})
+    return render_messages(messages, family, end)
 
 
 def encode(
@@ -110,8 +112,3 @@ def encode(
         ids += piece
         supervised += [segment.supervised] * len(piece)
     return ids, supervised
-
-
-# Multiple choice: the official converter's strings, to the space before the first newline.
-
-

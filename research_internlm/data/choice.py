@@ -1,16 +1,26 @@
-"""Multiple-choice questions: their wording in prompts, and reading that wording back."""
+"""Multiple-choice questions: their wording in prompts, and the one reader of the items that hold them.
+
+An item of our own files carries the question beside the three alpaca texts, and those fields are what counts.
+The texts of foreign items are read back strictly: an item with no reading, or with several, is refused.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import sentencepiece
 
 from research_internlm.shared.errors import ToolkitError
 
+EXAM_WORDING = "exam-1"  # goes into manifests; raise it when a string below changes
 LETTERS = ("A", "B", "C", "D")
 _QUESTION = "Question: "
+ALPACA_KEYS = ("instruction", "input", "output")
+_FIELDS = ("source", "subject", "question", "options", "answer")
+_ORIGIN = ("split", "file", "row")
 ANSWER_PHRASE = "The right option is"  # asked for in the instruction, read by the answer extractor
 
 
@@ -79,7 +89,7 @@ def _rising(choices: Sequence[Sequence[int]], above: int = -1) -> Iterator[tuple
 
 
 def parse_choice_output(text: str) -> tuple[str, str] | None:
-    """Reads an `output` field back: the letter and the option's text behind it ("" where there is none).
+    """Reads an `output` field back: the letter and the option's text after it ("" where there is none).
 
     Returns:
         None where the text is not exactly what `choice_output` writes.
@@ -118,9 +128,107 @@ def parse_choice(input_text: str, output: str) -> tuple[str, list[str], str]:
         found = f"{len(readings)} readings" if readings else "no reading"
         raise ToolkitError(
             f"input {input_text!r} with output {output!r} has {found} as 'Question: ... A. B. C. D.'; give "
-            "the item its structured fields (question, options, answer)"
+            f"the item its structured fields ({', '.join(_FIELDS)})"
         )
     return (*readings[0], letter)
+
+
+@dataclass(frozen=True)
+class ChoiceQuestion:
+    """One multiple-choice question with its options in one order.
+
+    Attributes:
+        id: What results and messages call it.
+        instruction: The alpaca `instruction` field, as it goes into the prompt.
+        text: The question.
+        options: The four options in the order shown.
+        answer: Letter of the right one.
+        source: `mmlu`, `cmmlu` or whatever the file says; "" where it says nothing.
+        subject: The subject within the source, likewise.
+        origin: `split`, `file` and `row` with their values, as far as known.
+    """
+
+    id: str
+    instruction: str
+    text: str
+    options: tuple[str, ...]
+    answer: str
+    source: str = ""
+    subject: str = ""
+    origin: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def input(self) -> str:
+        """The alpaca `input` field, as it goes into the prompt."""
+        return choice_input(self.text, self.options)
+
+    @property
+    def category(self) -> tuple[str, str]:
+        """(source, subject): some subjects occur in both sources."""
+        return self.source, self.subject
+
+    def item(self, completed: bool, **names: Any) -> dict[str, Any]:
+        """The question as an item of a JSON file.
+
+        Args:
+            completed: Whether the output holds the right option's text after its letter.
+            **names: Fields of the file's own, between the alpaca texts and the question.
+        """
+        option = self.options[LETTERS.index(self.answer)] if completed else ""
+        return {
+            "instruction": self.instruction,
+            "input": self.input,
+            "output": choice_output(self.answer, option),
+            **names,
+            "source": self.source,
+            "subject": self.subject,
+            **dict(self.origin),
+            "question": self.text,
+            "options": list(self.options),
+            "answer": self.answer,
+        }
+
+
+def read_choice(item: Any, place: str) -> ChoiceQuestion:
+    """Reads an item of a JSON file: ours with the question in fields, or a foreign one with its texts only.
+
+    Args:
+        item: The parsed item; it is ours where it has `options`.
+        place: The question's id where the item has none.
+
+    Raises:
+        ToolkitError: A field is missing or of another type, the fields contradict the texts, or the texts
+            alone have no reading or several. The caller names the file and the item.
+    """
+    if not isinstance(item, Mapping):
+        raise ToolkitError(f"is {type(item).__name__}, not an object with {', '.join(ALPACA_KEYS)}")
+    wanted = ALPACA_KEYS + (_FIELDS if "options" in item else ())
+    if missing := [field for field in wanted if field not in item]:
+        raise ToolkitError(f"lacks {', '.join(missing)}")
+    if odd := [field for field in wanted if field != "options" and not isinstance(item[field], str)]:
+        raise ToolkitError(f"{', '.join(odd)} must be text")
+    id_ = str(item.get("id", place))
+    if "options" not in item:
+        text, options, answer = parse_choice(item["input"], item["output"])
+        return ChoiceQuestion(id_, item["instruction"], text, tuple(options), answer)
+    _check_fields(item)
+    return ChoiceQuestion(id_, item["instruction"], item["question"], tuple(item["options"]), item["answer"],
+                          item["source"], item["subject"],
+                          tuple((key, item[key]) for key in _ORIGIN if key in item))
+
+
+def _check_fields(item: Mapping[str, Any]) -> None:
+    """Checks the question's fields against the texts the model is shown."""
+    options, answer = item["options"], item["answer"]
+    if (not isinstance(options, list) or len(options) != len(LETTERS)
+            or not all(isinstance(option, str) for option in options)):
+        raise ToolkitError(f"options are {options!r}, not a list of {len(LETTERS)} texts")
+    if answer not in LETTERS:
+        raise ToolkitError(f"answer is {answer!r}, not one of {'/'.join(LETTERS)}")
+    if choice_input(item["question"], options) != item["input"]:
+        raise ToolkitError("its input is not its question and options in their order")
+    if parse_choice_output(item["output"]) not in ((answer, ""), (answer, options[LETTERS.index(answer)])):
+        raise ToolkitError(f"its output {item['output']!r} disagrees with its answer {answer}")
 
 
 def answer_position(

@@ -1,15 +1,25 @@
-"""Alpaca items and SQuAD questions as rendered chat segments."""
+"""Training items as rendered segments, and the versions of the tasks' wording.
+
+The chat wrapper has a version of its own (chat_template.PROMPT_VERSION), so that a task's new wording
+invalidates only the data that holds the task.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from research_internlm.data.chat_template import UPSTREAM_END, Segment, render_chat, special_token
-from research_internlm.data.tokens import INTERNLM
+from research_internlm.data.chat_template import render_chat
+from research_internlm.data.choice import EXAM_WORDING
+from research_internlm.data.families import INTERNLM, UPSTREAM_END
+from research_internlm.data.segments import Segment, special_token
+
+SQUAD_WORDING = "squad-1"  # raise it when the prompt below changes
+WORDINGS = (EXAM_WORDING, SQUAD_WORDING)
 
 
 def render_squad(passage: str, question: str, answer: str | None = None) -> list[Segment]:
-    """The contest's SQuAD prompt: plain text behind `<s>`, no chat tokens.
+    """The contest's SQuAD prompt: plain text after `<s>`, no chat tokens.
 
     Args:
         passage: The paragraph.
@@ -33,6 +43,11 @@ def render_item(item: Mapping[str, str], family: str = INTERNLM, end: str = UPST
 
     Reading items among the exam items keep up what the SQuAD gate measures.
     """
-    if "passage" in item:
+    if is_reading(item):
         return render_squad(item["passage"], item["question"], item["output"])
     return render_chat(item["instruction"], item["input"], item["output"], family, end)
+
+
+def is_reading(item: Mapping[str, Any]) -> bool:
+    """Whether an item is a question on a passage, in the SQuAD prompt."""
+    return "passage" in item

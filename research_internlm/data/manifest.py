@@ -6,13 +6,15 @@ A manifest lies beside its data set (`NAME.manifest.json`, shared/files.py) and 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from research_internlm.shared import files, schema
 from research_internlm.shared.schema import Count, FileName, Rule, Sha256
 
 _AGAIN = "make the data set again with the tool of preprocess/ that wrote it"
+# Manifests did not always say; the files of that time hold exam questions of the first wording.
+_FIRST_WORDINGS = ("exam-1",)
 SpecialIds = Annotated[dict[str, Count], Rule(lambda ids: "vocab_size" in ids, "an object with vocab_size")]
 
 
@@ -26,12 +28,14 @@ class DataManifest:
         counts: Rows, items or questions by what became of them.
         evaluation_kind: What a test on it measures: `held_out`, `reordered_train_questions` (memory),
             `mixed` or `unknown`.
+        wordings: Versions of the wording of the tasks that the file holds.
     """
 
     tool: str
     inputs: dict[str, str]
     counts: dict[str, Any]
     evaluation_kind: str = "unknown"
+    wordings: list[str] = field(default_factory=lambda: [*_FIRST_WORDINGS])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +116,7 @@ class MindRecordManifest:
         special_ids: Piece -> id of the pieces that the template uses, and `vocab_size`.
         prompt_version: Version of the template that rendered it.
         evaluation_kind: As in DataManifest; `mixed` where the inputs differ.
+        wordings: As in DataManifest.
         seq_length: `--seq_length`, tokens.
         record_length: Tokens in a row, one more than seq_length in a training file.
         packed: Whether rows hold several samples.
@@ -130,6 +135,7 @@ class MindRecordManifest:
     tokenizer_sha256: str
     special_ids: SpecialIds
     prompt_version: str
+    wordings: list[str] = field(default_factory=lambda: [*_FIRST_WORDINGS])
     evaluation_kind: str
     seq_length: Count
     record_length: Count

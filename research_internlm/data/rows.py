@@ -5,8 +5,8 @@ last input and the first label itself; validation rows have L = seq_length, made
 (the in-training evaluation does not shift). A sample of n tokens, `</s>` included, fits when n <= L.
 
 The converter everyone starts from is wrong at the boundary: at n = L it silences the whole sample, above
-it cuts the answer off (notes: research/internlm/alpaca_data_preprocess.py). Here a sample either goes in
-whole or is refused, so a row always ends in a supervised end token followed by padding only.
+it cuts the answer off (docs/traps.md#row-boundary). Here a sample either goes in whole or is refused, so a
+row always ends in a supervised end token followed by padding only.
 
 A packed row holds several whole samples, one behind the other, padding behind the last. Each sample starts
 with `<s>`, which occurs nowhere else (encoding text never gives it) and has no label; so `<s>` tells where a

@@ -1,10 +1,7 @@
-"""The owner of special tokens: their pieces, their ids, and the check of a loaded tokenizer.model.
+"""The ids of special tokens: the check of a loaded tokenizer.model against the families.
 
-The special pieces also tell which family a vocabulary is of, and the family decides the chat prompt.
-InternLM's vocabulary has no `<eoh>` or `<eoa>` text: the two end markers are the last two pieces of the
-SentencePiece model, `<TOKENS_UNUSED_140>` (103167) and `<TOKENS_UNUSED_139>` (103166), and are used by
-id (source: research/internlm/alpaca_data_preprocess.py and internlm-7b's tokenizer.model). Everything
-else asks this module for ids and never writes a number down.
+The special pieces (families.py) also tell which family a vocabulary is of, and the family decides the chat
+prompt. Everything else asks this module for ids and never writes a number down.
 """
 
 from __future__ import annotations
@@ -15,38 +12,20 @@ from types import MappingProxyType
 
 import sentencepiece
 
+from research_internlm.data.families import FAMILIES, INTERNLM
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import require_file
 
 IGNORE_ID = -100  # a label of this value is not trained on (torch, MindFormers' ignore_token_id)
 PAD_ID = 0  # upstream's records are padded with 0 (= <unk>), not with the model's eos
 
-INTERNLM, INTERNLM2 = "internlm", "internlm2"  # families
+# Roles that data manifests and printed samples have always named otherwise.
+_PRINTED_ROLES = MappingProxyType({"end_of_user": "eoh", "end_of_assistant": "eoa", "turn_start": "turn"})
 
-# family -> role -> piece, and where that piece must lie. A negative position counts from the end.
-_LAYOUTS = MappingProxyType({
-    INTERNLM: MappingProxyType({
-        "unk": ("<unk>", 0),
-        "bos": ("<s>", 1),
-        "eos": ("</s>", 2),
-        "newline": ("<0x0A>", 13),
-        "eoa": ("<TOKENS_UNUSED_139>", -2),
-        "eoh": ("<TOKENS_UNUSED_140>", -1),
-    }),
-    # <|im_end|> (92542) ends both turns, <|im_start|> (92543) begins each. Source: added_tokens_decoder in
-    # the tokenizer_config.json of the InternLM2 releases.
-    INTERNLM2: MappingProxyType({
-        "unk": ("<unk>", 0),
-        "bos": ("<s>", 1),
-        "eos": ("</s>", 2),
-        "eoa": ("[UNUSED_TOKEN_145]", -2),
-        "eoh": ("[UNUSED_TOKEN_145]", -2),
-        "turn": ("[UNUSED_TOKEN_146]", -1),
-    }),
-})
-_NAMES = MappingProxyType({INTERNLM: "InternLM", INTERNLM2: "InternLM2"})
-INTERNLM_VOCAB_SIZE = 103168
-INTERNLM2_VOCAB_SIZE = 92544
+
+def printed_role(role: str) -> str:
+    """The name of a special token's role in files and on the screen."""
+    return _PRINTED_ROLES.get(role, role)
 
 
 @dataclass(frozen=True)
@@ -55,9 +34,9 @@ class SpecialTokens:
 
     Attributes:
         vocab_size: Number of pieces.
-        ids: Role to token id: `bos`, `eos`, `unk`, `eoh` (end of the question), `eoa` (end of the answer),
-            and the family's own, `newline` or `turn`.
-        family: INTERNLM or INTERNLM2.
+        ids: Role to token id: `bos`, `eos`, `unk`, `end_of_user`, `end_of_assistant`, and the family's
+            own, `newline` or `turn_start`.
+        family: A key of FAMILIES.
     """
 
     vocab_size: int
@@ -70,11 +49,15 @@ class SpecialTokens:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Ids at which generation ends: the end of the answer and the end of the text."""
-        return (self["eoa"], self["eos"])
+        return tuple(self[role] for role in FAMILIES[self.family].stop_roles)
+
+    def manifest_entry(self) -> dict[str, int]:
+        """What a data manifest keeps as `special_ids`."""
+        return {**{printed_role(role): id_ for role, id_ in self.ids.items()}, "vocab_size": self.vocab_size}
 
 
 def load_tokenizer(model_file: str | os.PathLike) -> sentencepiece.SentencePieceProcessor:
-    """Loads a SentencePiece model and checks that it is InternLM's or InternLM2's layout.
+    """Loads a SentencePiece model and checks that it has the layout of a known family.
 
     Args:
         model_file: `tokenizer.model`; the real ones have 103,168 pieces (InternLM) and 92,544
@@ -100,25 +83,25 @@ def load_tokenizer(model_file: str | os.PathLike) -> sentencepiece.SentencePiece
 
 
 def special_tokens(processor: sentencepiece.SentencePieceProcessor) -> SpecialTokens:
-    """Reads the special ids of a loaded vocabulary and holds them against the layouts of the families.
+    """Reads the special ids of a loaded vocabulary and checks them against the layouts of the families.
 
     Raises:
         ToolkitError: A special piece has another id; all differences from the nearest family are listed.
     """
     size = processor.vocab_size()
-    wrong = {family: _differences(processor, family) for family in _LAYOUTS}
-    family = min(wrong, key=lambda name: len(wrong[name]))
-    if wrong[family]:
+    wrong = {name: _differences(processor, name) for name in FAMILIES}
+    family = FAMILIES[min(wrong, key=lambda name: len(wrong[name]))]
+    if wrong[family.name]:
         raise ToolkitError(
-            f"the special tokens of this {size}-piece vocabulary are not {_NAMES[family]}'s: "
-            + "; ".join(wrong[family]) + "; use the tokenizer.model that came with the base weights"
+            f"the special tokens of this {size}-piece vocabulary are not {family.title}'s: "
+            + "; ".join(wrong[family.name]) + "; use the tokenizer.model that came with the base weights"
         )
     return SpecialTokens(size, MappingProxyType(
-        {role: place % size for role, (_, place) in _LAYOUTS[family].items()}), family)
+        {role: place % size for role, (_, place) in family.pieces.items()}), family.name)
 
 
 def _differences(processor: sentencepiece.SentencePieceProcessor, family: str) -> list[str]:
-    size = processor.vocab_size()
-    found = {role: processor.id_to_piece(place % size) for role, (_, place) in _LAYOUTS[family].items()}
+    size, pieces = processor.vocab_size(), FAMILIES[family].pieces
+    found = {role: processor.id_to_piece(place % size) for role, (_, place) in pieces.items()}
     return [f"id {place % size} is {found[role]!r} where {piece!r} ({role}) is expected"
-            for role, (piece, place) in _LAYOUTS[family].items() if found[role] != piece]
+            for role, (piece, place) in pieces.items() if found[role] != piece]

@@ -51,13 +51,20 @@ def _segments(text: str) -> list[str]:
 
 @functools.cache
 def _jieba_cut() -> Callable[[str], Iterable[str]]:
-    """jieba's segmenter; loaded at first use (a second), without its messages on stderr."""
+    """jieba's segmenter; its dictionary is loaded at first use (a second), from the package itself.
+
+    jieba's own way reads `jieba.cache` from the shared temporary folder, whoever wrote that file; another
+    user's cache changes the segments and with them the gate's F1.
+    """
     with warnings.catch_warnings():
         # Its import of pkg_resources and its escapes warn on newer Pythons.
         warnings.simplefilter("ignore")
         import jieba
     jieba.setLogLevel(logging.ERROR)
-    return jieba.cut
+    segmenter = jieba.Tokenizer()
+    segmenter.FREQ, segmenter.total = segmenter.gen_pfdict(segmenter.get_dict_file())
+    segmenter.initialized = True
+    return segmenter.cut
 
 
 def _f1(predicted: Sequence[str], gold: Sequence[str]) -> float:

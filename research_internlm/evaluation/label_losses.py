@@ -3,17 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from research_internlm import recipes
-from research_internlm.data.label_kinds import end_ids
+from research_internlm.data.label_categories import end_ids
+from research_internlm.data.manifest import MindRecordManifest, read_mindrecord_manifest
 from research_internlm.data.tokens import IGNORE_ID, PAD_ID, SpecialTokens
-from research_internlm.evaluation.audit_findings import Row
-from research_internlm.recipes.data_check import mindrecord_files
+from research_internlm.evaluation.audit_findings import (
+    Row,
+    end_costs,
+    high_loss_labels,
+    own_end,
+    row_kinds,
+    summarize,
+)
+from research_internlm.inference.engine import Engine
+from research_internlm.inference.text_codec import TextCodec
+from research_internlm.recipes.data_check import check_mindrecord, mindrecord_files
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import sha256_of
+
+
+def audit(recipe: recipes.Recipe, config: str, dataset: str, model_file: str, checkpoint: str,
+          base: str | None = None, limit: int | None = None) -> dict[str, Any]:
+    """Losses of a checkpoint by kind of label token, beside those of its base.
+
+    Args:
+        recipe: Resolved predict recipe.
+        config: Its file, for messages.
+        dataset: Unpacked MindRecord.
+        model_file: tokenizer.model of the weights.
+        checkpoint: The tuned weights.
+        base: Those that the run started from; None compares nothing.
+        limit: Only so many rows, the first ones.
+
+    Returns:
+        The result, as audit.py writes it.
+
+    Raises:
+        ToolkitError: Data, tokenizer, config and checkpoints do not fit together.
+    """
+    codec = TextCodec(model_file, recipes.model_config(recipe)["vocab_size"])
+    manifest = _check_data(dataset, model_file, config)
+    rows = list(read_rows(dataset, limit))
+    kinds = [row_kinds(labels, codec.processor, codec.special) for _, labels in rows]
+    marker, end_kind = own_end(rows, kinds, codec.special)
+    result: dict[str, Any] = {"dataset": Path(dataset).name, "rows": len(rows), "limit": limit,
+                              "prompt_version": manifest.prompt_version, "end_marker": marker,
+                              "end_kind": end_kind}
+    for name, weights in (("tuned", checkpoint), ("base", base)):
+        if weights is None:
+            continue
+        measured = LabelLosses(recipe, weights, codec.special, manifest.record_length,
+                               manifest.tokens.longest_answer)
+        losses, ends = measured.of(rows, name)
+        result[name] = {"checkpoint": Path(weights).name, "mean": float(np.concatenate(losses).mean()),
+                        "kinds": summarize(kinds, losses),
+                        "end_markers": end_costs(ends, kinds, codec.special)}
+    result["unlearnt"] = high_loss_labels(result["tuned"]["kinds"], result["base"]["kinds"]) if base else []
+    return result
+
+
+def _check_data(dataset: str, model_file: str, config: str) -> MindRecordManifest:
+    """The manifest of rows that can be audited with this tokenizer."""
+    found = read_mindrecord_manifest(dataset)
+    length = found.record_length if found else 0
+    manifest = check_mindrecord(dataset, length, "--dataset", config)
+    if manifest.packed:
+        raise ToolkitError(f"{dataset} is packed; audit unpacked rows (convert without --pack)")
+    if manifest.tokenizer_sha256 != sha256_of(model_file):
+        raise ToolkitError(f"{dataset} was made with another tokenizer than {model_file}")
+    return manifest
 
 
 def read_rows(path: str, limit: int | None) -> Iterator[Row]:
@@ -40,15 +104,13 @@ class LabelLosses:
 
     def __init__(self, recipe: recipes.Recipe, checkpoint: str, special: SpecialTokens, length: int,
                  labels: int) -> None:
-        from research_internlm.inference.engine import InferenceModel
-
-        self.model = InferenceModel(recipe, checkpoint, special, length - 1, for_scores=True)
-        if self.model.seq_length < length - 1:
+        self.engine = Engine(recipe, checkpoint, special.stop_ids, length - 1)
+        if self.engine.seq_length < length - 1:
             raise ToolkitError(f"rows of {length} tokens need model.model_config.seq_length of at least "
-                               f"{length - 1}, the config has {self.model.seq_length}")
+                               f"{length - 1}, the config has {self.engine.seq_length}")
         self.labels = labels
         self.ends = list(end_ids(special).values())
-        self._cell = _make_cell(self.model.network, self.ends)
+        self._cell = _make_cell(self.engine.score_network, self.ends)
 
     def of(self, rows: Sequence[Row], describe: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Losses in nats.
@@ -62,9 +124,9 @@ class LabelLosses:
         """
         from mindspore import Tensor
 
-        size, losses, ends = self.model.batch_size, [], []
+        size, losses, ends = self.engine.batch_size, [], []
         for start in tqdm(range(0, len(rows), size), desc=describe, unit="batch"):
-            ids = np.full((size, self.model.seq_length), PAD_ID, np.int32)
+            ids = np.full((size, self.engine.seq_length), PAD_ID, np.int32)
             places = np.zeros((size, self.labels), np.int32)
             targets = np.zeros((size, self.labels), np.int32)
             counts = []

@@ -1,49 +1,29 @@
-"""Multiple-choice accuracy: reading the test file and counting right letters.
+"""The multiple-choice task: reading the test file, asking, and counting right letters.
 
 Nothing is guessed and nothing is left out: an answer without a letter is wrong and is listed.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any
+from typing import Any, ClassVar
 
-from research_internlm.data.choice import LETTERS, choice_input, parse_choice, parse_choice_output
+from research_internlm.data.chat_template import render_chat
+from research_internlm.data.choice import EXAM_WORDING, LETTERS, ChoiceQuestion, answer_position, read_choice
+from research_internlm.evaluation.answers import extract_letter
+from research_internlm.evaluation.task import Task
+from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_json
+from research_internlm.shared.files import read_json, read_manifest, sha256_of
 
 _Z_95 = NormalDist().inv_cdf(0.975)
-_ALPACA_FIELDS = ("instruction", "input", "output")
-_STRUCTURED_FIELDS = ("source", "subject", "question", "options", "answer")
 _UNKNOWN = "unknown"  # source and subject of an item that carries only the alpaca fields
-
-
-@dataclass(frozen=True)
-class ChoiceItem:
-    """One question of a test file.
-
-    Attributes:
-        id: The item's id, or its place in the file ("item 1") where it carries none.
-        instruction: The alpaca `instruction` field, as it goes into the prompt.
-        input: The alpaca `input` field, likewise.
-        options: The four options in the order shown.
-        answer: Letter of the right one.
-        source: `mmlu`, `cmmlu` or whatever the file says.
-        subject: The subject within the source; equal names in two sources are two categories.
-    """
-
-    id: str
-    instruction: str
-    input: str
-    options: tuple[str, ...]
-    answer: str
-    source: str
-    subject: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +36,7 @@ class ChoiceResult:
         text: The answer as generated ("" where letters were compared by their logits).
     """
 
-    item: ChoiceItem
+    item: ChoiceQuestion
     letter: str | None
     text: str = ""
 
@@ -66,12 +46,81 @@ class ChoiceResult:
         return self.letter == self.item.answer
 
 
-def load_test_items(path: str | os.PathLike) -> list[ChoiceItem]:
+@dataclass
+class MmluTask(Task):
+    """Accuracy on multiple-choice questions.
+
+    Attributes:
+        test_file: `test_alpaca_format.json`.
+        mode: `generate` reads the letter from the written answer; `logits` takes the letter with the highest
+            logit at the place where training puts the letter.
+    """
+
+    test_file: str
+    mode: str = "generate"
+    name: ClassVar[str] = "mmlu"
+    version: ClassVar[str] = EXAM_WORDING
+    help: ClassVar[str] = "multiple-choice accuracy"
+
+    def __post_init__(self) -> None:
+        self.items = load_test_items(self.test_file)
+        self._evaluation_kind = (read_manifest(self.test_file) or {}).get("evaluation_kind", "unknown")
+
+    @staticmethod
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        """Adds --test_file and --mode."""
+        parser.add_argument("--test_file", required=True, metavar="F", help="test_alpaca_format.json")
+        parser.add_argument("--mode", choices=("generate", "logits"), default="generate",
+                            help="generate: read the letter from the written answer, as the contest does; "
+                            "logits: compare the four letters in one forward pass (default: %(default)s)")
+
+    @property
+    def compares(self) -> bool:
+        """Whether the letters' logits are compared."""
+        return self.mode == "logits"
+
+    def prompt(self, item: ChoiceQuestion, codec: TextCodec) -> list[int]:
+        """The chat prompt of training."""
+        return codec.encode(render_chat(item.instruction, item.input, family=codec.special.family))
+
+    def candidates(self, item: ChoiceQuestion, codec: TextCodec) -> tuple[list[int], list[int]]:
+        """What training writes before the letter, and the four letters."""
+        return answer_position(item.options, codec.processor)
+
+    def read_answer(self, item: ChoiceQuestion, reply: str | int | None) -> ChoiceResult:
+        """The letter, strictly; a question that was not asked has none."""
+        if isinstance(reply, int):
+            return ChoiceResult(item, LETTERS[reply])
+        return ChoiceResult(item, extract_letter(reply or ""), reply or "")
+
+    def score(self, items: Sequence[ChoiceQuestion], answers: Sequence[ChoiceResult]) -> dict[str, Any]:
+        """Of `score` below, with the mode."""
+        return {"mode": self.mode, **score(answers, self._evaluation_kind)}
+
+    def predictions(self, items: Sequence[ChoiceQuestion], answers: Sequence[ChoiceResult]
+                    ) -> list[dict[str, Any]]:
+        """Right letter, read letter and text of each question."""
+        return [{"id": answer.item.id, "answer": answer.item.answer, "letter": answer.letter,
+                 "text": answer.text} for answer in answers]
+
+    def facts(self) -> dict[str, Any]:
+        """The test file's hash."""
+        return {"test_file_sha256": sha256_of(self.test_file)}
+
+    def lines(self, result: Mapping[str, Any]) -> Iterator[str]:
+        """Accuracy with its interval, and what it is of."""
+        overall = result["overall"]
+        low, high = overall["interval_95"]
+        yield (f"MMLU accuracy {overall['accuracy']:.2%} ({overall['correct']} of {overall['total']}, "
+               f"95 % interval {low:.2%} to {high:.2%}), {overall['unmatched']} unmatched answers, "
+               f"{result['evaluation_kind']}, {result['mode']}")
+
+
+def load_test_items(path: str | os.PathLike) -> list[ChoiceQuestion]:
     """Reads a test file of preprocess/data_preprocess.py, or a bare alpaca one in the contest's format.
 
     Args:
-        path: `test_alpaca_format.json`, a JSON list. Items that carry none of the structured fields
-            (`question`, `options`, `answer`, ...) are read back from their text, strictly.
+        path: `test_alpaca_format.json`, a JSON list.
 
     Returns:
         The items in the file's order.
@@ -87,44 +136,12 @@ def load_test_items(path: str | os.PathLike) -> list[ChoiceItem]:
     items = []
     for number, entry in enumerate(entries, 1):
         try:
-            items.append(_read_item(entry, f"item {number}"))
+            question = read_choice(entry, f"item {number}")
         except ToolkitError as error:
-            raise ToolkitError(f"{path}, item {number}: {error}") from None
+            raise ToolkitError(f"{path}, item {number}: {error}; preprocess/data_preprocess.py makes test "
+                               "files") from None
+        items.append(question if question.source else replace(question, source=_UNKNOWN, subject=_UNKNOWN))
     return items
-
-
-def _read_item(entry: Any, place: str) -> ChoiceItem:
-    if not isinstance(entry, Mapping):
-        raise ToolkitError(f"is {type(entry).__name__}, not an object with {', '.join(_ALPACA_FIELDS)}")
-    structured = any(field in entry for field in _STRUCTURED_FIELDS)
-    wanted = _ALPACA_FIELDS + (_STRUCTURED_FIELDS if structured else ())
-    if missing := [field for field in wanted if field not in entry]:
-        raise ToolkitError(f"lacks {', '.join(missing)}; make the file with preprocess/data_preprocess.py")
-    if odd := [field for field in wanted if field != "options" and not isinstance(entry[field], str)]:
-        raise ToolkitError(f"{', '.join(odd)} must be text")
-    if not structured:
-        _, options, answer = parse_choice(entry["input"], entry["output"])
-        source = subject = _UNKNOWN
-    else:
-        options, answer = _check_structured(entry)
-        source, subject = entry["source"], entry["subject"]
-    return ChoiceItem(str(entry.get("id", place)), entry["instruction"], entry["input"], tuple(options),
-                      answer, source, subject)
-
-
-def _check_structured(entry: Mapping[str, Any]) -> tuple[list[str], str]:
-    """Options and letter of an item, after holding them against the text the model is shown."""
-    options, answer = entry["options"], entry["answer"]
-    if (not isinstance(options, list) or len(options) != len(LETTERS)
-            or not all(isinstance(option, str) for option in options)):
-        raise ToolkitError(f"options are {options!r}, not a list of {len(LETTERS)} texts")
-    if answer not in LETTERS:
-        raise ToolkitError(f"answer is {answer!r}, not one of {'/'.join(LETTERS)}")
-    if choice_input(entry["question"], options) != entry["input"]:
-        raise ToolkitError("its input is not its question and options in their order")
-    if parse_choice_output(entry["output"]) not in ((answer, ""), (answer, options[LETTERS.index(answer)])):
-        raise ToolkitError(f"its output {entry['output']!r} disagrees with its answer {answer}")
-    return options, answer
 
 
 def score(results: Sequence[ChoiceResult], evaluation_kind: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""SQuAD v1.1: reading the file and scoring predictions with both metrics.
+"""The SQuAD v1.1 task: reading the file, asking, and scoring predictions with both metrics.
 
 The two metrics are not comparable: the contest's asks the first question of each paragraph and knows one
 gold answer, the official one asks all and takes the best of several. Both are always reported. What the
@@ -7,18 +7,22 @@ contest's numbers must reach is contest/scoring.py's business.
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from research_internlm.data.items import SQUAD_WORDING, render_squad
 from research_internlm.evaluation import contest_metric, official_metric
+from research_internlm.evaluation.task import Task
+from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_json
+from research_internlm.shared.files import read_json, sha256_of
 
 
 @dataclass(frozen=True)
-class Question:
+class SquadQuestion:
     """One question of a SQuAD file.
 
     Attributes:
@@ -36,7 +40,83 @@ class Question:
     first_in_paragraph: bool
 
 
-def load_squad(path: str | os.PathLike) -> list[Question]:
+@dataclass
+class SquadTask(Task):
+    """F1 and EM of short answers to questions on a passage, with the contest's and the official metric.
+
+    Attributes:
+        squad_file: SQuAD v1.1 JSON.
+        questions: `all`, or `contest` for the first one of each paragraph only.
+    """
+
+    squad_file: str
+    questions: str = "all"
+    name: ClassVar[str] = "squad"
+    version: ClassVar[str] = SQUAD_WORDING
+    help: ClassVar[str] = "SQuAD F1 and EM, both metrics"
+
+    def __post_init__(self) -> None:
+        items = load_squad(self.squad_file)
+        self.items = contest_questions(items) if self.questions == "contest" else items
+
+    @staticmethod
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        """Adds --squad_file and --questions."""
+        parser.add_argument("--squad_file", required=True, metavar="F", help="SQuAD v1.1 JSON")
+        parser.add_argument("--questions", choices=("all", "contest"), default="all",
+                            help="contest: only the first question of each paragraph, all the gate needs "
+                            "(default: %(default)s)")
+
+    def prompt(self, item: SquadQuestion, codec: TextCodec) -> list[int]:
+        """The contest's prompt, without a chat template."""
+        return codec.encode(render_squad(item.passage, item.text))
+
+    def read_answer(self, item: SquadQuestion, reply: str | int | None) -> str | None:
+        """The first line of the reply.
+
+        Both metrics read one line: the contest's cuts at the first newline, so the official one is given
+        the same answer and not what the model ran on to write.
+        """
+        return None if reply is None else reply.strip().split("\n")[0]
+
+    def score(self, items: Sequence[SquadQuestion], answers: Sequence[str | None]) -> dict[str, Any]:
+        """Of `score_predictions` below, with the choice of questions."""
+        return {"questions": self.questions, **score_predictions(items, self.predictions(items, answers))}
+
+    def predictions(self, items: Sequence[SquadQuestion], answers: Sequence[str | None]) -> dict[str, str]:
+        """The official form; a question that was not asked has none."""
+        return {item.id: answer for item, answer in zip(items, answers, strict=True) if answer is not None}
+
+    def facts(self) -> dict[str, Any]:
+        """The SQuAD file's hash."""
+        return {"squad_file_sha256": sha256_of(self.squad_file)}
+
+    def lines(self, result: Mapping[str, Any]) -> Iterator[str]:
+        """Both verdicts, and warnings."""
+        return verdict_lines(result)
+
+
+def verdict_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """What a SQuAD result says, a line a metric, and its warnings."""
+    for name, note in (("contest", "EmF1Metric: first question, first answer"),
+                       ("official", "SQuAD v1.1: all questions, best answer")):
+        yield f"{verdict_line(result, name)} ({note})"
+    for warning in result["warnings"]:
+        yield f"warning: {warning}"
+
+
+def score_file(squad_file: str, predictions: str) -> dict[str, Any]:
+    """The result of a prediction file, without a model.
+
+    Raises:
+        ToolkitError: A file is missing or of another form.
+    """
+    return {"task": "squad-score",
+            **score_predictions(load_squad(squad_file), load_predictions(predictions)),
+            "squad_file_sha256": sha256_of(squad_file), "predictions_sha256": sha256_of(predictions)}
+
+
+def load_squad(path: str | os.PathLike) -> list[SquadQuestion]:
     """Reads a SQuAD v1.1 file.
 
     Args:
@@ -68,7 +148,7 @@ def load_squad(path: str | os.PathLike) -> list[Question]:
     return questions
 
 
-def _read_paragraph(paragraph: Mapping[str, Any]) -> list[Question]:
+def _read_paragraph(paragraph: Mapping[str, Any]) -> list[SquadQuestion]:
     questions = []
     for entry in paragraph["qas"]:
         if "is_impossible" in entry:
@@ -81,7 +161,7 @@ def _read_paragraph(paragraph: Mapping[str, Any]) -> list[Question]:
         texts = (entry["id"], paragraph["context"], entry["question"])
         if not all(isinstance(text, str) for text in texts + answers):
             raise ToolkitError(f"id, context, question and answers of question {entry['id']} must be text")
-        questions.append(Question(*texts, answers, first_in_paragraph=not questions))
+        questions.append(SquadQuestion(*texts, answers, first_in_paragraph=not questions))
     return questions
 
 
@@ -102,12 +182,12 @@ def load_predictions(path: str | os.PathLike) -> dict[str, str]:
     return predictions
 
 
-def contest_questions(questions: Sequence[Question]) -> list[Question]:
+def contest_questions(questions: Sequence[SquadQuestion]) -> list[SquadQuestion]:
     """The first question of each paragraph, the only one the contest asks (2,067 of dev-v1.1)."""
     return [question for question in questions if question.first_in_paragraph]
 
 
-def score_predictions(questions: Sequence[Question], predictions: Mapping[str, str]) -> dict[str, Any]:
+def score_predictions(questions: Sequence[SquadQuestion], predictions: Mapping[str, str]) -> dict[str, Any]:
     """Scores predictions with the official and the contest's metric.
 
     Args:
@@ -144,16 +224,28 @@ def score_predictions(questions: Sequence[Question], predictions: Mapping[str, s
     }
 
 
-def _official(question: Question, prediction: str | None) -> tuple[float, float]:
+def verdict_line(result: Mapping[str, Any], metric: str) -> str:
+    """The line that an evaluation prints for one metric, and by which its log is found again.
+
+    Args:
+        result: From `score_predictions`.
+        metric: `contest` or `official`.
+    """
+    scores = result[metric]
+    return (f"SQuAD {metric}: F1 {scores['f1']:.2f}, EM {scores['em']:.2f} over {scores['total']} "
+            "questions")
+
+
+def _official(question: SquadQuestion, prediction: str | None) -> tuple[float, float]:
     return (0.0, 0.0) if prediction is None else official_metric.score_answer(prediction, question.answers)
 
 
-def _contest(question: Question, prediction: str | None) -> tuple[float, float]:
+def _contest(question: SquadQuestion, prediction: str | None) -> tuple[float, float]:
     return contest_metric.score_answer(prediction or "", question.answers[0])
 
 
-def _average(questions: Sequence[Question], predictions: Mapping[str, str],
-             score: Callable[[Question, str | None], tuple[float, float]]) -> dict[str, Any]:
+def _average(questions: Sequence[SquadQuestion], predictions: Mapping[str, str],
+             score: Callable[[SquadQuestion, str | None], tuple[float, float]]) -> dict[str, Any]:
     """Mean F1 and EM over the questions, in percent."""
     scores = [score(question, predictions.get(question.id)) for question in questions]
     f1, em = (100 * sum(column) / len(scores) for column in zip(*scores, strict=True))

@@ -1,16 +1,15 @@
-"""Inference with a tuned InternLM: greedy generation and next-token scores, from token ids to token ids.
+"""The engine: one network that continues and scores token ids. It knows no tokenizer and no command line.
 
-Prompts come encoded from research_internlm.prompts, never as text: MindFormers' own predict pipeline
-would tokenise the chat markers differently from training. An adapter in the checkpoint is merged while
-loading, so what runs is the plain model on every device.
+Prompts come encoded (text_codec.py), never as text: MindFormers' own predict pipeline would tokenise the
+chat markers differently from training. An adapter in the checkpoint is merged while loading, so what runs
+is the plain model on every device.
 """
 
 from __future__ import annotations
 
 import copy
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +17,86 @@ import numpy as np
 from tqdm import tqdm
 
 from research_internlm import recipes
-from research_internlm.data.chat_template import encode, render_chat
-from research_internlm.data.tokens import PAD_ID, SpecialTokens, load_tokenizer, special_tokens
+from research_internlm.data.tokens import PAD_ID
 from research_internlm.inference.batching import choose_lengths, make_batches
+from research_internlm.inference.sampling import Sampling, choose
 from research_internlm.model import cpu_patches
+from research_internlm.recipes.for_mindformers import mindformers_config, set_log_folder
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_json, write_json
 
 _LENGTH_STEP = 32  # the model's own length is rounded up to it
 
 
-class InferenceModel:
-    """A loaded model that answers prompts.
+class Engine:
+    """A model that answers prompts; `model_protocol.Model` says what others may ask of it.
+
+    Weights are loaded at the first question. On a CPU one network with a static key-value cache
+    (kv_cache.py) answers everything. On Ascend scores need a network without the paged cache, so an
+    engine that is asked for both answers and scores holds the weights twice.
 
     Args:
-        recipe: Resolved predict recipe.
+        recipe: Resolved predict recipe; `max_new_tokens` and `min_new_tokens` of its model_config are those
+            of `generate`, and `min_new_tokens` of `stream` too.
         checkpoint: Base or merged weights, or a full LoRA checkpoint.
-        special: Special ids of the tokenizer the weights belong to.
+        stop_ids: Tokens that end an answer.
         seq_length: Longest prompt and answer together, in tokens; None takes the recipe's.
-        for_scores: Build for `next_token_scores` (one static forward pass) instead of `generate`.
 
     Raises:
-        ToolkitError: Config, device, checkpoint and tokenizer do not fit together.
+        ToolkitError: Config, device and checkpoint do not fit together.
     """
 
-    def __init__(self, recipe: Mapping[str, Any], checkpoint: str | Path, special: SpecialTokens,
-                 seq_length: int | None = None, for_scores: bool = False) -> None:
-        recipe = copy.deepcopy(dict(recipe))
-        model_config = recipes.model_config(recipe)
-        if special.vocab_size != model_config["vocab_size"]:
-            raise ToolkitError(f"the tokenizer has {special.vocab_size} pieces, but the model has vocab_size "
-                               f"{model_config['vocab_size']}; use the tokenizer.model of these weights")
-        self.special = special
-        self.batch_size = recipe["runner_config"]["batch_size"]
+    def __init__(self, recipe: Mapping[str, Any], checkpoint: str | Path, stop_ids: Sequence[int],
+                 seq_length: int | None = None) -> None:
+        self._recipe = copy.deepcopy(dict(recipe))
+        self._checkpoint = checkpoint
+        model_config = recipes.model_config(self._recipe)
+        self._device = self._recipe["context"]["device_target"]
+        self.stop_ids = tuple(stop_ids)
+        self.batch_size = self._recipe["runner_config"]["batch_size"]
         self.max_new_tokens = model_config.get("max_new_tokens", 0)
-        self.min_new_tokens = model_config.get("min_new_tokens")
+        self.min_new_tokens = model_config.get("min_new_tokens") or 0
         self.seq_length = min(-(-(seq_length or model_config["seq_length"]) // _LENGTH_STEP) * _LENGTH_STEP,
                               model_config["seq_length"])
         model_config["seq_length"] = self.seq_length
-        pet_config = model_config.pop("pet_config", None)
+        self._pet_config = model_config.pop("pet_config", None)
         model_config["packed"] = False  # a training run's config may say so, but a prompt is one sample
-        if for_scores:
-            # One pass over the whole prompt: no cache, and flash attention needs one at predict time.
-            # is_dynamic without use_past only cuts the causal mask to the batch's length.
-            model_config.update(use_past=False, is_dynamic=True, use_flash_attention=False)
-        cpu_patches.check_model_config(model_config, recipe["context"]["device_target"])
-        self.network = _build(recipe, self.batch_size, checkpoint, pet_config)
-        self._scorer = _make_scorer(self.network) if for_scores else None
-        self._decoder = None
-        if not for_scores and cpu_patches.uses_static_cache(model_config, recipe["context"]["device_target"]):
-            from research_internlm.inference.kv_cache import StaticCacheDecoder
+        self._has_static_cache = cpu_patches.uses_static_cache(model_config, self._device)
 
-            self._decoder = StaticCacheDecoder(self.network, self.batch_size, self.seq_length)
+    @functools.cached_property
+    def network(self) -> Any:
+        """MindFormers' network for answers, loaded."""
+        return self.score_network if self._has_static_cache else self._build()
+
+    @functools.cached_property
+    def score_network(self) -> Any:
+        """MindFormers' network for one pass over whole prompts, loaded."""
+        # No cache, and flash attention needs one at predict time. is_dynamic without use_past only cuts the
+        # causal mask to the batch's length.
+        return self._build(use_past=False, is_dynamic=True, use_flash_attention=False)
+
+    def _build(self, **changes: Any) -> Any:
+        recipe = copy.deepcopy(self._recipe)
+        model_config = recipes.model_config(recipe)
+        model_config.update(changes)
+        cpu_patches.check_model_config(model_config, self._device)
+        return _build(recipe, self.batch_size, self._checkpoint, self._pet_config)
+
+    def _static_decoder(self, batch_size: int) -> Any:
+        from research_internlm.inference.kv_cache import StaticCacheDecoder
+
+        return StaticCacheDecoder(self.network, batch_size, self.seq_length)
+
+    @functools.cached_property
+    def _batch_decoder(self) -> Any:
+        return self._static_decoder(self.batch_size)
+
+    @functools.cached_property
+    def _stream_decoder(self) -> Any:
+        return self._static_decoder(1)
+
+    @functools.cached_property
+    def _scorer(self) -> Any:
+        return _make_scorer(self.score_network)
 
     def generate(self, prompts: Sequence[Sequence[int]], describe: str = "generate") -> list[list[int]]:
         """Greedy continuation of each prompt up to its first stop token.
@@ -81,7 +108,7 @@ class InferenceModel:
         Returns:
             New token ids of each prompt in order, without the stop token.
         """
-        lengths = self._padded_lengths(prompts) if self._decoder else [self.seq_length]
+        lengths = self._padded_lengths(prompts) if self._has_static_cache else [self.seq_length]
         batches = make_batches(list(map(len, prompts)), dict.fromkeys(lengths, self.batch_size))
         answers: list[list[int]] = [[] for _ in prompts]
         for length, batch in tqdm(batches, desc=describe, unit="batch", disable=len(batches) < 2):
@@ -96,23 +123,84 @@ class InferenceModel:
         return choose_lengths(list(map(len, prompts)), self.seq_length, self.batch_size * self.seq_length)
 
     def _generate_batch(self, prompts: list[Sequence[int]], length: int) -> list[list[int]]:
-        longest = max(map(len, prompts))
-        new_tokens = min(self.max_new_tokens, self.seq_length - longest)
-        if self._decoder:
-            return self._decoder.generate(prompts, length, new_tokens, self.special.stop_ids,
-                                          self.min_new_tokens or 0)
-        padded = np.full((len(prompts), longest), PAD_ID, np.int32)
+        new_tokens = min(self.max_new_tokens, self.seq_length - max(map(len, prompts)))
+        if self._has_static_cache:
+            return self._batch_decoder.generate(prompts, length, new_tokens, self.stop_ids,
+                                                self.min_new_tokens)
+        return self._generate_by_mindformers(prompts, new_tokens, do_sample=False)
+
+    def _generate_by_mindformers(self, prompts: list[Sequence[int]], new_tokens: int, **options: Any
+                                 ) -> list[list[int]]:
+        """New tokens of a whole batch, stop tokens and what follows them too."""
+        padded = np.full((len(prompts), max(map(len, prompts))), PAD_ID, np.int32)
         for row, prompt in enumerate(prompts):
             padded[row, :len(prompt)] = prompt
-        options = {} if self.min_new_tokens is None else {"min_new_tokens": self.min_new_tokens}
-        outputs = self.network.generate(
-            input_ids=padded, do_sample=False, max_new_tokens=new_tokens,
-            eos_token_id=list(self.special.stop_ids), pad_token_id=PAD_ID, **options)
+        if self.min_new_tokens:
+            options["min_new_tokens"] = self.min_new_tokens
+        outputs = self.network.generate(input_ids=padded, max_new_tokens=new_tokens, pad_token_id=PAD_ID,
+                                        eos_token_id=list(self.stop_ids), **options)
         return [list(map(int, output[len(prompt):])) for output, prompt in zip(outputs, prompts, strict=True)]
 
     def _until_stop(self, ids: list[int]) -> list[int]:
-        ends = [ids.index(stop) for stop in self.special.stop_ids if stop in ids]
+        ends = [ids.index(stop) for stop in self.stop_ids if stop in ids]
         return ids[:min(ends)] if ends else ids
+
+    def stream(self, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        """Continuation of one prompt, token by token; greedy, the tokens are those of `generate`.
+
+        With the static cache each token is yielded as soon as it is chosen, and one stream must end before
+        the next is begun. Without it (on Ascend) MindFormers writes the whole answer first, with its own
+        sampler, and its tokens are yielded then; that way was never run on an NPU.
+
+        Args:
+            ids: Token ids of the prompt, at least one, and fewer than `seq_length`.
+            sampling: How tokens are chosen, and how many at most.
+
+        Yields:
+            New token ids up to the first stop token, which is not among them, `max_new_tokens` or the end
+            of `seq_length`.
+
+        Raises:
+            ToolkitError: The prompt is empty or leaves no room for an answer, or a CPU is to sample without
+                the static cache.
+        """
+        if not 0 < len(ids) < self.seq_length:
+            raise ToolkitError(f"a prompt of {len(ids)} tokens cannot be answered: it needs at least 1 and "
+                               f"fewer than model.model_config.seq_length ({self.seq_length})")
+        new_tokens = min(sampling.max_new_tokens, self.seq_length - len(ids))
+        if self._has_static_cache:
+            yield from self._stream_by_steps(list(ids), sampling, new_tokens)
+            return
+        if self._device == "CPU" and sampling.temperature > 0:
+            raise ToolkitError(f"temperature is {sampling.temperature}, but on a CPU MindFormers' own "
+                               "generation is greedy only (its sampler has no CPU kernels): ask with "
+                               "temperature 0, or remove repetition_penalty, qkv_concat and residual_dtype "
+                               "from the model_config")
+        options = {"do_sample": sampling.temperature > 0, "top_p": sampling.top_p, "top_k": sampling.top_k,
+                   "repetition_penalty": sampling.repetition_penalty, "seed": sampling.seed,
+                   **({"temperature": sampling.temperature} if sampling.temperature else {})}
+        # The compiled graph has a fixed batch, as in `generate`.
+        rows = self._generate_by_mindformers([list(ids)] * self.batch_size, new_tokens, **options)
+        yield from self._until_stop(rows[0])
+
+    def _stream_by_steps(self, seen: list[int], sampling: Sampling, new_tokens: int) -> Iterator[int]:
+        # Prompts are padded to a few doubled lengths, each compiled once.
+        length = _LENGTH_STEP
+        while length < len(seen):
+            length *= 2
+        random = np.random.default_rng(sampling.seed)
+        steps = self._stream_decoder.steps([seen], min(length, self.seq_length))
+        logits = next(steps)[0]
+        for step in range(new_tokens):
+            if step < self.min_new_tokens:
+                logits[list(self.stop_ids)] = -np.inf
+            token = choose(logits, seen, sampling, random)
+            if token in self.stop_ids:
+                return
+            yield token
+            seen.append(token)
+            if step < new_tokens - 1:
+                logits = steps.send(np.array([token]))[0]
 
     def next_token_scores(self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]],
                           describe: str = "score") -> np.ndarray:
@@ -148,16 +236,15 @@ class InferenceModel:
 
 def _build(recipe: Mapping[str, Any], batch_size: int, checkpoint: str | Path, pet_config: Any) -> Any:
     """Builds the plain network on the recipe's device and loads its weights."""
-    os.environ.setdefault("LOG_MF_PATH", str(Path(recipe["output_dir"]) / "log"))
+    set_log_folder(recipe)
     cpu_patches.adapt(recipe["context"]["device_target"])
-    from mindformers import MindFormerConfig, build_context
+    from mindformers import build_context
     from mindformers.models.build_model import build_network
 
     from research_internlm.inference.loading import load_into
     from research_internlm.model import modeling  # noqa: F401 (registers the classes)
 
-    with tempfile.TemporaryDirectory() as folder:
-        config = MindFormerConfig(str(recipes.write_resolved(recipe, Path(folder) / "resolved.yaml")))
+    config = mindformers_config(recipe)
     build_context(config)
     config.model.model_config.batch_size = batch_size
     network = build_network(config.model)
@@ -188,43 +275,3 @@ def _make_scorer(network: Any) -> Any:
     scorer = NextTokenScorer(network)
     scorer.set_train(False)
     return scorer
-
-
-def predict(recipe: Mapping[str, Any], data: str | None, model_file: str | None) -> None:
-    """run_internlm's predict: answers one question or a file of them.
-
-    Writes predictions.json into the output folder and prints each answer.
-
-    Raises:
-        ToolkitError: Data, tokenizer or checkpoint are missing, or a prompt leaves no room to answer.
-    """
-    if not data or not model_file or not recipe.get("load_checkpoint"):
-        raise ToolkitError("predict needs --predict_data (a question or a file), --model_file "
-                           "(tokenizer.model) and --load_checkpoint")
-    processor = load_tokenizer(model_file)
-    special = special_tokens(processor)
-    questions = _questions(data)
-    prompts = [encode(render_chat(instruction, text, family=special.family), processor, special)[0]
-               for instruction, text in questions]
-    limit = recipes.model_config(recipe)["seq_length"]
-    too_long = [str(i) for i, prompt in enumerate(prompts) if len(prompt) >= limit]
-    if too_long:
-        raise ToolkitError(f"question(s) {', '.join(too_long)} leave no room for an answer in seq_length "
-                           f"{limit}")
-    model = InferenceModel(recipe, recipe["load_checkpoint"], special)
-    answers = [processor.decode(ids) for ids in model.generate(prompts)]
-    for (instruction, text), answer in zip(questions, answers, strict=True):
-        print(f"> {instruction}" + (f"\n{text}" if text else "") + f"\n{answer}\n")
-    write_json(Path(recipe["output_dir"]) / "predictions.json", [
-        {"instruction": instruction, "input": text, "prediction": answer}
-        for (instruction, text), answer in zip(questions, answers, strict=True)])
-
-
-def _questions(data: str) -> list[tuple[str, str]]:
-    """(instruction, input) pairs of --predict_data."""
-    path = Path(data)
-    if path.suffix == ".json":
-        return [(item["instruction"], item.get("input", "")) for item in read_json(path, "--predict_data")]
-    if path.is_file():
-        return [(line, "") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [(data, "")]

@@ -1,17 +1,17 @@
-"""Greedy decoding with a static key-value cache, from operators every MindSpore device has.
+"""Decoding with a static key-value cache, from operators every MindSpore device has.
 
 MindFormers' own cache (use_past) is paged and needs operators that exist on Ascend only (ReshapeAndCache,
 PagedAttention, ApplyRotaryPosEmb); without it, its generate computes the whole sequence again for each
 token. Here the cells of a loaded MindFormers Llama (projections, biases, norms, rotary angles, feed-forward,
 head) run in two graphs instead: one takes the prompts and fills the cache, one takes a token per row.
-portable.uses_static_cache says where this is in use.
+cpu_patches.uses_static_cache says where this is in use.
 
 MindSpore's compiler wants the receiver of `construct` to be called `self`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -161,7 +161,7 @@ class _Tokens(_Decoder):
 
 
 class StaticCacheDecoder:
-    """Greedy decoding of batches by a loaded network, a token of work for each token written.
+    """Decoding of batches by a loaded network, a token of work for each token written.
 
     The tokens are those of a causal model: padding is told from tokens by its place, behind a row's last
     one, so that id 0 is a token like any other (MindFormers hides every id 0 when it pads with 0). As in
@@ -189,6 +189,7 @@ class StaticCacheDecoder:
         # Where ScatterNdUpdate writes: row, head and, filled in at each step, position.
         self._places = np.stack(np.broadcast_arrays(*np.ogrid[:batch_size, :attention.n_kv_head], 0), -1)
         self._mask_type = attention.dtype
+        self._owner = None  # the decoding that filled the cache last
 
     @staticmethod
     def _cell(kind: type, layer_kind: type, network: Any, caches: list[list[Parameter]]) -> nn.Cell:
@@ -239,14 +240,10 @@ class StaticCacheDecoder:
         Returns:
             The new tokens of each prompt, with the stop token.
         """
-        rows = np.arange(len(prompts))
-        positions = np.array([len(prompt) for prompt in prompts], np.int32)
-        ids = np.full((len(prompts), self.seq_length), PAD_ID, np.int32)
-        for row, prompt in enumerate(prompts):
-            ids[row, :len(prompt)] = prompt
         answers: list[list[int]] = [[] for _ in prompts]
         active = np.ones(len(prompts), bool)
-        logits = self.logits(ids[:, :length], positions)
+        steps = self.steps(prompts, length)
+        logits = next(steps)
         for step in range(max_new_tokens):
             if step < min_new_tokens:
                 logits[:, list(stop_ids)] = -np.inf
@@ -257,10 +254,39 @@ class StaticCacheDecoder:
             if not active.any() or step == max_new_tokens - 1:
                 break
             # A row that has stopped goes on unread: the graph's batch is fixed.
+            logits = steps.send(chosen)
+        return answers
+
+    def steps(self, prompts: Sequence[Sequence[int]], length: int
+              ) -> Generator[np.ndarray, np.ndarray, None]:
+        """The steps of one decoding, whoever chooses the tokens.
+
+        Args:
+            prompts: Token ids, batch_size of them.
+            length: Prompts are padded to it; each length is compiled once.
+
+        Yields:
+            Logits (batch_size, vocab_size) of the token that follows; send() takes the tokens chosen
+            (batch_size,) and gives the next ones.
+
+        Raises:
+            RuntimeError: Another decoding was begun since, and the cache is now that one's.
+        """
+        self._owner = owner = object()
+        rows = np.arange(len(prompts))
+        positions = np.array([len(prompt) for prompt in prompts], np.int32)
+        ids = np.full((len(prompts), self.seq_length), PAD_ID, np.int32)
+        for row, prompt in enumerate(prompts):
+            ids[row, :len(prompt)] = prompt
+        logits = self.logits(ids[:, :length], positions)
+        while True:
+            chosen = yield logits
+            if self._owner is not owner:
+                raise RuntimeError("the key-value cache holds another sequence by now: end one decoding "
+                                   "before the next is begun")
             ids[rows, positions] = chosen
             logits = self.next_logits(ids, positions)
             positions += 1
-        return answers
 
     @staticmethod
     def _int(values: np.ndarray) -> Tensor:

@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
-
 from research_internlm.launching.options import Launch
 from research_internlm.mirroring.fetch import EmptyMirrorError, fetch
 from research_internlm.runs import attempts
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.processes import processes_of, take_lock
-from research_internlm.shared.run_layout import IDENTITY
 from research_internlm.storage.obs import connect, parse_url
 
 
-def keep_to_oneself(launch: Launch) -> None:
+def acquire_run_lock(launch: Launch) -> None:
     """Takes the folder's lock, one for each machine of the run.
 
     Raises:
         ToolkitError: Another launch has it.
     """
-    name = ".lock" if launch.is_master else f".lock-{launch.msrun['node_rank']}"
-    if not take_lock(launch.output / name):
+    node = "0" if launch.is_master else launch.msrun["node_rank"]
+    if not take_lock(run_layout.lock_file(launch.output, node)):
         raise ToolkitError(f"another launch is at work in {launch.output}: wait for it, or end it, or choose "
                            "another --output_dir")
 
 
-def make_room(launch: Launch, arguments: argparse.Namespace) -> None:
-    """Moves what would be mixed with a new run aside, if the user said so.
-
-    Raises:
-        ToolkitError: He did not; these are checkpoints without the run's settings.
-    """
-    if not arguments.overwrite:
-        missing = [name for name in IDENTITY if not (launch.output / name).is_file()]
-        raise ToolkitError(f"{launch.output} holds checkpoints but no {' and no '.join(missing)}: put them "
-                           "back (a fetch that broke off goes on with the same --resume), choose another "
-                           "--output_dir, or pass --overwrite behind -- to move the folder aside")
+def set_old_run_aside(launch: Launch) -> None:
+    """Moves what is in the folder aside, so that a new run is not mixed with it."""
     print(f"the earlier run is now {attempts.set_aside(launch.output)}", flush=True)
-    keep_to_oneself(launch)  # the lock moved with the folder
+    acquire_run_lock(launch)  # the lock moved with the folder
 
 
 def fetch_from_mirror(launch: Launch) -> None:
@@ -50,7 +38,7 @@ def fetch_from_mirror(launch: Launch) -> None:
     if not launch.is_master:
         if not run_layout.is_run(launch.output):
             raise ToolkitError(f"{launch.output} holds no run yet, and only node 0 fetches --resume "
-                               f"{launch.source}: start this node when node 0 has fetched it")
+                               f"{launch.source}: start this node after node 0 has fetched it")
         return
     if processes_of(launch.output):
         return  # nothing may change under a living run, and `check` refuses it

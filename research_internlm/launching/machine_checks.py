@@ -9,15 +9,13 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from research_internlm import recipes
 from research_internlm.model.lora import count_parameters
 from research_internlm.planning import memory
 from research_internlm.recipes.schedule import saving_of, steps_of
-from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.versions import CANN_OF, MINDSPORE_OF, PYTHON_PACKAGES
 
 
@@ -60,7 +58,7 @@ def device_problems(local_workers: int, device_target: str, device_folder: str |
                + (f" and ASCEND_RT_VISIBLE_DEVICES is {chosen}" if chosen else ""))
 
 
-def disk_problems(recipe: recipes.Recipe, rows: int, workers: int, local_workers: int, done: int = 0
+def disk_problems(recipe: recipes.Recipe, rows: int, workers: int, local_workers: int, last_step: int = 0
                   ) -> Iterator[str]:
     """Too little free disk for the checkpoints still to come.
 
@@ -69,22 +67,19 @@ def disk_problems(recipe: recipes.Recipe, rows: int, workers: int, local_workers
         rows: Rows of the training file.
         workers: Workers of the whole run.
         local_workers: Those that write to this machine's disk.
-        done: Step the run continues from.
+        last_step: Step the run continues from.
     """
     steps = steps_of(recipe, rows, workers)
     saving = saving_of(recipe, steps)
     full, adapter = memory.checkpoint_bytes(recipe, count_parameters(recipes.model_config(recipe)))
-    saves = len([step for step in saving.kept if step > done])
+    saves = len([step for step in saving.kept if step > last_step])
     needed = saves * local_workers * (full + adapter)
-    free = shutil.disk_usage(_existing(Path(recipe["output_dir"]))).free
+    output = Path(recipe["output_dir"])
+    free = shutil.disk_usage(next(folder for folder in (output, *output.parents) if folder.exists())).free
     if needed > free:
         yield (f"{saves} checkpoints x {local_workers} ranks need about {needed / 1e9:,.1f} GB in "
                f"{recipe['output_dir']}, but {free / 1e9:,.1f} GB are free: use another --output_dir, or "
                "save less (research_internlm/plan.py)")
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def writable_problems(folder: str | Path) -> Iterator[str]:
@@ -98,19 +93,11 @@ def writable_problems(folder: str | Path) -> Iterator[str]:
 
 
 def port_problems(port: int) -> Iterator[str]:
-    """A port for the workers' meeting that something else listens on."""
+    """A port for the workers' rendezvous that something else listens on."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
         except OSError as error:
-            yield (f"port {port}, where the workers meet, is not free ({error.strerror}): another run may be "
-                   "using it; choose one with --master_port=N or MASTER_PORT=N")
-
-
-def data_problems(check: Callable[[], Any]) -> Iterator[str]:
-    """What `check`, which raises at the first wrong file, has to say."""
-    try:
-        check()
-    except ToolkitError as error:
-        yield str(error)
+            yield (f"port {port}, the workers' rendezvous, is not free ({error.strerror}): another run may "
+                   "be using it; choose one with --master_port=N or MASTER_PORT=N")

@@ -12,9 +12,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from research_internlm.launching.options import Launch, run_arguments
+from research_internlm.launching.options import Launch
 from research_internlm.mirroring import beside_a_run
 from research_internlm.runs import attempts, saved_steps
+from research_internlm.shared import run_layout
 from research_internlm.shared.errors import USER_ERROR_EXIT_CODE
 from research_internlm.shared.processes import RUN_MARK, end_processes, processes_of
 
@@ -25,16 +26,16 @@ _GRACE_SECONDS = 15  # msrun then still waits for its scheduler, which may take 
 
 def run_msrun(command: Sequence[str], attempt: Path, output: Path, has_scheduler: bool
               ) -> tuple[int, str | None]:
-    """Runs msrun to its end, its words passed on and kept.
+    """Runs msrun to its end; prints its output and also writes it to a log file.
 
     A dead worker ends the job: msrun kills the others at once, but then waits for its scheduler. A dead
-    scheduler ends it too: msrun does not look after it, and workers that never met wait for hours.
+    scheduler ends it too: msrun does not look after it, and workers without a rendezvous wait for hours.
 
     Args:
         command: msrun and its options.
         attempt: Folder of the logs.
         output: The run's folder.
-        has_scheduler: Whether this machine starts the process that introduces the workers to each other.
+        has_scheduler: Whether this machine starts the scheduler, the workers' rendezvous.
 
     Returns:
         Exit code, and what is known of the process that ended first.
@@ -47,7 +48,7 @@ def run_msrun(command: Sequence[str], attempt: Path, output: Path, has_scheduler
     if has_scheduler:
         threading.Thread(target=_end_without_scheduler, args=(output, ended, alone), daemon=True).start()
     try:
-        with open(attempt / "msrun.log", "w", encoding="utf-8") as log:
+        with open(attempt / run_layout.MSRUN_LOG, "w", encoding="utf-8") as log:
             for line in process.stdout:
                 print(line, end="", flush=True)
                 log.write(line)
@@ -67,10 +68,13 @@ def run_msrun(command: Sequence[str], attempt: Path, output: Path, has_scheduler
 
 
 def _end_without_scheduler(output: Path, ended: threading.Event, alone: threading.Event) -> None:
-    """Kills the run once its workers have been without a scheduler for three looks in a row."""
+    """Kills the run once its workers have been without a scheduler for three looks in a row.
+
+    At the end of a training the scheduler leaves first; on a loaded machine workers took 20 s to follow.
+    """
     missing = 0
     while missing < 3:
-        if ended.wait(_GRACE_SECONDS / 3):
+        if ended.wait(_GRACE_SECONDS):
             return
         without = processes_of(output, "MS_WORKER") and not processes_of(output, "MS_SCHED")
         missing = missing + 1 if without else 0
@@ -97,13 +101,12 @@ def start(launch: Launch, resuming: bool, step: int) -> int:
     attempt = attempts.new_attempt(launch.output)
     options = {**launch.msrun, "log_dir": str(attempt)}
     command = ["msrun", *(f"--{name}={value}" for name, value in options.items()),
-               str(ROOT / "research_internlm/run_internlm.py"), "--config", launch.config,
-               "--use_parallel", str(launch.workers > 1), *launch.run_options]
+               str(ROOT / "research_internlm/run_internlm.py"), *launch.run_options]
     if resuming:
         command += ["--resume_training", "True"]
     attempts.record_start(
-        attempt, command=shlex.join(["bash", "scripts/train_msrun.sh", *sys.argv[1:]]),
-        msrun=shlex.join(command), overwrite=run_arguments(launch).overwrite, from_step=step)
+        attempt, command=shlex.join(["bash", "scripts/train_msrun.sh", *launch.words]),
+        msrun=shlex.join(command), overwrite=launch.overwrite, from_step=step)
     code, first = 1, None
     try:
         with beside_a_run.mirroring(launch.mirror if launch.is_master else None, launch.output, attempt):
@@ -118,17 +121,26 @@ def start(launch: Launch, resuming: bool, step: int) -> int:
 
 
 def report_failure(launch: Launch, attempt: Path, code: int, first: str | None) -> int:
-    """Says why an attempt ended and how to go on; msrun's own traceback hides it in a worker's log.
+    """Says why an attempt ended and how to continue; msrun's own traceback hides it in a worker's log.
 
     Returns:
         The exit code: 2 for a user's error, as everywhere.
     """
-    errors = sorted({line for log in attempt.glob("*.log") if log.name != beside_a_run.LOG
-                     for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-                     if line.startswith("error:")})
+    errors = _errors(attempt)
     for line in errors:
         print(line, file=sys.stderr)
-    last = saved_steps.find_checkpoints(launch.output / "checkpoint").last
+    last = saved_steps.find_checkpoints(run_layout.checkpoint_dir(launch.output)).last
     print(f"training failed (msrun exit code {code}){': ' + first if first else ''}; logs: {attempt}; the "
           f"same command again continues from step {last}", file=sys.stderr)
     return USER_ERROR_EXIT_CODE if errors else max(code, 1)
+
+
+def _errors(attempt: Path) -> list[str]:
+    """The `error:` lines of an attempt's logs; what several workers say, each of its own rank, comes once."""
+    lines = (line for log in sorted(attempt.glob("*.log")) if log.name != run_layout.MIRROR_LOG
+             for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+             if line.startswith("error:"))
+    found: dict[str, str] = {}
+    for line in lines:
+        found.setdefault(run_layout.for_rank(line, 0), line)
+    return list(found.values())

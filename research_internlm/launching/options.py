@@ -1,4 +1,4 @@
-"""The launcher's command line: its own options, msrun's, and behind `--` those of run_internlm.py."""
+"""The launcher's command line: its own options, msrun's, and after `--` those of run_internlm.py."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from research_internlm import recipes
+from research_internlm.shared.arguments import program, whole
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.training import command
 
@@ -17,25 +18,27 @@ _MSRUN_PORT = "8118"  # msrun's own default, the same on all machines of a run
 _LAST_PORT = 65535
 
 
-@dataclass
+@dataclass(frozen=True)
 class Launch:
     """A parsed command line.
 
     Attributes:
-        config: Recipe yaml.
+        words: The command line itself.
         msrun: msrun's options, name without dashes -> value.
-        run_options: What follows `--`, for run_internlm.py.
+        run_options: Those of each worker's run_internlm.py.
+        arguments: `run_options`, parsed.
+        recipe: The resolved recipe.
         mirror: Where to send checkpoints and logs, or None.
         source: Mirror to fetch the run from, or None.
-        recipe: The resolved recipe.
     """
 
-    config: str
+    words: list[str]
     msrun: dict[str, str]
     run_options: list[str]
-    mirror: str | None = None
-    source: str | None = None
-    recipe: recipes.Recipe = field(default_factory=dict)
+    arguments: argparse.Namespace
+    recipe: recipes.Recipe
+    mirror: str | None
+    source: str | None
 
     @property
     def workers(self) -> int:
@@ -48,13 +51,18 @@ class Launch:
         return int(self.msrun["local_worker_num"])
 
     @property
+    def overwrite(self) -> bool:
+        """Whether --overwrite was given."""
+        return self.arguments.overwrite
+
+    @property
     def output(self) -> Path:
         """The run's folder; its real path, so that it is the same however it is spelled."""
         return Path(self.recipe["output_dir"]).resolve()
 
     @property
     def is_master(self) -> bool:
-        """Whether the workers meet on this machine."""
+        """Whether this machine runs the scheduler, the workers' rendezvous."""
         return self.msrun.get("node_rank", "0") in ("0", "-1")
 
 
@@ -66,9 +74,9 @@ def parse(argv: Sequence[str], description: str) -> Launch:
         description: For --help.
 
     Raises:
-        ToolkitError: A value is missing or is no number.
+        ToolkitError: A value is missing or is not a number.
     """
-    parser = argparse.ArgumentParser(prog="scripts/train_msrun.sh", description=description,
+    parser = argparse.ArgumentParser(prog=program("scripts/train_msrun.sh"), description=description,
                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("config", metavar="CONFIG", help="training recipe, e.g. yaml/lora_finetune.yaml")
     parser.add_argument("workers", nargs="?", metavar="WORKERS", default="4",
@@ -77,7 +85,7 @@ def parse(argv: Sequence[str], description: str) -> Launch:
     parser.add_argument("--resume", metavar="URL",
                         help="fetch from its mirror what is not here, if there is one yet, then continue")
     split = list(argv).index("--") if "--" in argv else len(argv)
-    own, run_options = list(argv[:split]), list(argv[split + 1:])
+    own, after = list(argv[:split]), list(argv[split + 1:])
     if len(own) > 1 and not own[1].isdigit():
         own.insert(1, "4")  # msrun's own options may have values that look like a number of workers
     arguments, rest = parser.parse_known_args(own)
@@ -87,41 +95,36 @@ def parse(argv: Sequence[str], description: str) -> Launch:
     msrun = {"worker_num": arguments.workers, "local_worker_num": arguments.workers, "master_port": port,
              "join": "True", "cluster_time_out": "7200", **options}
     _check_numbers(msrun)
-    launch = Launch(arguments.config, msrun, run_options, arguments.mirror, arguments.resume)
-    launch.recipe = command.resolve(run_arguments(launch))
-    if not launch.recipe.get("output_dir"):
-        raise ToolkitError("no --output_dir given behind -- and the recipe names none")
-    return launch
+    run_options = ["--config", arguments.config, "--use_parallel", str(int(msrun["worker_num"]) > 1), *after]
+    run_arguments = command.parse_arguments(run_options)
+    recipe = command.resolve(run_arguments)
+    if not recipe.get("output_dir"):
+        raise ToolkitError("no --output_dir given after -- and the recipe names none")
+    return Launch(list(argv), msrun, run_options, run_arguments, recipe, arguments.mirror, arguments.resume)
 
 
 def _free_port() -> str:
-    """A port nobody listens on: on one machine nobody else needs to know it, and two runs never meet."""
+    """A port nobody listens on: on one machine nobody else needs to know it, and two runs never share it."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return str(probe.getsockname()[1])
 
 
 def _check_numbers(msrun: dict[str, str]) -> None:
-    for key in ("worker_num", "local_worker_num", "master_port"):
-        if not msrun[key].isdigit() or int(msrun[key]) == 0:
-            raise ToolkitError(f"{key} is {msrun[key]!r}, a number above 0 was expected")
-    if int(msrun["master_port"]) > _LAST_PORT:
-        raise ToolkitError(f"master_port is {msrun['master_port']}, the last port is {_LAST_PORT}; choose "
-                           "one with --master_port=N or MASTER_PORT=N")
+    for key, most, where in (("worker_num", None, "WORKERS"), ("local_worker_num", None, "WORKERS"),
+                             ("master_port", _LAST_PORT, "MASTER_PORT=N")):
+        try:
+            whole(1, most)(msrun[key])
+        except argparse.ArgumentTypeError as error:
+            raise ToolkitError(f"{key}: {error}; give it as {where} or --{key}=N") from error
 
 
 def _msrun_options(rest: Sequence[str]) -> Iterator[tuple[str, str]]:
     words = iter(rest)
     for word in words:
         if not word.startswith("--"):
-            raise ToolkitError(f"{word!r} is no option of msrun; options of run_internlm.py go behind --")
+            raise ToolkitError(f"{word!r} is not an option of msrun; options of run_internlm.py go after --")
         name, equals, value = word[2:].partition("=")
         if not equals and (value := next(words, None)) is None:
             raise ToolkitError(f"msrun's --{name} has no value")
         yield name, value
-
-
-def run_arguments(launch: Launch) -> argparse.Namespace:
-    """The command line each worker will parse."""
-    return command.parse_arguments(["--config", launch.config, "--use_parallel",
-                                         str(launch.workers > 1), *launch.run_options])

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from research_internlm.mirroring.index import Index, RunSettings, index_key, refusal
+from research_internlm.mirroring.watch import COMMAND
 from research_internlm.shared.errors import USER_ERROR_EXIT_CODE, ToolkitError
+from research_internlm.shared.run_layout import MIRROR_LOG
 from research_internlm.storage.obs import UnreachableError, connect, parse_url
 
-LOG = "mirror.log"
-_SCRIPT = Path(__file__).resolve().parents[1] / "mirror.py"
 _SPEAKING = (0, 1, USER_ERROR_EXIT_CODE)  # exit codes with which it has said itself what is safe
 
 
@@ -63,7 +63,7 @@ def mirroring(url: str | None, folder: Path, attempt: Path) -> Iterator[None]:
                   file=sys.stderr, flush=True)
             code = _start(url, folder, attempt, subprocess.DEVNULL).wait()
         if code:
-            print(f"the mirror {url} is not complete (exit code {code}); its log: {attempt / LOG}",
+            print(f"the mirror {url} is not complete (exit code {code}); its log: {attempt / MIRROR_LOG}",
                   file=sys.stderr, flush=True)
         if code not in _SPEAKING:
             print(f"  it died as well: nothing of {folder} is known to be safe but what its log says",
@@ -71,6 +71,6 @@ def mirroring(url: str | None, folder: Path, attempt: Path) -> Iterator[None]:
 
 
 def _start(url: str, folder: Path, attempt: Path, stdin: int) -> subprocess.Popen:
-    with open(attempt / LOG, "a", encoding="utf-8") as log:
-        return subprocess.Popen([sys.executable, str(_SCRIPT), "push", str(folder), url], stdin=stdin,
+    with open(attempt / MIRROR_LOG, "a", encoding="utf-8") as log:
+        return subprocess.Popen([sys.executable, str(COMMAND), "push", str(folder), url], stdin=stdin,
                                 stderr=log, start_new_session=True)

@@ -20,6 +20,7 @@ from research_internlm.mirroring.index import (
     wanted_steps,
 )
 from research_internlm.runs import saved_steps
+from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import publish, sha256_of
 from research_internlm.shared.run_layout import IDENTITY, RESOLVED_CONFIG
@@ -52,7 +53,7 @@ def read_index(store: ObjectStore, prefix: str) -> Index:
 
 
 def fetch(store: ObjectStore, prefix: str, folder: Path, say: Callable[[str], None]) -> Index:
-    """Fetches a run; a second call goes on where the first was cut off.
+    """Fetches a run; a second call continues where the first was cut off.
 
     Args:
         store: The bucket.
@@ -69,7 +70,7 @@ def fetch(store: ObjectStore, prefix: str, folder: Path, say: Callable[[str], No
     index = read_index(store, prefix)
     _refuse_another_run(index, folder, f"obs://{store.bucket}/{prefix}")
     # One that is older than those here and not to be handed in would only be deleted again.
-    wanted = wanted_steps(index, saved_steps.find_checkpoints(folder / "checkpoint").complete)
+    wanted = wanted_steps(index, saved_steps.find_checkpoints(run_layout.checkpoint_dir(folder)).complete)
     states = {name: _state(folder / name, file) for name, file in index.files.items()
               if file.step is None or file.step in wanted}
     missing = [name for name, state in states.items() if state == "missing"]
@@ -104,7 +105,7 @@ def _refuse_another_run(index: Index, folder: Path, url: str) -> None:
     if run is not None:
         different = list(differences(index, run.settings))
     else:
-        different = [str(path) for path in folder.glob("checkpoint/rank_*/*.ckpt")
+        different = [str(path) for path in run_layout.rank_files(run_layout.checkpoint_dir(folder))
                      if path.relative_to(folder).as_posix() not in index.files]
     if different:
         raise ToolkitError(f"{folder} holds another run than {url}: {'; '.join(different)}; fetch into "

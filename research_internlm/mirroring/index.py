@@ -19,7 +19,8 @@ from research_internlm.recipes.schedule import saving_of, steps_of
 from research_internlm.runs import same_run
 from research_internlm.runs.run_info import RunInfo, read_run_info
 from research_internlm.shared import schema
-from research_internlm.shared.files import decode_json
+from research_internlm.shared.files import decode
+from research_internlm.shared.parsing import parse_json
 from research_internlm.shared.run_layout import IDENTITY, RESOLVED_CONFIG, is_run
 from research_internlm.shared.schema import Count, PlainPath, Rule, Sha256
 
@@ -121,7 +122,7 @@ class Index:
             ToolkitError: It is not a mirror's index, or not a valid one.
         """
         source = f"the mirror's index {url}/{INDEX}"
-        return schema.parse(cls, decode_json(content, source), source, "use another prefix")
+        return schema.parse(cls, parse_json(decode(content, source), source), source, "use another prefix")
 
 
 def object_of(name: str, sha256: str) -> str:
@@ -184,9 +185,9 @@ def wanted_steps(run: Index, local: Iterable[int]) -> set[int]:
 
 
 def inputs_of(facts: RunInfo) -> Iterator[str]:
-    """What a mirror does not hold and a machine must have to go on, a line each."""
+    """What a mirror does not hold and a machine must have to continue, a line each."""
     for section, data in facts.data.items():
         yield f"{section}: {data.file} (sha256 {data.sha256})"
     if facts.load_checkpoint_sha256:
-        yield ("base weights, to evaluate and merge; resuming needs them not: sha256 "
+        yield ("base weights, to evaluate and merge; resuming does not need them: sha256 "
                f"{facts.load_checkpoint_sha256}")

@@ -1,10 +1,10 @@
 """Sending a growing run folder to its mirror, round by round.
 
 Of the full checkpoints only rank 0's go: in data-parallel training every rank holds the same bits, and
-resume.prepare makes the other ranks' files from them; they hold the adapter that checkpoint_trainable/
-repeats. Kept are the last and the five to hand in, so the
-mirror stays as large as six checkpoints. Everything is only read, and a file counts as finished when it is
-complete inside and was the same a round before.
+saved_steps.prepare makes the other ranks' files from them; they contain the adapter too, so the adapter-only
+files do not go. Kept are the last and the five to hand in, so the mirror stays as large as six checkpoints.
+Everything is only read, and a file counts as finished when it is complete inside and was the same a round
+before.
 
 What is no longer wanted is removed, and what was begun and never finished: by the index's list of leftovers,
 on which a checkpoint stands before its first byte is sent. So a lost machine leaves nothing behind that the
@@ -36,7 +36,7 @@ from research_internlm.mirroring.index import (
     wanted_steps,
 )
 from research_internlm.runs.saved_steps import complete_step
-from research_internlm.shared import secrets_scan
+from research_internlm.shared import run_layout, secrets_scan
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import sha256_of
 from research_internlm.shared.run_layout import IDENTITY
@@ -44,10 +44,9 @@ from research_internlm.shared.schema import is_plain_path
 from research_internlm.storage.multipart import MIB, Item, send_item
 from research_internlm.storage.obs import ObjectStore
 
-OWN_LOG = "mirror.log"  # grows with every round
 PART_SIZE = 16 * MIB
 PARALLEL = 2  # parts at once; the machine is the training's
-_TEXT = (".json", ".yaml", ".log", ".txt", ".csv")
+_TEXT = (".json", ".jsonl", ".yaml", ".log", ".txt", ".csv")
 _GROWN = 1.1  # a log is sent again when it grew by a tenth, a checkpoint was sent, or the run ended
 _Stamp = tuple[int, int]
 
@@ -130,10 +129,11 @@ class Pusher:
     def candidates(self) -> list[Candidate]:
         """The files that belong into the mirror now, the most needed checkpoint first."""
         full, others = [], []
+        checkpoints = set(run_layout.rank_files(run_layout.checkpoint_dir(self.folder), 0))
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             with contextlib.suppress(FileNotFoundError):  # a dangling link, or retention was faster
-                if path.match("checkpoint/rank_0/*.ckpt"):
+                if path in checkpoints:
                     full.append(self._candidate(path, name, self._step(path, name)))
                 elif _is_wanted_text(path, name):
                     others.append(self._candidate(path, name, None))
@@ -305,5 +305,6 @@ def _reason_to_withhold(name: str, content: Path) -> str | None:
 
 def _is_wanted_text(path: Path, name: str) -> bool:
     # meta.json names MindFormers' last file, which need not be in the mirror; the step inside decides.
-    return (path.suffix in _TEXT and path.is_file() and path.name not in (OWN_LOG, INDEX)
-            and not name.startswith("checkpoint") and ".partial-" not in name)
+    # The mirror's own log grows with every round.
+    return (path.suffix in _TEXT and path.is_file() and path.name not in (run_layout.MIRROR_LOG, INDEX)
+            and not run_layout.in_checkpoints(name) and ".partial-" not in name)

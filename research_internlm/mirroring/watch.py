@@ -15,13 +15,14 @@ import time
 from pathlib import Path
 
 from research_internlm.mirroring.push import Pusher, RefusedError, printable
+from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.processes import processes_of, take_lock
 from research_internlm.storage.obs import connect, parse_url
 
 MOST_WAIT = 600.0  # seconds between two tries while the network is away
 UNSAFE_EXIT_CODE = 1
-LOCK = ".mirror.lock"  # in the run folder: two pushers would remove each other's objects
+COMMAND = Path(__file__).resolve().parents[1] / "mirror.py"
 _POLL_SECONDS = 1.0
 
 
@@ -85,7 +86,7 @@ def watch_for_the_end(ended: threading.Event, folder: Path) -> None:
 def wait_for_another(folder: Path) -> None:
     """Waits for a mirror that an earlier launch left working on the same folder."""
     said = False
-    while not take_lock(folder / LOCK):
+    while not take_lock(folder / run_layout.MIRROR_LOCK):  # two would remove each other's objects
         if not said:
             log("waiting for another mirror of this folder to end")
         said = True
@@ -128,7 +129,7 @@ def report(pusher: Pusher, arguments: argparse.Namespace, refused: list[str]) ->
     for file, reason in unsafe:
         print(f"  not yet safe: {printable(arguments.folder / file.name)} ({file.size:,} bytes): {reason}")
     if unsafe:
-        again = [sys.executable, str(Path(__file__).resolve()), "push", str(arguments.folder.resolve()),
+        again = [sys.executable, str(COMMAND), "push", str(arguments.folder.resolve()),
                  arguments.url, *(["--server", arguments.server] if arguments.server else [])]
         print(f"  {len(unsafe)} file(s), {sum(file.size for file, _ in unsafe):,} bytes not yet safe; send "
               f"them with: {shlex.join(again)} < /dev/null")

@@ -7,8 +7,9 @@ from typing import Any
 from mindformers.models.llama import LlamaConfig
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
-from research_internlm.data.tokens import INTERNLM2_VOCAB_SIZE, INTERNLM_VOCAB_SIZE
-from research_internlm.model.shape import DEFAULTS
+from research_internlm.data.families import FAMILIES, INTERNLM, INTERNLM2, by_config_type
+
+_INTERNLM, _INTERNLM2 = FAMILIES[INTERNLM], FAMILIES[INTERNLM2]
 
 
 @MindFormerRegister.register(MindFormerModuleType.CONFIG)
@@ -26,21 +27,21 @@ class InternLMConfig(LlamaConfig):
         **kwargs: Everything LlamaConfig takes.
     """
 
-    model_type = "internlm"
+    model_type = _INTERNLM.hf_model_type
 
     def __init__(
         self,
-        has_bias: bool = True,
-        vocab_size: int = INTERNLM_VOCAB_SIZE,
+        has_bias: bool = _INTERNLM.has_bias,
+        vocab_size: int = _INTERNLM.vocab_size,
         multiple_of: int = 256,
         packed: bool = False,
         labels_per_row: int = 0,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("qkv_has_bias", has_bias)
-        kwargs.setdefault("attn_proj_has_bias", has_bias)
-        super().__init__(vocab_size=vocab_size, multiple_of=multiple_of,
-                         **{**DEFAULTS[type(self).__name__], **kwargs})
+        family = by_config_type(type(self).__name__)
+        kwargs = {"qkv_has_bias": has_bias, "attn_proj_has_bias": has_bias,
+                  "rms_norm_eps": family.rms_norm_eps, "theta": family.theta, **kwargs}
+        super().__init__(vocab_size=vocab_size, multiple_of=multiple_of, **kwargs)
         self.has_bias = has_bias
         self.packed = packed
         self.labels_per_row = labels_per_row
@@ -57,7 +58,8 @@ class InternLM2Config(InternLMConfig):
             Source: research/internlm2 of MindFormers r1.3.0 and the releases' config.json.
     """
 
-    model_type = "internlm2"
+    model_type = _INTERNLM2.hf_model_type
 
-    def __init__(self, has_bias: bool = False, vocab_size: int = INTERNLM2_VOCAB_SIZE, **kwargs: Any) -> None:
+    def __init__(self, has_bias: bool = _INTERNLM2.has_bias, vocab_size: int = _INTERNLM2.vocab_size,
+                 **kwargs: Any) -> None:
         super().__init__(has_bias=has_bias, vocab_size=vocab_size, **kwargs)

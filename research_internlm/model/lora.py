@@ -7,7 +7,6 @@ from mindformers/models/llama, wrapping rule from mindformers/pet/tuners/lora_ad
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from research_internlm.model.shape import Linear, layer_linears
+from research_internlm.shared.arguments import is_number, is_whole
 from research_internlm.shared.errors import ToolkitError
 
 # Of mindformers.pet.pet_config.LoraConfig; it has none for target_modules.
@@ -55,9 +55,10 @@ def setting(pet_config: Mapping[str, Any], key: str) -> Any:
         ToolkitError: The value is none MindFormers could train with.
     """
     value = pet_config.get(key, MINDFORMERS_DEFAULTS[key])
-    kinds, lowest = ((int,), 1) if key == "lora_rank" else ((int, float), 0)
-    if type(value) not in kinds or not lowest <= value < math.inf:
-        raise ToolkitError(f"pet_config.{key} is {value!r}; it must be a number of at least {lowest}")
+    if key == "lora_rank" and not is_whole(value, 1):
+        raise ToolkitError(f"pet_config.{key} is {value!r}; it must be a whole number of at least 1")
+    if not is_number(value, 0):
+        raise ToolkitError(f"pet_config.{key} is {value!r}; it must be a number of at least 0")
     return value
 
 
@@ -65,25 +66,55 @@ def matched_linears(model_config: Mapping[str, Any], pet_config: Mapping[str, An
     """Cells of one layer that LoRA wraps: `re.match` on the local name, minus `exclude_layers`.
 
     Raises:
-        ToolkitError: No cell matches, so nothing would be trained.
+        ToolkitError: A part of the pattern matches no cell, so less would be trained than was asked for.
     """
     target = _target(pet_config)
     exclude = pet_config.get("exclude_layers") or []
     exclude = [exclude] if isinstance(exclude, str) else exclude
     linears = layer_linears(model_config)
+    names = ", ".join(linear.name for linear in linears)
+    dead = [part for part in alternatives(target)
+            if not any(re.match(part, linear.name) for linear in linears)]
+    if dead:
+        raise ToolkitError(f"of pet_config.target_modules {target!r}, {', '.join(map(repr, dead))} "
+                           f"match{'es' if len(dead) == 1 else ''} no cell; the cells of a layer are {names} "
+                           "(the report uses '.*wq|.*wk|.*wv|.*wo')")
     matched = [linear for linear in linears
                if re.match(target, linear.name) and not any(re.match(e, linear.name) for e in exclude)]
     if not matched:
         raise ToolkitError(
-            f"pet_config.target_modules {target!r} matches no cell, so nothing would be trained; the cells "
-            f"of a layer are {', '.join(linear.name for linear in linears)} (the report uses "
-            "'.*wq|.*wk|.*wv|.*wo')"
-        )
+            f"pet_config.exclude_layers leaves no cell of target_modules {target!r}, so nothing would be "
+            f"trained; the cells of a layer are {names}")
     return matched
+
+
+def alternatives(pattern: str) -> list[str]:
+    """Splits a regular expression at each `|` that stands outside brackets, e.g. '.*wq|.*(wk|wv)' in two."""
+    parts, depth, in_class, start, place = [], 0, False, 0, 0
+    while place < len(pattern):
+        char = pattern[place]
+        if char == "\\":
+            place += 1
+        elif in_class:
+            in_class = char != "]"
+        elif char == "[":
+            in_class = True
+            # A bracket that comes first in a class, after a ^ or not, is a character of it.
+            place += len(re.match(r"\^?\]?", pattern[place + 1:])[0])
+        elif char in "()":
+            depth += 1 if char == "(" else -1
+        elif char == "|" and depth == 0:
+            parts.append(pattern[start:place])
+            start = place + 1
+        place += 1
+    return [*parts, pattern[start:]]
 
 
 def _target(pet_config: Mapping[str, Any]) -> str:
     target = pet_config.get("target_modules")
+    if isinstance(target, list) and target and all(isinstance(part, str) for part in target):
+        raise ToolkitError(f"pet_config.target_modules is a list, but MindFormers takes one pattern: write "
+                           f"'{'|'.join(target)}'")
     try:
         re.compile(target)
     except (TypeError, re.error):

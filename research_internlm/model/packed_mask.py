@@ -7,7 +7,7 @@ RoFormer).
 
 The mask takes the place of MindFormers' `casual_mask`, so that the same few operators run on a CPU and under
 Ascend's flash attention at any length; `actual_seq_len` needs 2048 tokens or more, and an `attention_mask`
-column is not even causal without flash attention (notes: MindFormers 1.9.0, section 5).
+column is not even causal without flash attention (docs/traps.md#attention-mask-column).
 """
 
 from __future__ import annotations

@@ -1,17 +1,12 @@
-"""The linear layers of a model and the defaults of its configuration."""
+"""The linear layers of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
-# What the classes of research_internlm.config take for a key the recipe does not state.
-DEFAULTS = MappingProxyType({
-    "InternLMConfig": MappingProxyType({"rms_norm_eps": 1e-6, "theta": 10000.0}),
-    "InternLM2Config": MappingProxyType({"rms_norm_eps": 1e-5, "theta": 1000000.0}),
-})
+from research_internlm.data.families import by_config_type
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,7 @@ def layer_linears(model_config: Mapping[str, Any]) -> list[Linear]:
 
 
 def has_bias(model_config: Mapping[str, Any], flag: str) -> bool:
-    """Whether attention projections carry a bias; InternLM's `has_bias` stands for both flags."""
-    default = model_config.get("has_bias", model_config.get("type") == "InternLMConfig")
+    """Whether attention projections carry a bias; `has_bias` stands for both flags."""
+    family = by_config_type(model_config.get("type"))
+    default = model_config.get("has_bias", family is not None and family.has_bias)
     return bool(model_config.get(flag, default))

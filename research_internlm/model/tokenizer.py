@@ -1,6 +1,6 @@
 """InternLM's tokenizer for MindFormers.
 
-The toolkit's own steps encode with research_internlm.prompts; this class is for the places where
+The toolkit's own steps encode with research_internlm.data.chat_template; this class is for the places where
 MindFormers wants a tokenizer of its own (yaml `processor.tokenizer`, MindFormers' pipelines).
 """
 

@@ -177,7 +177,7 @@ def measured_run(folder: str | Path, recipe: Mapping[str, Any]) -> Measured:
                  if found[key] != wanted[key]]:
         raise ToolkitError(f"--measured {folder} is a run of another model or device: {', '.join(other)}; "
                            "its step says nothing about this one, name a run of the same model")
-    records = list(steps_of_all(run.logs))[_WARM_UP_LINES:]
+    records = list(steps_of_all(run.training_logs))[_WARM_UP_LINES:]
     if not records:
         raise ToolkitError(f"--measured {folder}: the first {_WARM_UP_LINES} loss lines may hold compilation "
                            "and its logs hold no more; let it run longer")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from research_internlm import recipes
 from research_internlm.recipes.schedule import Saving
 from research_internlm.shared.errors import ToolkitError

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,22 +39,6 @@ class Data:
     samples: int
     text_tokens: int
     guessed: bool
-
-
-def check_arguments(arguments: argparse.Namespace) -> None:
-    """Checks the numbers and patterns of the command line.
-
-    Raises:
-        ToolkitError: A number is not above 0 or not finite, or a pattern of --targets is no regular
-            expression.
-    """
-    for flag in ("items", "cards", "saves", "rank", "seq_length", "step_time_ms"):
-        given = getattr(arguments, flag)
-        for value in given if isinstance(given, Sequence) else [given]:
-            if value is not None and not 0 < value < math.inf:  # nan compares as False
-                raise ToolkitError(f"--{flag} {value} is not above 0 and finite; give a number that is")
-    for pattern in arguments.targets or []:
-        check_pattern(pattern, "--targets")
 
 
 def check_pattern(pattern: str, what: str) -> None:

@@ -20,7 +20,7 @@ from mindformers.tools.register.template import CONFIG_NAME_TO_CLASS, GeneralCon
 from research_internlm.shared.errors import ToolkitError
 
 # Keys that MindFormers reads although no constructor or template names them.
-_TOP_LEVEL_EXTRA = {"metric", "eval_callbacks", "processor"}
+_TOP_LEVEL_EXTRA = {"metric", "eval_callbacks", "processor", "tensorboard"}
 _DATASET_KEYS = {
     "data_loader": dict, "input_columns": list, "num_parallel_workers": int, "python_multiprocessing": bool,
     "drop_remainder": bool, "numa_enable": bool, "prefetch_size": int, "repeat": int,
@@ -39,6 +39,10 @@ _PARALLEL_KEYS = {
     "enable_alltoall": bool, "enable_parallel_optimizer": bool, "strategy_ckpt_config": dict,
     "strategy_ckpt_save_file": str, "parallel_optimizer_config": dict, "dataset_strategy": (str, list),
 }
+_TENSORBOARD_KEYS = {  # mindformers/utils/tensorboard.py
+    "tensorboard_dir": str, "tensorboard_queue_size": int, "log_timers_to_tensorboard": bool,
+    "log_loss_scale_to_tensorboard": bool, "log_expert_load_to_tensorboard": bool,
+}
 _OTHER_MASKS = ("use_ring_attention", "use_attn_mask_compression", "use_eod_attn_mask_compression")
 _TEMPLATE_SECTIONS = ("parallel_config", "recompute_config", "runner_config")
 _COMPONENTS = {
@@ -54,12 +58,12 @@ def check(recipe: Mapping[str, Any]) -> None:
     Raises:
         ToolkitError: With all unknown keys, wrong types and unresolvable `type`s at once.
     """
-    found = list(_findings(recipe))
-    if found:
+    if found := list(problems(recipe)):
         raise ToolkitError(f"{len(found)} wrong setting(s) in the config: " + "; ".join(found))
 
 
-def _findings(recipe: Mapping[str, Any]) -> Iterable[str]:
+def problems(recipe: Mapping[str, Any]) -> Iterable[str]:
+    """Unknown keys, wrong types and unresolvable `type`s of a resolved recipe, one sentence each."""
     general = {key: getattr(GeneralConfig, key) for key in GeneralConfig.keys()}
     yield from _unknown(recipe, {*general, *CONFIG_NAME_TO_CLASS, *_TOP_LEVEL_EXTRA}, "")
     for key, value in recipe.items():
@@ -72,6 +76,9 @@ def _findings(recipe: Mapping[str, Any]) -> Iterable[str]:
         yield from _check_mapping(recipe.get(section), types, section)
     yield from _check_mapping(recipe.get("context"), _CONTEXT_KEYS, "context")
     yield from _check_mapping(recipe.get("parallel"), _PARALLEL_KEYS, "parallel")
+    yield from _check_mapping(recipe.get("tensorboard"), _TENSORBOARD_KEYS, "tensorboard")
+    if isinstance(recipe.get("tensorboard"), Mapping) and not recipe["tensorboard"].get("tensorboard_dir"):
+        yield "tensorboard names no tensorboard_dir, so MindFormers would write nothing"
     for section, module in _COMPONENTS.items():
         if recipe.get(section):
             yield from _check_component(recipe[section], module, section)

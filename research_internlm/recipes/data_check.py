@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from research_internlm import recipes
-from research_internlm.data.chat_template import END_MARKERS, PROMPT_VERSION, prompt_version
+from research_internlm.data.chat_template import PROMPT_VERSION, prompt_version
+from research_internlm.data.families import END_MARKERS
+from research_internlm.data.items import WORDINGS
 from research_internlm.data.manifest import MindRecordManifest, RunData, read_mindrecord_manifest
 from research_internlm.data.rows import record_length
-from research_internlm.data.tokens import INTERNLM
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import manifest_path, require_file
 
@@ -57,9 +58,13 @@ def check_mindrecord(path: str | os.PathLike, row_length: int, what: str, config
             f"{path.name} holds {manifest.record_length}-token rows (--seq_length "
             f"{manifest.seq_length}), but {config} needs {row_length}-token rows for {what}: rerun "
             f"{_CONVERT} with --seq_length {row_length - 1}, or change model.model_config.seq_length")
-    if manifest.prompt_version not in map(prompt_version, END_MARKERS[INTERNLM]):
+    if manifest.prompt_version not in map(prompt_version, END_MARKERS):
         raise ToolkitError(f"{path.name} was made with prompt version {manifest.prompt_version}, the "
                            f"toolkit now renders {PROMPT_VERSION}: rerun {_CONVERT}")
+    if old := [wording for wording in manifest.wordings if wording not in WORDINGS]:
+        raise ToolkitError(f"{path.name} holds questions in the wording {', '.join(old)}, the toolkit's are "
+                           f"{', '.join(WORDINGS)}: make the json again as the README says, then rerun "
+                           f"{_CONVERT}")
     return manifest
 
 

@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from research_internlm.recipes.structure import require_structure
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import require_file, write_text
+from research_internlm.shared.files import read_text, write_text
+from research_internlm.shared.parsing import parse_yaml
 
 Recipe = dict[str, Any]
 
@@ -56,28 +59,35 @@ def load_yaml(path: str | os.PathLike) -> Recipe:
     Raises:
         ToolkitError: Missing, not yaml, or not a mapping; with line and column.
     """
-    path = require_file(path, "the config")
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ToolkitError(f"{path} is not yaml: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ToolkitError(f"{path} is not UTF-8 (byte {error.start})") from error
+    value = parse_yaml(read_text(path, "the config"), f"the config {path}")
     if not isinstance(value, dict):
         raise ToolkitError(f"{path} holds no mapping of settings at its top level")
     return value
 
 
-def load_layers(path: str | os.PathLike) -> Recipe:
+def load_layers(path: str | os.PathLike, above: Sequence[Path] = ()) -> Recipe:
     """Reads a yaml file and, below it, the files its `extends` names (relative to it), in order.
 
+    Args:
+        path: The yaml file.
+        above: The files that extend this one.
+
     Raises:
-        ToolkitError: A file cannot be read.
+        ToolkitError: A file cannot be read, `extends` is not a file name or a list of them, or a file extends
+            itself.
     """
     change = load_yaml(path)
+    own = Path(path).resolve()
+    if own in above:
+        raise ToolkitError(f"{path} extends itself: " + " -> ".join(file.name for file in (*above, own)))
+    names = change.pop("extends", [])
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ToolkitError(f"{path}: extends is {names!r:.60}, a yaml file or a list of them "
+                           "was expected")
     below: Recipe = {}
-    for name in change.pop("extends", []):
-        below = merge(below, load_layers(Path(path).parent / name))
+    for name in names:
+        below = merge(below, load_layers(Path(path).parent / name, (*above, own)))
     return merge(below, change) if below else change  # unmerged, an alias stays one setting
 
 
@@ -94,13 +104,15 @@ def resolve(config: str | os.PathLike, overlays: Sequence[str | os.PathLike] = (
         A new mapping with no shared sub-trees.
 
     Raises:
-        ToolkitError: A file cannot be read, or an override names a key that the recipe does not have.
+        ToolkitError: A file cannot be read, an override names a key that the recipe does not have, or a
+            setting is of another form than the toolkit reads.
     """
     recipe = load_layers(config)
     for overlay in overlays:
         recipe = merge(recipe, load_layers(overlay))
     for override in overrides:
         _apply_override(recipe, override)
+    require_structure(recipe)
     return yaml.safe_load(yaml.dump(recipe, Dumper=_PlainDumper))
 
 
@@ -118,7 +130,7 @@ def merge(base: Any, change: Any) -> Any:
 
 def _is_components(value: Any) -> bool:
     return (isinstance(value, list) and bool(value)
-            and all(isinstance(item, dict) and "type" in item for item in value))
+            and all(isinstance(item, dict) and isinstance(item.get("type"), str) for item in value))
 
 
 def _apply_override(recipe: Recipe, override: str) -> None:
@@ -131,10 +143,7 @@ def _apply_override(recipe: Recipe, override: str) -> None:
         node = _child(node, part, override)
     if not isinstance(node, dict):
         raise ToolkitError(f"{override}: {'.'.join(parents)} is not a mapping in the config")
-    try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ToolkitError(f"{override}: the value is not yaml ({error})") from error
+    node[last] = parse_yaml(text, f"{override}: the value")
 
 
 def _child(node: Any, part: str, override: str) -> Any:
@@ -152,7 +161,7 @@ def _child(node: Any, part: str, override: str) -> Any:
 
 def callback(recipe: Mapping[str, Any], type_name: str) -> dict[str, Any] | None:
     """The settings of one callback of the recipe, or None."""
-    return next((item for item in recipe.get("callbacks", []) if item.get("type") == type_name), None)
+    return next((item for item in recipe.get("callbacks") or [] if item.get("type") == type_name), None)
 
 
 def model_config(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from research_internlm import recipes
+from research_internlm.shared.arguments import is_whole
 from research_internlm.shared.errors import ToolkitError
 
 REQUIRED_CHECKPOINTS = 5  # rules, second phase: five, evenly spaced over the whole run
@@ -86,7 +87,7 @@ def whole_number(recipe: Mapping[str, Any], path: str, least: int = 1, also: int
         else:
             value = value.get(key) if isinstance(value, Mapping) else None
     value = default if value is None else value
-    if isinstance(value, int) and not isinstance(value, bool) and (value >= least or value == also):
+    if is_whole(value, least) or (also is not None and is_whole(value, also, also)):
         return value
     raise ToolkitError(f"the config's {path} is {value!r}, but has to be a whole number of at least {least}"
                        f"{'' if also is None else f', or {also}'}; correct it in the yaml, or pass {path}=N")

@@ -8,12 +8,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from research_internlm.shared import schema, versions
+from research_internlm.shared import run_layout, schema, versions
 from research_internlm.shared.files import write_json
-from research_internlm.shared.run_layout import LOG_FOLDER
+from research_internlm.shared.run_layout import ATTEMPT
 from research_internlm.shared.schema import Count, to_json
 
-ATTEMPT = "attempt.json"
 _ENVIRONMENT = re.compile(r"(MS|ASCEND|HCCL|GLOG|OMP|MINDSPORE|LCCL)_\w+|RANK_\w+|CPU_AFFINITY|GLOG_v"
                           r"|CUDA_VISIBLE_DEVICES|PYTHONPATH|PATH|LD_LIBRARY_PATH|MASTER_PORT")
 _SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL", re.IGNORECASE)
@@ -50,11 +49,15 @@ class Attempt:
 
 def new_attempt(output: Path) -> Path:
     """Makes the log folder of the next attempt."""
-    folder = output / LOG_FOLDER
-    numbers = [int(path.name.removeprefix("attempt-")) for path in folder.glob("attempt-[0-9]*")]
-    attempt = folder / f"attempt-{max(numbers, default=0) + 1:03d}"
+    attempt = run_layout.next_attempt_dir(output)
     attempt.mkdir(parents=True)
     return attempt
+
+
+def records(output: Path) -> list[Path]:
+    """The records of a run's attempts, first attempt first."""
+    files = (attempt / ATTEMPT for attempt in run_layout.attempt_dirs(output).values())
+    return [file for file in files if file.is_file()]
 
 
 def recorded_environment() -> dict[str, str]:
@@ -92,9 +95,9 @@ def read_attempt(path: Path) -> Attempt:
                        "scripts/train_msrun.sh writes it; restore it from the mirror, if there is one")
 
 
-def were_begun_with_overwrite(output: Path) -> bool:
-    """Whether the run in a folder was itself begun by a command with --overwrite."""
-    return any(read_attempt(path).overwrite for path in output.glob(f"{LOG_FOLDER}/attempt-*/{ATTEMPT}"))
+def started_with_overwrite(output: Path) -> bool:
+    """Whether the run in a folder was itself started by a command with --overwrite."""
+    return any(read_attempt(path).overwrite for path in records(output))
 
 
 def set_aside(folder: Path) -> Path:

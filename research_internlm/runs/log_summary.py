@@ -13,7 +13,8 @@ from typing import Any
 from research_internlm.recipes.recipe import load_yaml
 from research_internlm.runs.log_warnings import RECENT, warnings
 from research_internlm.runs.run_info import RunInfo, read_run_info
-from research_internlm.runs.worker_logs import RankLog, evaluations, read_run, steps_of_all
+from research_internlm.runs.train_log_file import read_training
+from research_internlm.runs.worker_logs import RankLog, evaluations, steps_of_all
 from research_internlm.shared.files import publish, require_absent, staging, write_json, write_text
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
 
@@ -44,16 +45,16 @@ def table(logs: Mapping[int, RankLog]) -> list[dict[str, Any]]:
     return rows
 
 
-def useful_tokens_per_step(run_info: RunInfo | None, batch_size: int | None) -> float | None:
+def useful_tokens_per_step(run: Path) -> float | None:
     """Mean number of unpadded tokens one optimizer step takes in, from the data's manifest.
 
     Args:
-        run_info: run.json of the run, where there is one.
-        batch_size: Rows a card and step.
+        run: The run folder.
 
     Returns:
         Tokens over all workers, or None where the run does not say.
     """
+    run_info, batch_size = _run_info(run), _batch_size(run)
     data = run_info.data.get("train_dataset") if run_info else None
     if not data or not batch_size:
         return None
@@ -65,14 +66,14 @@ def summarize(logs: Mapping[int, RankLog], tokens_per_step: float | None = None,
     """The figures of a run, for people and for the report.
 
     Args:
-        logs: From read_run.
+        logs: From read_training.
         tokens_per_step: Useful tokens of one step, or None.
         workers: Number of workers that were started, None to go by the logs, 0 where the logs are only
             some of them.
 
     Returns:
-        Mapping; times in milliseconds or seconds as the keys say. A loss that is no number stays nan
-        (`json_ready` is for files); last_loss is the mean of the last ones that are.
+        Mapping; times in milliseconds or seconds as the keys say; `warnings` are LogWarnings. A loss that is
+        no number stays nan (`json_ready` is for files); last_loss is the mean of the last ones that are.
     """
     rows = table(logs)
     losses = [row["loss"] for row in rows]
@@ -162,11 +163,11 @@ def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dic
     """
     run, output = Path(run), Path(output)
     require_absent(output / "summary.json", overwrite)
-    logs = read_run(run)
-    run_info = read_run_info(run) if (run / RUN_FACTS).is_file() else None
+    logs = read_training(run)
     # One file says nothing of the ranks beside it.
-    workers = run_info.workers if run_info else (0 if run.is_file() else None)
-    summary = summarize(logs, useful_tokens_per_step(run_info, _batch_size(run)), workers)
+    run_info = _run_info(run)
+    workers = run_info.workers if run_info else 0 if run.is_file() else None
+    summary = summarize(logs, useful_tokens_per_step(run), workers)
     rows = table(logs)
     write_csv(rows, output / "train_log.csv")
     draw({row["step"]: row["loss"] for row in rows}, "Training loss (mean over ranks)",
@@ -175,8 +176,13 @@ def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dic
     (output / "valid_loss.png").unlink(missing_ok=True)  # of an earlier analysis
     if valid:
         draw(valid, "Validation loss (mean over ranks)", output / "valid_loss.png")
-    write_json(output / "summary.json", json_ready(summary))
+    write_json(output / "summary.json", json_ready(
+        {**summary, "warnings": [warning.text() for warning in summary["warnings"]]}))
     return summary
+
+
+def _run_info(run: Path) -> RunInfo | None:
+    return read_run_info(run) if (run / RUN_FACTS).is_file() else None
 
 
 def _batch_size(run: Path) -> int | None:

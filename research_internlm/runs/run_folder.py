@@ -1,8 +1,9 @@
 """The owner of a run's facts: what its config, run.json, logs, checkpoints and results each say.
 
 The report and the hand-in read a run only through here. Each source states facts under the same keys, so
-whether yaml, data, log, checkpoint and report agree is one comparison (notes, trap 6). Sources are read each
-on its own: one that cannot be read is named by `unreadable` and left out everywhere else.
+whether yaml, data, log, checkpoint and report agree is one comparison
+(docs/traps.md#sources-that-disagree). Sources are read each on its own: one that cannot be read is named by
+`unreadable` and left out everywhere else.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from research_internlm.data.manifest import (
 )
 from research_internlm.model import lora
 from research_internlm.recipes import schedule
-from research_internlm.runs import attempts, result_files, worker_logs
+from research_internlm.runs import attempts, result_files, train_log_file, worker_logs
 from research_internlm.runs.result_files import Checkpoint
 from research_internlm.runs.results import EvaluationFacts, MmluResult, Result, SquadResult
 from research_internlm.runs.run_info import read_run_info
-from research_internlm.shared import schema
+from research_internlm.shared import run_layout, schema
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import manifest_path, read_manifest, require_file
-from research_internlm.shared.run_layout import LINKS, LOG_FOLDER, PREDICTIONS, RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.shared.run_layout import LINKS, RESOLVED_CONFIG, RUN_FACTS
 from research_internlm.shared.schema import Count
 from research_internlm.storage.links import Link, read_links
 
@@ -107,12 +108,21 @@ class RunFolder:
 
     @cached_property
     def logs(self) -> dict[int, worker_logs.RankLog]:
-        """Rank -> worker log.
+        """Rank -> worker log: the text, which is what is handed in.
 
         Raises:
             ToolkitError: There are none.
         """
         return worker_logs.read_run(self.path)
+
+    @cached_property
+    def training_logs(self) -> dict[int, worker_logs.RankLog]:
+        """Rank -> what it logged, with the unrounded numbers of train_log.jsonl where the run has one.
+
+        Raises:
+            ToolkitError: There are none.
+        """
+        return train_log_file.read_training(self.path)
 
     @property
     def readable_logs(self) -> dict[int, worker_logs.RankLog]:
@@ -143,7 +153,7 @@ class RunFolder:
 
     @cached_property
     def _checkpoints(self) -> tuple[dict[Path, Checkpoint], list[str]]:
-        return result_files.read_each(sorted(self.path.glob("checkpoint/rank_0/*.ckpt")),
+        return result_files.read_each(run_layout.rank_files(run_layout.checkpoint_dir(self.path), 0),
                                      result_files.read_checkpoint)
 
     @property
@@ -154,9 +164,7 @@ class RunFolder:
 
     @cached_property
     def _results(self) -> tuple[dict[Path, Result], list[str]]:
-        return result_files.read_each((path for path in sorted(self.path.rglob("results*.json"))
-                                      if not path.name.endswith((PREDICTIONS, ".manifest.json"))),
-                                     result_files.read_result)
+        return result_files.read_each(run_layout.result_files(self.path), result_files.read_result)
 
     @property
     def results(self) -> dict[str, Result]:
@@ -175,8 +183,7 @@ class RunFolder:
     @cached_property
     def _attempts(self) -> tuple[dict[Path, attempts.Attempt], list[str]]:
         return result_files.read_each(
-            sorted(self.path.glob(f"{LOG_FOLDER}/attempt-*/{attempts.ATTEMPT}")),
-            attempts.read_attempt)
+            attempts.records(self.path), attempts.read_attempt)
 
     @property
     def attempts(self) -> dict[Path, attempts.Attempt]:

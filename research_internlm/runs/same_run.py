@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from research_internlm import recipes
 from research_internlm.data.manifest import RunData
-from research_internlm.runs.run_info import RunInfo
+from research_internlm.runs.run_info import RunInfo, read_run_info
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.run_layout import RESOLVED_CONFIG
 
 # Where things lie and how many cores a machine has are no part of what a run is; the data's identity is
-# its sha256 in run.json. The monitor's numbers are derived from the data.
+# its sha256 in run.json. The monitor's numbers are derived from the data; curves only watch.
 _PLACES = re.compile(r"output_dir|load_checkpoint|resume_training|.*\.dataset_dir|.*\.num_parallel_workers"
-                     r"|callbacks\.UsefulTokensMonitor\..*")
+                     r"|callbacks\.UsefulTokensMonitor\..*|tensorboard(\..*)?")
+
+
+def run_differences(run: Path, recipe: Mapping[str, Any], data: Mapping[str, RunData], workers: int
+                    ) -> list[str]:
+    """Settings, data and worker numbers in which the run in a folder is not the one asked for.
+
+    Args:
+        run: Its folder.
+        recipe: The resolved recipe asked for, completed by its data.
+        data: Facts of that data, as check_data gives them.
+        workers: Workers asked for.
+    """
+    try:
+        settings = recipes.load_yaml(run / RESOLVED_CONFIG)
+        run_info = read_run_info(run)
+    except ToolkitError as error:
+        return [str(error)]
+    return [*differences(settings, recipe), *data_differences(run_info, data, workers)]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Continuing a run: its last complete checkpoint, and whether a command is the same run again.
+"""Continuing a run: its complete checkpoints, and a rank made ready to continue from the last of them.
 
 The step is read from inside each file: names and meta.json of MindFormers 1.9.0 are wrong after a resume in
 the middle of an epoch. In data-parallel training all ranks hold the same bits, so any rank's file serves all.
@@ -12,17 +12,16 @@ A file with damaged bytes but whole structure is not recognised (MindSpore write
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from research_internlm.checkpoints.header import read_header, step_of
+from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import publish, staging
 
 BROKEN_SUFFIX = ".broken"
-_RANK_FOLDER = re.compile(r"rank_\d+")
 # What MindFormers' CheckpointMonitor appends to the weights, in an order that is another after a resume: a
 # file cut between two of them is whole by its structure.
 _LAST_VALUES = frozenset({"step_num", "epoch_num", "loss_scale", "global_batch_size"})
@@ -46,16 +45,14 @@ class Found:
         return max(self.complete, default=0)
 
 
-def find_checkpoints(folder: str | Path) -> Found:
-    """Looks into every full checkpoint below `folder`/rank_N.
+def find_checkpoints(folder: Path) -> Found:
+    """Looks into every full checkpoint of every rank.
 
     Args:
-        folder: `OUTPUT_DIR/checkpoint`.
+        folder: The run's `checkpoint_dir`.
     """
     found = Found({}, {})
-    for path in sorted(Path(folder).glob("rank_*/*.ckpt")):
-        if not _RANK_FOLDER.fullmatch(path.parent.name) or path.is_dir():
-            continue
+    for path in run_layout.rank_files(folder):
         try:
             step = complete_step(path)
         except FileNotFoundError:  # another rank has just set its broken file aside
@@ -63,7 +60,7 @@ def find_checkpoints(folder: str | Path) -> Found:
         except ToolkitError as error:
             found.broken[path] = str(error)
             continue
-        found.complete.setdefault(step, {})[_rank_of(path)] = path
+        found.complete.setdefault(step, {})[run_layout.rank_of(path)] = path
     return found
 
 
@@ -71,7 +68,7 @@ def complete_step(path: Path) -> int:
     """The step of a full checkpoint that a run can continue from.
 
     Raises:
-        ToolkitError: It is truncated, or is none.
+        ToolkitError: It is truncated, or not a full checkpoint.
         FileNotFoundError: It is gone, or a dangling link.
     """
     header = read_header(path)
@@ -82,17 +79,13 @@ def complete_step(path: Path) -> int:
     return step
 
 
-def _rank_of(path: Path) -> int:
-    return int(path.parent.name.removeprefix("rank_"))
-
-
-def prepare(folder: str | Path, rank: int) -> tuple[int, Path] | None:
+def prepare(folder: Path, rank: int) -> tuple[int, Path] | None:
     """Makes a rank ready to continue: broken files of its own set aside, the last checkpoint in its folder.
 
     A worker killed while others were saving lacks the last file; it takes a copy of another rank's.
 
     Args:
-        folder: `OUTPUT_DIR/checkpoint`.
+        folder: The run's `checkpoint_dir`, or another folder with one folder a rank.
         rank: This worker.
 
     Returns:
@@ -100,7 +93,7 @@ def prepare(folder: str | Path, rank: int) -> tuple[int, Path] | None:
     """
     found = find_checkpoints(folder)
     for path, reason in found.broken.items():
-        if _rank_of(path) == rank:
+        if run_layout.rank_of(path) == rank:
             print(f"set aside as {path.name}{BROKEN_SUFFIX}: {reason}", flush=True)
             path.rename(path.with_name(path.name + BROKEN_SUFFIX))
     if not found.complete:
@@ -112,7 +105,7 @@ def prepare(folder: str | Path, rank: int) -> tuple[int, Path] | None:
 
 
 def _copy_for(rank: int, source: Path) -> Path:
-    target = source.parent.parent / f"rank_{rank}" / re.sub(r"rank_\d+", f"rank_{rank}", source.name)
+    target = run_layout.rank_dir(source.parent.parent, rank) / run_layout.for_rank(source.name, rank)
     if target.exists():
         raise ToolkitError(f"{target} holds another step than {source}; move it away to continue "
                            "from the latter")
@@ -120,5 +113,3 @@ def _copy_for(rank: int, source: Path) -> Path:
         shutil.copyfile(source, folder / target.name)
         publish(folder / target.name, target)
     return target
-
-

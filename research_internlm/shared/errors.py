@@ -7,17 +7,36 @@ code 2 without a traceback; anything else is a bug of ours and keeps its traceba
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+from research_internlm.shared.terminal import printable, protect_streams
 
 USER_ERROR_EXIT_CODE = 2
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+# Only a write fails with these; a refused permission can be a read's too.
+_WRITE_ERRORS = {errno.ENOSPC: "free space", errno.EDQUOT: "free space", errno.EROFS: "choose another place"}
 
 
 class ToolkitError(Exception):
     """A mistake the user can mend; its text is the whole message."""
+
+
+@contextlib.contextmanager
+def added_to(problems: list[str]) -> Iterator[None]:
+    """Adds what a check raises to the problems found before, so that all are said at once.
+
+    A wrong setting among them can stop a later check that computes with it; that says nothing new.
+    """
+    try:
+        yield
+    except ToolkitError as error:
+        problems.append(str(error))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        if not problems:
+            raise
 
 
 def run_main(main: Callable[[], int | None]) -> None:
@@ -26,6 +45,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     Args:
         main: The entry point; returns an exit code, or None for success.
     """
+    protect_streams()
     try:
         code = main()
     except ToolkitError as error:
@@ -37,7 +57,7 @@ def run_main(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        if error.filename is None and error.errno not in _DISK_ERRORS:  # no path: not the user's to mend
+        if error.filename is None and error.errno not in _WRITE_ERRORS:  # no path: not the user's to mend
             raise
         fail(_describe(error))
     sys.exit(code or 0)
@@ -45,14 +65,29 @@ def run_main(main: Callable[[], int | None]) -> None:
 
 def _describe(error: OSError) -> str:
     """What the system refused to do, where, and what to do about it."""
-    if error.errno in _DISK_ERRORS:
-        return (f"cannot write {error.filename or 'an output file'}: {error.strerror}; free space or choose "
-                "another output folder, then run the same command again (no partial file was left behind)")
     places = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-    return f"cannot use {places}: {error.strerror}; check the path given on the command line"
+    if error.errno in _WRITE_ERRORS:
+        return (f"cannot write {places or 'an output file'}: {error.strerror}{_disk_of(error.filename)}; "
+                f"{_WRITE_ERRORS[error.errno]} or choose another output folder, then run the same command "
+                "again (no partial file was left under a final name)")
+    return f"cannot use {places}: {error.strerror}; check the path and its permissions"
+
+
+def _disk_of(path: str | bytes | None) -> str:
+    """The free space of the file system that holds a path, where that can be told."""
+    if path is None:
+        return ""
+    folder = os.path.abspath(os.fsdecode(path))
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    disk = os.statvfs(folder)
+    mount = folder
+    while not os.path.ismount(mount):
+        mount = os.path.dirname(mount)
+    return f" (the disk at {mount} has {disk.f_bavail * disk.f_frsize / 1e6:,.1f} MB free)"
 
 
 def fail(message: str) -> None:
     """Prints one error line and ends the process with exit code 2."""
-    print("error: " + " ".join(message.split("\n")), file=sys.stderr)
+    print("error: " + printable(" ".join(message.splitlines())), file=sys.stderr)
     sys.exit(USER_ERROR_EXIT_CODE)

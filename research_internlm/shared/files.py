@@ -13,17 +13,20 @@ import json
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.parsing import parse_json
 
 MANIFEST_SUFFIX = ".manifest.json"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def manifest_path(path: str | os.PathLike) -> Path:
@@ -42,7 +45,7 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def require_file(path: str | os.PathLike, what: str, hint: str = "") -> Path:
-    """Checks that an input file exists and holds something.
+    """Checks that an input file exists, can be read, and holds its content.
 
     Args:
         path: The file.
@@ -53,17 +56,66 @@ def require_file(path: str | os.PathLike, what: str, hint: str = "") -> Path:
         The path.
 
     Raises:
-        ToolkitError: It is missing, a folder, or empty.
+        ToolkitError: It is missing, not a regular file, not readable, empty, the pointer that git leaves
+            where Git LFS did not fetch the file, or its name is not UTF-8 (it could stand in no manifest).
     """
     path = Path(path)
     tail = f"; {hint}" if hint else ""
-    if not path.exists():
-        raise ToolkitError(f"{what} {path} does not exist{tail}")
-    if path.is_dir():
-        raise ToolkitError(f"{what} {path} is a folder, a file was expected{tail}")
-    if path.stat().st_size == 0:
+    _require_utf8_name(path, what)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, device or socket"
+            raise ToolkitError(f"{what} {path} is {kind}, a file was expected{tail}")
+        with open(path, "rb") as file:
+            start = file.read(len(_LFS_POINTER))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ToolkitError(f"{what} {path} does not exist{tail}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ToolkitError(f"{what} {str(path)[:200]} cannot be read: {reason}{tail}") from None
+    if status.st_size == 0:
         raise ToolkitError(f"{what} {path} is empty (0 bytes){tail}")
+    if start == _LFS_POINTER:
+        raise ToolkitError(f"{what} {path} is a Git LFS pointer, not the file itself: run `git lfs pull` in "
+                           "its folder, or download the file from the release's page")
     return path
+
+
+def lfs_pointers(paths: Iterable[Path]) -> list[Path]:
+    """Those of some existing files that are Git LFS pointers, so that all can be named at once."""
+    found = []
+    for path in paths:
+        if path.is_file():
+            with open(path, "rb") as file:
+                if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                    found.append(path)
+    return found
+
+
+def list_folder(path: str | os.PathLike) -> list[Path]:
+    """What a folder holds, sorted.
+
+    Raises:
+        ToolkitError: It may not be listed, which is not the same as empty.
+    """
+    try:
+        return sorted(Path(path).iterdir())
+    except OSError as error:
+        refuse_listing(error)
+
+
+def refuse_listing(error: OSError) -> NoReturn:
+    """Says that a folder cannot be listed; also for `os.walk`, which leaves such folders out silently."""
+    raise ToolkitError(f"the folder {error.filename} cannot be listed: {error.strerror}; check the path and "
+                       "its permissions") from None
+
+
+def _require_utf8_name(path: Path, what: str) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ToolkitError(f"{what} {path}: the name is not UTF-8; rename the file or folder") from None
 
 
 def require_absent(path: str | os.PathLike, overwrite: bool, inputs: Iterable[str | os.PathLike] = (),
@@ -81,7 +133,11 @@ def require_absent(path: str | os.PathLike, overwrite: bool, inputs: Iterable[st
             be made where it is.
     """
     path = Path(path)
+    _require_utf8_name(path, "the output")
     _require_writable_place(path)
+    if os.path.lexists(path) and not (path.is_file() or path.is_dir()):
+        raise ToolkitError(f"the output {path} is neither a file nor a folder (a device, a pipe, or a link "
+                           "to nothing); name another output")
     if path.exists() and not overwrite:
         raise ToolkitError(f"{path} exists already; pass --overwrite to replace it, or name another output")
     for source in map(Path, inputs):
@@ -101,8 +157,9 @@ def _require_writable_place(path: Path) -> None:
         manifest_path(path).lstat()  # the longest name that will be written there
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except OSError as error:
-        raise ToolkitError(f"cannot write {path}: {error.strerror}; name another output") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ToolkitError(f"cannot write {str(path)[:200]}: {reason}; name another output") from None
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir():
         raise ToolkitError(f"cannot write {path}: {parent} is a file, not a folder; name another output")
@@ -123,6 +180,10 @@ def staging(parent: str | os.PathLike) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
         try:
             yield folder
+        except OSError as error:
+            if error.filename is None:  # a write does not say which file it was for
+                error.filename = str(parent)
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -165,7 +226,11 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     path = Path(path)
     with staging(path.parent) as folder:
         staged = folder / path.name
-        staged.write_text(text, encoding="utf-8", newline="")
+        try:
+            staged.write_text(text, encoding="utf-8", newline="")
+        except UnicodeEncodeError as error:
+            raise ToolkitError(f"cannot write {path}: {text[error.start:error.end]!r} is not valid Unicode; "
+                               "correct the name or text it comes from") from None
         publish(staged, path)
 
 
@@ -178,32 +243,35 @@ def read_json(path: str | os.PathLike, what: str, hint: str = "") -> Any:
     """Reads a JSON file.
 
     Raises:
-        ToolkitError: Missing, empty, not UTF-8 or not JSON; with the position.
+        ToolkitError: Missing, empty, not UTF-8, or refused by `parse_json`; with the position.
+    """
+    return parse_json(read_text(path, what, hint), f"{what} {path}")
+
+
+def read_text(path: str | os.PathLike, what: str, hint: str = "") -> str:
+    """Reads a UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        ToolkitError: Missing, empty or not UTF-8.
     """
     path = require_file(path, what, hint)
-    return decode_json(path.read_bytes(), f"{what} {path}")
+    return decode(path.read_bytes(), f"{what} {path}")
 
 
-def decode_json(content: bytes, source: str) -> Any:
-    """Reads JSON.
+def decode(content: bytes, source: str) -> str:
+    """A UTF-8 text, with or without a byte order mark.
 
     Args:
         content: Its bytes.
         source: Where they are from, for the message.
 
     Raises:
-        ToolkitError: Not UTF-8, not JSON, or JSON that no tool writes: nested deeper than Python's stack, or
-            with a number of thousands of digits.
+        ToolkitError: Not UTF-8.
     """
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ToolkitError(f"{source} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise ToolkitError(
-            f"{source} is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from error
-    except (ValueError, RecursionError) as error:
-        raise ToolkitError(f"{source} cannot be read: {error}") from error
+        raise ToolkitError(f"{source} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
 def write_manifest(path: str | os.PathLike, **facts: Any) -> None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import ipaddress
 import os
 import re
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -52,6 +54,47 @@ def parse_url(url: str) -> tuple[str, str]:
     return match["bucket"], (match["prefix"] or "").strip("/")
 
 
+def parse_endpoint(server: str, bucket: str) -> urllib.parse.SplitResult:
+    """Checks the address of a region's OBS.
+
+    Args:
+        server: As the user gave it; https where it names no scheme.
+        bucket: The bucket, which must not be part of it: the SDK puts it in front.
+
+    Raises:
+        ToolkitError: Not an http(s) address, or it holds credentials, a path, or the bucket's name.
+    """
+    try:
+        parts = urllib.parse.urlsplit(server if "://" in server else f"https://{server}")
+        named = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        parts, named = urllib.parse.urlsplit(""), False
+    if "@" in server:
+        raise ToolkitError("the endpoint holds a user name or password before '@': give the address alone; "
+                           f"credentials come from {', '.join(KEY_VARIABLES)} only")
+    if parts.scheme not in ("http", "https") or not named:
+        raise ToolkitError(f"the endpoint {server!r} is not an address such as "
+                           "https://obs.cn-north-4.myhuaweicloud.com")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ToolkitError(f"the endpoint {server!r} has more than a host: give {parts.scheme}://"
+                           f"{parts.netloc}, and the path as obs://{bucket}/PREFIX")
+    label, _, region = parts.netloc.partition(".")
+    if label == bucket != "obs" and region:
+        raise ToolkitError(f"the endpoint {server!r} begins with the bucket's name: give {parts.scheme}://"
+                           f"{region}")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        print(f"warning: the endpoint {server} is not encrypted: file contents, names and the temporary "
+              "token of the request travel in clear; use https", file=sys.stderr)
+    return parts._replace(path="")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 class UnreachableError(ToolkitError):
     """No answer, or one that another try may mend (5xx); no fault of the request."""
 
@@ -84,10 +127,7 @@ class ObjectStore:
         if missing := [name for name in KEY_VARIABLES if not os.environ.get(name)]:
             raise ToolkitError(f"{' and '.join(missing)} not set: export the access key there (never on the "
                                "command line)")
-        parts = urllib.parse.urlsplit(server if "://" in server else f"https://{server}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ToolkitError(f"{SERVER_VARIABLE} {server!r} is no address such as "
-                               "https://obs.cn-north-4.myhuaweicloud.com")
+        parts = parse_endpoint(server, bucket)
         self.bucket = bucket
         self._parts = parts
         self._retries = RETRIES if patient else 0
@@ -100,11 +140,13 @@ class ObjectStore:
 
     def url(self, key: str) -> str:
         """Address under which anyone may read a public object."""
-        quoted = urllib.parse.quote(key)
-        # As the SDK addresses it: a bucket is a host name, but an IP address has none below it.
-        if self._client.path_style:
-            return f"{self._parts.scheme}://{self._parts.netloc}/{self.bucket}/{quoted}"
-        return f"{self._parts.scheme}://{self.bucket}.{self._parts.netloc}/{quoted}"
+        folder = f"/{self.bucket}" if self._client.path_style else ""
+        return f"{self._parts.scheme}://{self.host}{folder}/{urllib.parse.quote(key)}"
+
+    @property
+    def host(self) -> str:
+        """The host that is asked, as the SDK has it: the bucket's, but an IP address has none below it."""
+        return self._parts.netloc if self._client.path_style else f"{self.bucket}.{self._parts.netloc}"
 
     def _call(self, what: str, method: Callable[..., Any], *arguments: Any, may_lack: bool = False,
               **options: Any) -> Any:
@@ -113,14 +155,14 @@ class ObjectStore:
             answer = method(self.bucket, *arguments, **options)
         except (OSError, http.client.HTTPException) as error:
             raise UnreachableError(
-                f"{what}: no answer from {self._parts.netloc} after {self._retries} retries "
+                f"{what}: no answer from {self.host} after {self._retries} retries "
                 f"({type(error).__name__}: {error}); run the same command again to continue") from None
         if answer.status == 404 and may_lack:
             return None
         if answer.status >= 300:
             hint = _HINTS.get(answer.status, "run the same command again to continue")
             kind = UnreachableError if answer.status >= 500 else ToolkitError
-            raise kind(f"{what}: {self._parts.netloc} answered {answer.status} "
+            raise kind(f"{what}: {self.host} answered {answer.status} "
                        f"{answer.errorCode or answer.reason or ''}; {hint}")
         return answer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from research_internlm import recipes
@@ -92,12 +93,8 @@ def checkpoint_format(recipe: recipes.Recipe) -> str:
     return suffix[1:] if suffix in (".ckpt", ".safetensors") else recipe.get("load_ckpt_format", "ckpt")
 
 
-def check_base_weights(recipe: recipes.Recipe) -> None:
-    """Looks for the base weights; a run that goes on from a checkpoint of its own needs them not.
-
-    Raises:
-        ToolkitError: They are not where the recipe says.
-    """
+def base_weight_problems(recipe: recipes.Recipe) -> Iterator[str]:
+    """Base weights that are missing; a run that continues from a checkpoint of its own does not need them."""
     path = recipe.get("load_checkpoint")
     if path and not Path(path).exists():
-        raise ToolkitError(f"--load_checkpoint {path} does not exist")
+        yield f"--load_checkpoint {path} does not exist"

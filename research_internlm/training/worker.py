@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from importlib import metadata
@@ -15,13 +14,16 @@ from research_internlm import recipes
 from research_internlm.data.manifest import RunData
 from research_internlm.model import cpu_patches, lora
 from research_internlm.recipes.data_check import check_data
+from research_internlm.recipes.for_mindformers import mindformers_config
 from research_internlm.runs import same_run, saved_steps
-from research_internlm.runs.run_info import Parameters, RunInfo, read_run_info
-from research_internlm.shared.errors import ToolkitError
+from research_internlm.runs.run_info import Parameters, RunInfo
+from research_internlm.shared import run_layout
+from research_internlm.shared.errors import ToolkitError, added_to
 from research_internlm.shared.files import sha256_of, write_json
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS, is_run
 from research_internlm.shared.schema import to_json
-from research_internlm.training.command import check_base_weights, checkpoint_format
+from research_internlm.training.command import base_weight_problems, checkpoint_format
+from research_internlm.training.preflight import recipe_problems
 
 
 def rank() -> int:
@@ -30,7 +32,7 @@ def rank() -> int:
 
 
 def is_scheduler() -> bool:
-    """Whether msrun started this process to introduce the workers to each other; it trains nothing."""
+    """Whether msrun started this process as the workers' rendezvous (the scheduler); it trains nothing."""
     return os.environ.get("MS_ROLE") == "MS_SCHED"
 
 
@@ -49,35 +51,27 @@ def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace
     Raises:
         ToolkitError: Keys, types, LoRA targets, device or data do not fit together.
     """
-    from research_internlm.recipes.check import check
-    from research_internlm.training import registered  # noqa: F401 (what the check looks up)
-
-    check(recipe)
-    model_config = recipes.model_config(recipe)
-    device = recipe["context"]["device_target"]
-    cpu_patches.check_model_config(model_config, device)
-    if device == "CPU" and recipe.get("runner_config", {}).get("sink_mode"):
-        raise ToolkitError("runner_config.sink_mode is True on a CPU, where it multiplies the epochs; "
-                           "add --overlay yaml/overlays/cpu_tiny.yaml")
-    count = lora.count_parameters(model_config)
-    parameters = Parameters(base=count.base, trainable=count.trainable, ratio=count.ratio,
-                            lora_cells=count.matched)
-    data = {} if recipe["run_mode"] == "predict" else check_data(recipe, arguments.config)
-    own = Path(recipe["output_dir"], "checkpoint")
+    wrong = recipe_problems(recipe)
+    problems = [f"{len(wrong)} wrong setting(s) in the config: {'; '.join(wrong)}"] if wrong else []
+    data: dict[str, RunData] = {}
+    if recipe.get("run_mode") != "predict":
+        with added_to(problems):
+            data = check_data(recipe, arguments.config)
+    own = run_layout.checkpoint_dir(Path(recipe["output_dir"]))
     if recipe.get("resume_training") is not True or not saved_steps.find_checkpoints(own).complete:
-        check_base_weights(recipe)
-    if recipe.get("use_parallel") and Path(recipe.get("load_checkpoint") or "").suffix == ".safetensors":
-        raise ToolkitError(f"--load_checkpoint {recipe['load_checkpoint']}: under several workers "
-                           "MindFormers takes a single file as .ckpt only; make one with weights.py "
-                           "from-hf HF_DIR base.ckpt, or train with --use_parallel False")
-    return parameters, data
+        problems += base_weight_problems(recipe)
+    if problems:
+        raise ToolkitError("; ".join(problems))
+    count = lora.count_parameters(recipes.model_config(recipe))
+    return Parameters(base=count.base, trainable=count.trainable, ratio=count.ratio,
+                      lora_cells=count.matched), data
 
 
 def prepare_output(recipe: recipes.Recipe, parameters: Parameters, data: Mapping[str, RunData],
                    arguments: argparse.Namespace) -> None:
     """Writes resolved_config.yaml and run.json into the output folder, on rank 0 only.
 
-    A run that goes on keeps those of its start: they name the base weights, not the last checkpoint.
+    A run that is continued keeps those of its start: they name the base weights, not the last checkpoint.
 
     Raises:
         ToolkitError: The folder holds another run and this is neither a resume nor --overwrite.
@@ -85,8 +79,7 @@ def prepare_output(recipe: recipes.Recipe, parameters: Parameters, data: Mapping
     folder = Path(recipe["output_dir"])
     resolved = folder / RESOLVED_CONFIG
     if is_run(folder) and recipe.get("resume_training"):
-        changed = [*same_run.differences(recipes.load_yaml(resolved), recipe),
-                   *same_run.data_differences(read_run_info(folder), data, worker_count())]
+        changed = same_run.run_differences(folder, recipe, data, worker_count())
         if changed and not arguments.overwrite:
             raise ToolkitError(f"{folder} holds another run; {len(changed)} difference(s): "
                                f"{'; '.join(changed)}. Resume it with its own settings, or choose "
@@ -127,8 +120,8 @@ def continue_run(recipe: recipes.Recipe) -> None:
     if recipe.get("resume_training") is not True:
         return
     given = recipe.get("load_checkpoint")
-    own = Path(recipe["output_dir"], "checkpoint")
-    folder = Path(given) if given and Path(given, "rank_0").is_dir() else own
+    own = run_layout.checkpoint_dir(Path(recipe["output_dir"]))
+    folder = Path(given) if given and run_layout.rank_dir(Path(given), 0).is_dir() else own
     found = saved_steps.prepare(folder, rank())
     if found is None:
         if not is_run(Path(recipe["output_dir"])):
@@ -146,15 +139,11 @@ def continue_run(recipe: recipes.Recipe) -> None:
 
 def train(recipe: recipes.Recipe) -> None:
     """Runs MindFormers' Trainer on the resolved recipe (finetune, or eval of the loss)."""
-    os.environ.setdefault("LOG_MF_PATH", str(Path(recipe["output_dir"]) / "log"))
-    from mindformers import MindFormerConfig, Trainer, build_context
+    from mindformers import Trainer, build_context
 
     cpu_patches.adapt(recipe["context"]["device_target"])
     recipe["load_ckpt_format"] = checkpoint_format(recipe)
-    # MindFormers fills in its template only for a file, and each process needs one of its own: rank 0's
-    # resolved_config.yaml may not be there yet.
-    with tempfile.TemporaryDirectory() as folder:
-        config = MindFormerConfig(str(recipes.write_resolved(recipe, Path(folder) / RESOLVED_CONFIG)))
+    config = mindformers_config(recipe)
     build_context(config)
     trainer = Trainer(config)
     if recipe["run_mode"] == "finetune":

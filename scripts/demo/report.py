@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from research_internlm.contest.scoring import gate_against_base, squad_pair
-from research_internlm.logs import evaluations
 from research_internlm.runs.log_summary import draw, table
 from research_internlm.runs.result_files import read_result
-from research_internlm.runs.worker_logs import read_run
+from research_internlm.runs.worker_logs import evaluations, read_run
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import write_json, write_text
 
@@ -97,13 +96,13 @@ def markdown(results: dict[str, Any], figures: list[str], facts: dict[str, Any])
         *[f"![{name}]({name})\n" for name in figures]])
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the demo")
     parser.add_argument("--seconds", type=int, required=True, help="wall time of the demo so far")
     parser.add_argument("--quick", action="store_true", help="only a few steps were trained: do not judge")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     out = Path(arguments.out)
     results = collect(out)
     facts = {"seconds": arguments.seconds, "cores": os.cpu_count(), "machine": platform.machine(),

@@ -34,7 +34,7 @@ SQUAD_PASSAGES_PER_CATEGORY = 8
 
 
 @dataclass(frozen=True)
-class Question:
+class SampleQuestion:
     """One multiple-choice question: the right option's text is `options[answer]`."""
 
     category: Category
@@ -43,15 +43,15 @@ class Question:
     answer: int
 
 
-def make_question(category: Category, text: str, right: str, rng: random.Random) -> Question:
+def make_question(category: Category, text: str, right: str, rng: random.Random) -> SampleQuestion:
     """A question with three wrong options of the same category, in seeded order."""
     wrong = sorted(set(category.facts.values()) - {right})
     options = [right, *rng.sample(wrong, 3)]
     rng.shuffle(options)
-    return Question(category, text, options, options.index(right))
+    return SampleQuestion(category, text, options, options.index(right))
 
 
-def make_questions(category: Category, rng: random.Random) -> list[Question]:
+def make_questions(category: Category, rng: random.Random) -> list[SampleQuestion]:
     """One question per fact, in seeded order."""
     questions = [make_question(category, category.question.format(subject), right, rng)
                  for subject, right in category.facts.items()]
@@ -59,7 +59,7 @@ def make_questions(category: Category, rng: random.Random) -> list[Question]:
     return questions
 
 
-def write_csv(path: Path, questions: list[Question]) -> None:
+def write_csv(path: Path, questions: list[SampleQuestion]) -> None:
     """MMLU: six columns, no header. CMMLU: a header and an index column."""
     text = io.StringIO()
     writer = csv.writer(text)
@@ -71,7 +71,7 @@ def write_csv(path: Path, questions: list[Question]) -> None:
     write_text(path, text.getvalue())
 
 
-def write_exam(folder: Path, questions: list[Question]) -> None:
+def write_exam(folder: Path, questions: list[SampleQuestion]) -> None:
     """Splits one category's questions over dev, test and, for MMLU, val, named as the real files are."""
     category = questions[0].category
     if category.source == "mmlu":
@@ -108,14 +108,14 @@ def squad_json(rng: random.Random) -> dict[str, Any]:
     return {"version": "1.1", "data": articles}
 
 
-def choice_item(question: Question) -> dict[str, str]:
+def choice_item(question: SampleQuestion) -> dict[str, str]:
     """A multiple-choice training item in the recipe's wording."""
     return {"instruction": choice_instruction(question.category.name.replace("_", " ")),
             "input": choice_input(question.text, question.options),
             "output": choice_output(LETTERS[question.answer], question.options[question.answer])}
 
 
-def base_corpus(base_questions: list[Question], rng: random.Random) -> list[dict[str, str]]:
+def base_corpus(base_questions: list[SampleQuestion], rng: random.Random) -> list[dict[str, str]]:
     """Pre-training samples: facts as plain questions, multiple choice, look-ups, passages.
 
     A look-up asks which option says a given text: it teaches what a letter stands for, and no fact.
@@ -138,13 +138,13 @@ def base_corpus(base_questions: list[Question], rng: random.Random) -> list[dict
     return items
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the data")
     parser.add_argument("--seed", type=int, default=42,
                         help="seed of all random choices (default: %(default)s)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     folder = Path(arguments.output_dir)
     rng = random.Random(arguments.seed)
     base_questions = []

@@ -21,16 +21,15 @@ from sentencepiece import sentencepiece_model_pb2
 
 from research_internlm.data.chat_template import render_chat
 from research_internlm.data.choice import choice_instruction, choice_output
+from research_internlm.data.families import FAMILIES, INTERNLM
 from research_internlm.data.items import render_squad
-from research_internlm.data.tokens import INTERNLM, INTERNLM2, load_tokenizer
+from research_internlm.data.tokens import load_tokenizer
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import publish, read_json, require_absent, staging
 
 _USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
 _NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
 TRAINED_PIECES = 700
-END_MARKERS = {INTERNLM: ("<TOKENS_UNUSED_139>", "<TOKENS_UNUSED_140>"),
-               INTERNLM2: ("[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]")}
 OWN_PIECES = ("\n", ".")
 
 
@@ -93,22 +92,23 @@ def train(lines: list[str], family: str) -> bytes:
         text = text.replace(" ", "\u2581")
         piece = pieces.get(text) or model.pieces.add(piece=text)
         piece.type, piece.score = _USER_DEFINED, 0.0
-    for text in END_MARKERS[family]:
-        model.pieces.add(piece=text, type=_NORMAL, score=0.0)
+    last = {place: text for text, place in FAMILIES[family].pieces.values() if place < 0}
+    for place in sorted(last):
+        model.pieces.add(piece=last[place], type=_NORMAL, score=0.0)
     model.trainer_spec.vocab_size = len(model.pieces)
     return model.SerializeToString()
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--corpus", action="append", required=True, metavar="F.json",
                         help="alpaca or reading items to train on (repeatable)")
     parser.add_argument("--output", required=True, metavar="F.model", help="the tokenizer")
-    parser.add_argument("--family", choices=END_MARKERS, default=INTERNLM,
+    parser.add_argument("--family", choices=FAMILIES, default=INTERNLM,
                         help="the model it is for (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     output = require_absent(arguments.output, arguments.overwrite)
     with staging(output.parent) as folder:
         staged = Path(folder) / output.name

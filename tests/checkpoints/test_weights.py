@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from research_internlm.checkpoints import dtypes, tensor_files, weight_names
 from research_internlm.checkpoints.dtypes import BF16, Entry
 from research_internlm.checkpoints.tensor_files import TensorFile, write_tensors
+from research_internlm.data import families
 from research_internlm.model import lora
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.weight_files import CONFIG, SHAPES, random_tensors, read, write
@@ -20,7 +21,7 @@ from tests.helpers.weight_files import CONFIG, SHAPES, random_tensors, read, wri
 # Names
 
 
-@pytest.mark.parametrize("spelling", [weight_names.LLAMA, weight_names.INTERNLM2])
+@pytest.mark.parametrize("spelling", [families.LLAMA_NAMES, families.INTERNLM2_NAMES])
 def test_names_go_both_ways(spelling):
     """Every parameter has one place, every place gives its parameters back, and nothing is left over."""
     places = {weight_names.to_hf(name, spelling) for name in SHAPES}
@@ -28,7 +29,7 @@ def test_names_go_both_ways(spelling):
     assert sorted(back) == sorted(SHAPES)
     for name in SHAPES:
         assert name in weight_names.from_hf(weight_names.to_hf(name, spelling), spelling)
-    if spelling == weight_names.LLAMA:
+    if spelling == families.LLAMA_NAMES:
         assert len(places) == len(SHAPES)
 
 
@@ -47,14 +48,14 @@ def test_names_go_both_ways(spelling):
      "model.layers.0.ffn_norm.weight"),
 ])
 def test_names_are_the_releases(ours, llama, internlm2):
-    assert weight_names.to_hf(ours, weight_names.LLAMA) == llama
-    assert weight_names.to_hf(ours, weight_names.INTERNLM2) == internlm2
+    assert weight_names.to_hf(ours, families.LLAMA_NAMES) == llama
+    assert weight_names.to_hf(ours, families.INTERNLM2_NAMES) == internlm2
 
 
 def test_the_fused_wqkv_is_cut_as_internlm2_lays_it_out():
     # 4 heads of 2 rows, 2 key-value heads: q0 q1 k0 v0 | q2 q3 k1 v1
     name = "model.layers.0.attention.w{}.weight"
-    rows = {letter: weight_names.source_of(name.format(letter), weight_names.INTERNLM2, CONFIG).rows
+    rows = {letter: weight_names.source_of(name.format(letter), families.INTERNLM2_NAMES, CONFIG).rows
             for letter in "qkv"}
     assert rows == {"q": ((0, 4), (8, 12)), "k": ((4, 6), (12, 14)), "v": ((6, 8), (14, 16))}
 

@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file, save_file
 
-import yaml
 from research_internlm import recipes
 from research_internlm.checkpoints import dtypes, hf_config, hf_folder
 from research_internlm.checkpoints.dtypes import BF16
@@ -97,7 +97,7 @@ def test_a_tied_head_becomes_a_copy_of_the_embedding(tmp_path):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"model_type": "qwen2"}, "model_type 'qwen2'; this toolkit knows internlm, llama, internlm2"),
+    ({"model_type": "qwen2"}, "model_type 'qwen2'; this toolkit knows internlm, internlm2, llama"),
     ({"hidden_act": "gelu", "rope_scaling": {"type": "linear", "factor": 2}},
      "hidden_act gelu.*rope_scaling linear"),
     ({"head_dim": 16}, "head_dim 16 x 4 heads is not hidden_size 8"),

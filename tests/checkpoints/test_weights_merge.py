@@ -185,7 +185,7 @@ def test_mindformers_defaults_are_an_adapter_s(tmp_path):
 @pytest.mark.parametrize(("change", "message"), [
     ({"target_modules": None}, "target_modules is None; it must be a regular expression"),
     ({"target_modules": "*wq"}, r"target_modules is '\*wq'; it must be a regular expression"),
-    ({"lora_rank": 0}, "lora_rank is 0; it must be a number of at least 1"),
+    ({"lora_rank": 0}, "lora_rank is 0; it must be a whole number of at least 1"),
     ({"lora_alpha": "32"}, "lora_alpha is '32'; it must be"),
 ])
 def test_a_pet_config_that_trains_nothing_is_refused(run, tmp_path, change, message):

@@ -12,7 +12,7 @@ import pytest
 from research_internlm.checkpoints.dtypes import BF16
 from research_internlm.checkpoints.hf_export import tokenizer_texts
 from research_internlm.checkpoints.hf_folder import HfFolder
-from research_internlm.data.chat_template import encode, render_chat
+from research_internlm.data.chat_template import encode, render_messages
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.commands import run_script
@@ -222,9 +222,14 @@ def test_the_exported_tokenizer_gives_training_s_ids(real_data, tmp_path, family
     for text in ("The right option is A.", "  two  spaces\n\n中文，", "<|User|>:x"):
         assert tokenizer(text)["input_ids"] == [special["bos"], *processor.encode(text)]
         assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
-    chat = tokenizer.apply_chat_template([{"role": "user", "content": "Do it.\nQuestion: 中 \nA.x"}])
-    expected = encode(render_chat("Do it.", "Question: 中 \nA.x", family=family), processor, special)[0]
-    assert chat == expected
+    texts = ("Be kind.", "Do it.\nQuestion: 中 \nA.x", "The right option is A.x", "\n再\n", " Yes", "?")
+    for roles in ("user", "system user", "user assistant", "system user assistant user assistant",
+                  "system user assistant user assistant user"):
+        start = 0 if roles.startswith("system") else 1
+        messages = [{"role": role, "content": text}
+                    for role, text in zip(roles.split(), texts[start:], strict=False)]
+        assert tokenizer.apply_chat_template(messages) == encode(
+            render_messages(messages, family), processor, special)[0]
     stop = json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"]
     assert stop == list(special.stop_ids)
 

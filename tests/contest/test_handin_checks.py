@@ -4,11 +4,11 @@ import json
 import shutil
 
 import pytest
-
 import yaml
+
 from research_internlm import recipes
 from research_internlm.contest import facts, handin_checks, handin_zip, learning_rate, squad_check
-from research_internlm.runs import run_folder
+from research_internlm.runs import run_folder, worker_logs
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import manifest_path, write_json, write_manifest, write_text
@@ -67,6 +67,14 @@ def test_log_changed_after_the_report(run):
     path = run / "msrun_log/worker_1.log"
     path.write_text(path.read_text().replace("loss:[4.0", "loss:[3.0"))
     assert "report.md is older than msrun_log/worker_1.log" in the_problem(run)
+
+
+def test_train_log_changed_after_the_report(run):
+    path = run / run_layout.TRAIN_LOG
+    path.write_text("{}\n")
+    finished_run.rewrite_report(run)
+    path.write_text("[]\n")
+    assert "report.md is older than train_log.jsonl" in the_problem(run)
 
 
 def test_checkpoint_made_after_the_report(run):
@@ -203,6 +211,15 @@ def test_peak_learning_rate(run):
         path.write_text(path.read_text().replace("lr: 5e-05", "lr: 0.0003"))
     found = rewritten(run)
     assert len(found) == 2 and "peaks at 0.0003 in the training log of rank 0, but 5e-05" in found[0]
+
+
+@pytest.mark.parametrize(("logged", "problems"), [
+    ("4.6e-05", 1), ("4.8e-05", 0), ("5.2e-05", 0), ("5.4e-05", 1)])  # 8, 4 and 4, 8 % off
+def test_two_printed_digits_of_a_learning_rate_are_enough(tmp_path, logged, problems):
+    (tmp_path / "worker_0.log").write_text(log_text(range(1, 11)).replace("lr: 5e-05", f"lr: {logged}"))
+    logs = worker_logs.read_run(tmp_path)
+    schedule = {"type": "ConstantWarmUpLR", "learning_rate": 5e-5}
+    assert len(list(learning_rate.peak_problems(schedule, logs, 10))) == problems
 
 
 @pytest.mark.parametrize(("line", "words"), [

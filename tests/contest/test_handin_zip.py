@@ -76,6 +76,7 @@ def empty_environment(tmp_path_factory):
     return folder / "bin/python"
 
 
+@pytest.mark.slow
 def test_the_packed_source_runs_as_its_readme_says(run, tmp_path, empty_environment):
     target = handin_zip.package(run, "t", tmp_path)
     with zipfile.ZipFile(target) as archive:

@@ -26,7 +26,7 @@ class Characters:
 
 
 SPECIAL = SpecialTokens(2000, MappingProxyType(
-    {"bos": 1001, "eos": 1002, "eoh": 1003, "eoa": 1004, "newline": 1010}))
+    {"bos": 1001, "eos": 1002, "end_of_user": 1003, "end_of_assistant": 1004, "newline": 1010}))
 NAMES = {1001: "«s»", 1002: "«/s»", 1003: "«eoh»", 1004: "«eoa»", 1010: "«nl»"}
 
 
@@ -72,7 +72,7 @@ def test_items_choose_their_prompt_by_their_fields():
 
 
 def test_multiple_choice_strings_are_the_official_converter_s():
-    # notes/contest.md: the space before the first newline, none after the dot
+    # docs/traps.md#contest-strings: the space before the first newline, none after the dot
     assert choice_input("Why?", ["a", "b", "c", "d"]) == "Question: Why? \nA.a\nB.b\nC.c\nD.d"
     assert choice_output("C") == "The right option is C."
     assert choice_output("C", "text") == "The right option is C.text"
@@ -134,7 +134,10 @@ def test_rows_are_one_longer_than_seq_length():
 
 def test_internlm_ids_are_the_real_vocabulary_s(real_data):
     special = special_tokens(load_tokenizer(real_data / "tokenizers" / "internlm.model"))
-    assert dict(special.ids) == {"unk": 0, "bos": 1, "eos": 2, "newline": 13, "eoa": 103166, "eoh": 103167}
+    assert dict(special.ids) == {"unk": 0, "bos": 1, "eos": 2, "newline": 13, "end_of_assistant": 103166,
+                                 "end_of_user": 103167}
+    assert special.manifest_entry() == {"unk": 0, "bos": 1, "eos": 2, "newline": 13, "eoa": 103166,
+                                        "eoh": 103167, "vocab_size": 103168}
     assert special.vocab_size == 103168
     assert special.stop_ids == (103166, 2)
 

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research_internlm.data.choice import (
+    ChoiceQuestion,
     choice_input,
     choice_instruction,
     choice_output,
     parse_choice,
     parse_choice_input,
     parse_choice_output,
+    read_choice,
 )
 from research_internlm.shared.errors import ToolkitError
 
@@ -23,7 +25,7 @@ hostile = st.lists(st.sampled_from(["\nA.", "\nB.", "\nC.", "\nD.", "\n", "A.", 
 
 
 def test_rendered_strings_are_the_contests():
-    # notes/contest.md, "Item (exact strings)"
+    # docs/traps.md#contest-strings
     assert choice_instruction("law") == (
         "Here is a question about law, the correct answer is one of the options A/B/C/D. Please select the "
         "correct option and answer the question with 'The right option is'.")
@@ -95,6 +97,24 @@ def test_completed_output_settles_an_ambiguous_input():
 def test_ambiguous_or_contradictory_items_are_refused(output, said):
     with pytest.raises(ToolkitError, match=said):
         parse_choice("Question: q \nA.a\nB.b\nB.c\nC.d\nD.e", output)
+
+
+@given(hostile, st.lists(hostile, min_size=4, max_size=4), st.sampled_from("ABCD"), st.booleans())
+def test_a_written_question_is_read_back(question, options, answer, completed):
+    written = ChoiceQuestion("i", "Choose.", question, tuple(options), answer, "mmlu", "law", (("row", 3),))
+    item = written.item(completed, id="i", ordering=2)
+    assert list(item) == ["instruction", "input", "output", "id", "ordering", "source", "subject", "row",
+                          "question", "options", "answer"]
+    assert item["output"] == choice_output(answer, options["ABCD".index(answer)] if completed else "")
+    assert read_choice(item, "elsewhere") == written
+
+
+def test_foreign_texts_are_read_strictly():
+    item = {"instruction": "Choose.", "input": choice_input("q", "wxyz"), "output": choice_output("B", "x"),
+            "source": "a book"}
+    assert read_choice(item, "item 4") == ChoiceQuestion("item 4", "Choose.", "q", tuple("wxyz"), "B")
+    with pytest.raises(ToolkitError, match="no reading"):
+        read_choice({**item, "output": "The right option is B.y"}, "")
 
 
 @pytest.mark.real_data

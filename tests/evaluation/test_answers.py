@@ -12,7 +12,7 @@ from research_internlm.evaluation.answers import extract_letter
     ("The right option is A.", "A"),
     ("The right option is B.Paris", "B"),
     (" \n The right option is D. Paris\nmore", "D"),
-    ("The right option is B.Both A and C", "B"),  # trap 7: read as C by searching for capitals
+    ("The right option is B.Both A and C", "B"),  # docs/traps.md#letter-read-from-the-wrong-place
     ("The right option is B.The right option is C.", "B"),
     ("The right option is B.x\nThe right option is C.", "B"),  # run-on after the answer
     ("The right option is A.nswer", "A"),

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from research_internlm import audit
-from research_internlm.data.chat_template import END_MARKERS
 from research_internlm.data.choice import choice_output
-from research_internlm.data.label_kinds import label_kinds
+from research_internlm.data.families import FAMILIES
+from research_internlm.data.label_categories import label_categories
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.evaluation import audit_findings
 from research_internlm.shared.errors import ToolkitError
@@ -20,8 +20,8 @@ def vocabulary(request, real_data):
 
 def kinds_of(vocabulary, answer, end="eoa"):
     processor, special = vocabulary
-    ends = [special[role] for role in END_MARKERS[special.family][end]]
-    return label_kinds([*processor.encode(answer), *ends], processor, special)
+    ends = [special[role] for role in FAMILIES[special.family].end_markers[end]]
+    return label_categories([*processor.encode(answer), *ends], processor, special)
 
 
 @pytest.mark.real_data
@@ -40,7 +40,7 @@ def test_every_token_has_a_kind_and_one_is_the_letter(vocabulary, option):
     kinds = kinds_of(vocabulary, choice_output("B", option))
     assert kinds.count("letter") == 1
     assert len(kinds) == len(vocabulary[0].encode(choice_output("B", option))) + len(
-        END_MARKERS[vocabulary[1].family]["eoa"])
+        FAMILIES[vocabulary[1].family].end_markers["eoa"])
     assert kinds[:4] == ["template words"] * 4
 
 
@@ -63,16 +63,16 @@ def kinds_with(**means):
 
 
 def warned(tuned, base, marker="eoa", end_kind="<eoa>", **costs):
-    result = {"unlearnt": audit_findings.unlearnt(tuned, base), "base": {"kinds": base}, "end_marker": marker,
-              "end_kind": end_kind, "tuned": {"kinds": tuned, "end_markers": costs}}
+    result = {"unlearnt": audit_findings.high_loss_labels(tuned, base), "base": {"kinds": base},
+              "end_marker": marker, "end_kind": end_kind, "tuned": {"kinds": tuned, "end_markers": costs}}
     return audit_findings.warnings(result)
 
 
 def test_the_end_marker_that_stays_at_its_base_loss_is_named_with_the_alternatives():
     base = kinds_with(letter=1.4, eoa=11.5)
-    assert audit_findings.unlearnt(kinds_with(letter=0.2, eoa=11.2), base) == ["<eoa>"]
-    assert audit_findings.unlearnt(kinds_with(letter=0.2, eoa=0.4), base) == []
-    assert audit_findings.unlearnt(kinds_with(eoa=0.05), kinds_with(eoa=0.05)) == []
+    assert audit_findings.high_loss_labels(kinds_with(letter=0.2, eoa=11.2), base) == ["<eoa>"]
+    assert audit_findings.high_loss_labels(kinds_with(letter=0.2, eoa=0.4), base) == []
+    assert audit_findings.high_loss_labels(kinds_with(eoa=0.05), kinds_with(eoa=0.05)) == []
     (warning,) = warned(kinds_with(letter=0.2, eoa=11.2), base, eoa=11.2, eos=2.5)
     for words in ("<eoa> did not improve enough: 11.200 nats, base 11.500", "98%",
                   "--end_marker eos would cost 2.500"):
@@ -91,9 +91,9 @@ def test_other_end_markers_are_offered_only_where_they_were_measured():
 def test_what_got_worse_and_what_is_no_number_is_said():
     (worse,) = warned(kinds_with(letter=3.0), kinds_with(letter=0.05))
     assert "letter got worse: 3.000 nats, base 0.050" in worse
-    assert audit_findings.unlearnt(kinds_with(letter=0.09), kinds_with(letter=0.05)) == []
+    assert audit_findings.high_loss_labels(kinds_with(letter=0.09), kinds_with(letter=0.05)) == []
     broken = kinds_with(letter=float("nan"), eoa=0.1)
-    assert audit_findings.unlearnt(broken, kinds_with(letter=1.0, eoa=11.0)) == ["letter"]
+    assert audit_findings.high_loss_labels(broken, kinds_with(letter=1.0, eoa=11.0)) == ["letter"]
     (text,) = warned(broken, kinds_with(letter=1.0, eoa=11.0))
     assert "the loss of letter is not a number" in text
     without_base = {"unlearnt": [], "tuned": {"kinds": broken}}
@@ -103,8 +103,8 @@ def test_what_got_worse_and_what_is_no_number_is_said():
 @pytest.mark.real_data
 def test_own_end_and_what_the_others_cost_there(vocabulary):
     processor, special = vocabulary
-    for end in END_MARKERS[special.family]:
-        ids = [*processor.encode("x"), *(special[role] for role in END_MARKERS[special.family][end])]
+    for end in FAMILIES[special.family].end_markers:
+        ids = [*processor.encode("x"), *(special[role] for role in FAMILIES[special.family].end_markers[end])]
         rows = [(np.array([9, *ids]), np.array([-100, *ids]))] * 2
         kinds = [audit_findings.row_kinds(labels, processor, special) for _, labels in rows]
         marker, kind = audit_findings.own_end(rows, kinds, special)

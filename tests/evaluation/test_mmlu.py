@@ -7,14 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_internlm.data.choice import choice_input, choice_instruction, choice_output
-from research_internlm.evaluation.mmlu import (
-    ChoiceItem,
-    ChoiceResult,
-    load_test_items,
-    score,
-    wilson_interval,
-)
+from research_internlm.data.choice import ChoiceQuestion, choice_input, choice_instruction, choice_output
+from research_internlm.evaluation.mmlu import ChoiceResult, load_test_items, score, wilson_interval
 from research_internlm.shared.errors import ToolkitError
 
 
@@ -45,9 +39,11 @@ def load(tmp_path):
 
 
 def test_structured_item(load):
-    assert load([entry()]) == [ChoiceItem(
-        "q1", entry()["instruction"], entry()["input"], ("Lima", "Paris", "Rome", "Oslo"), "B",
-        "MMLU", "geography")]
+    question, = load([entry()])
+    assert question == ChoiceQuestion("q1", entry()["instruction"], "Capital of France?",
+                                      ("Lima", "Paris", "Rome", "Oslo"), "B", "MMLU", "geography",
+                                      (("split", "test"),))
+    assert question.input == entry()["input"]
 
 
 def test_output_without_the_options_text_is_fine(load):
@@ -97,7 +93,7 @@ def test_bad_files_are_named(load, value, said):
 
 
 def result(letter, answer="A", source="MMLU", subject="law", name="i", text=""):
-    return ChoiceResult(ChoiceItem(name, "", "", ("a", "b", "c", "d"), answer, source, subject), letter, text)
+    return ChoiceResult(ChoiceQuestion(name, "", "", tuple("abcd"), answer, source, subject), letter, text)
 
 
 def test_score_counts_every_answer():

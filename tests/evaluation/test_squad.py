@@ -62,7 +62,7 @@ def test_official_golden(prediction, answers, f1, em):
     assert official_metric.score_answer(prediction, answers) == pytest.approx((f1, em))
 
 
-# The contest's metric. Values by hand; the first five also in notes (verified with MindFormers).
+# The contest's metric. Values by hand; the first five are MindFormers' EmF1Metric's too.
 
 @pytest.mark.parametrize(("prediction", "answer", "f1", "em"), [
     ("the Denver Broncos", "Denver Broncos", 3 / 4, 0),  # 3 of 5 segments and 3 of 3
@@ -230,10 +230,11 @@ def test_no_questions_is_an_error():
         score_predictions([], {})
 
 
+@pytest.mark.slow
 def test_scoring_is_quiet_and_needs_no_mindspore(tmp_path):
     code = ("import sys; sys.modules['mindspore'] = sys.modules['mindformers'] = None\n"
             "from research_internlm.evaluation import answers, mmlu, squad\n"
-            "question = squad.Question('a', 'p', 't', ('Denver Broncos',), True)\n"
+            "question = squad.SquadQuestion('a', 'p', 't', ('Denver Broncos',), True)\n"
             "print(squad.score_predictions([question], {'a': 'Denver'})['contest']['f1'])")
     # No compiled files: jieba's warnings come up when it is compiled, as on a fresh machine.
     done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True,

@@ -10,7 +10,7 @@ from research_internlm.recipes.data_check import mindrecord_files
 
 
 def upstream_ids(item, processor, eoh, eoa):
-    """The sequence of research/internlm/alpaca_data_preprocess.py, restated from notes/contest.md."""
+    """The sequence of research/internlm/alpaca_data_preprocess.py, see docs/traps.md#contest-strings."""
     user = processor.encode("<|User|>:" + item["instruction"] + "\n" + item["input"])
     bot, answer = processor.encode("<|Bot|>:"), processor.encode(item["output"])
     ids = [1, *user, eoh, 13, *bot, *answer, eoa, 13, 2]

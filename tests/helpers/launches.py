@@ -106,6 +106,9 @@ def prepare(command_line):
 @pytest.fixture
 def start_one(work, monkeypatch):
     """Launches one worker that ends before its first step; returns the exit code and msrun's command."""
+    from research_internlm.recipes import check  # noqa: F401
+    from research_internlm.training import registered  # noqa: F401 (so that no launch imports it again)
+
     monkeypatch.chdir(ROOT)
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
@@ -120,7 +123,6 @@ def start_one(work, monkeypatch):
 
         monkeypatch.setattr(msrun_module, "run_msrun", run_msrun)
         words = launch_command(work, output, 1, *more, launcher=launcher)[2:]
-        monkeypatch.setattr(launch_module.sys, "argv", ["launch.py", *words])
         try:
             return launch_module.launch_run(options.parse(words, "")), started
         finally:

@@ -10,7 +10,6 @@ import copy
 import json
 import sys
 from pathlib import Path
-from types import MappingProxyType
 
 import mindspore
 import numpy as np
@@ -19,8 +18,7 @@ from mindformers.models.build_model import build_network
 
 from research_internlm import recipes
 from research_internlm.checkpoints import weight_names
-from research_internlm.data.tokens import SpecialTokens
-from research_internlm.inference.engine import InferenceModel
+from research_internlm.inference.engine import Engine
 from tests.helpers.commands import ROOT
 
 OVERLAY = ROOT / "yaml" / "overlays" / "cpu_tiny.yaml"
@@ -61,8 +59,7 @@ def main():
     ids = np.load(job["ids"])
     recipe = recipes.resolve(ROOT / "yaml" / "predict_mmlu.yaml", [OVERLAY], job["overrides"])
     model_config = recipes.model_config(recipe)
-    special = SpecialTokens(model_config["vocab_size"], MappingProxyType({"eoa": NEVER, "eos": NEVER}))
-    model = InferenceModel(copy.deepcopy(recipe), job["checkpoint"], special)
+    model = Engine(copy.deepcopy(recipe), job["checkpoint"], stop_ids=(NEVER,))
     built = [parameter.name for parameter in model.network.get_parameters()]
     result = {"logits": logits(model.network, ids), "built": np.array(sorted(built)),
               "names": np.array(sorted(weight_names.parameter_shapes(model_config)))}

@@ -12,12 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
 import yaml
+
 from research_internlm import mirror
 from research_internlm.checkpoints.header import read_header, step_of
 from research_internlm.mirroring import beside_a_run, fetch, push, watch
 from research_internlm.mirroring.push import Pusher
+from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.processes import RUN_MARK, processes_of
 from research_internlm.storage import obs
@@ -80,7 +81,9 @@ def content(folder):
             if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_growing_run_is_in_the_mirror_and_comes_back(bucket, run, tmp_path, capsys):
+    (run / "train_log.jsonl").write_text("{}\n")
     sender = pusher(bucket, run)
     for step in range(2, 22, 2):
         checkpoint(run, step)
@@ -95,12 +98,12 @@ def test_a_growing_run_is_in_the_mirror_and_comes_back(bucket, run, tmp_path, ca
     copy = fetched(bucket, tmp_path / "copy")
     wanted = {name: data for name, data in content(run).items()
               if not name.startswith("checkpoint") or int(name[:-5].rsplit("_")[-1]) % 4 == 0}
-    assert content(copy) == wanted and len(wanted) == 8
+    assert content(copy) == wanted and len(wanted) == 9
     out = capsys.readouterr().out
     assert "up to step 20" in out and "/data/train.mindrecord (sha256 aaaa" in out and "bbbb" in out
-    assert "8 fetched" in out
+    assert "9 fetched" in out
     fetched(bucket, copy)
-    assert "0 fetched, 8 there already" in capsys.readouterr().out
+    assert "0 fetched, 9 there already" in capsys.readouterr().out
 
 
 def test_what_is_unfinished_is_not_sent(bucket, run):
@@ -161,6 +164,7 @@ def test_only_its_own_objects_are_removed(bucket, run):
     assert {upload["Key"] for upload in uploads} == {"team/run/files/theirs.ckpt", f"{mine}.theirs"}
 
 
+@pytest.mark.slow
 def test_what_a_lost_machine_began_is_removed_by_the_next(bucket, run, tmp_path, proxy, monkeypatch):
     monkeypatch.setattr(obs, "RETRIES", 0)
     monkeypatch.setattr(push, "PART_SIZE", 5 * 2**20)
@@ -177,6 +181,7 @@ def test_what_a_lost_machine_began_is_removed_by_the_next(bucket, run, tmp_path,
     assert "Uploads" not in bucket.list_multipart_uploads(Bucket=bucket.name)
 
 
+@pytest.mark.slow
 def test_errors_of_the_network_are_waited_out(bucket, run, proxy, monkeypatch, tmp_path):
     monkeypatch.setattr(obs, "RETRIES", 0)
     monkeypatch.setattr(push, "PART_SIZE", 5 * 2**20)
@@ -209,6 +214,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_pusher_goes_on_with_its_parts(root, bucket, run, proxy):
     checkpoint(run, 4, size=12_000_000)  # 3 parts of 16 MiB
     proxy.delay = 0.5
@@ -225,6 +231,7 @@ def test_a_killed_pusher_goes_on_with_its_parts(root, bucket, run, proxy):
     assert proxy.parts == 3 and mirrored_steps(bucket) == [4]
 
 
+@pytest.mark.slow
 def test_it_stays_until_no_worker_lives(root, bucket, run):
     worker = subprocess.Popen(["sleep", "60"], env=os.environ | {RUN_MARK: str(run)})
     process = start(root, bucket, run)
@@ -239,10 +246,11 @@ def test_it_stays_until_no_worker_lives(root, bucket, run):
     assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_two_mirrors_of_a_folder_take_turns(root, bucket, run):
     first, second = start(root, bucket, run), start(root, bucket, run)
     wait_for(lambda: "Contents" in bucket.list_objects_v2(Bucket=bucket.name, Prefix="team/run/mirror.json"))
-    wait_for(lambda: (run / watch.LOCK).exists())
+    wait_for(lambda: (run / run_layout.MIRROR_LOCK).exists())
     for process in (first, second):
         process.stdin.close()
     logs = [process.stderr.read() for process in (first, second)]
@@ -263,6 +271,7 @@ def test_sigterm_sends_the_rest(root, bucket, run):
     assert index(bucket)["files"]["msrun_log/worker_0.log"]["bytes"] == len("step 1\nthe end")
 
 
+@pytest.mark.slow
 def test_with_a_wrong_key_nothing_is_safe_and_it_says_so(root, bucket, run, monkeypatch):
     monkeypatch.setenv("OBS_ACCESS_KEY_ID", "WRONG")
     path = checkpoint(run, 4)
@@ -403,6 +412,7 @@ def test_an_index_cannot_write_outside_of_the_folder(bucket, run, tmp_path):
         fetched(bucket, tmp_path / "copy")
 
 
+@pytest.mark.slow
 def test_a_mirror_that_cannot_work_is_told_before_the_start(bucket, work, start_one, monkeypatch, capsys):
     output = "before"
     with pytest.raises(ToolkitError, match=r"1 problem.* --mirror s3://x: 's3://x' is not of the form"):
@@ -430,6 +440,7 @@ def test_another_run_s_mirror_is_a_problem_before_the_start(bucket, run, work, s
         start_one("mixed", launcher=("--mirror", url(bucket)))
 
 
+@pytest.mark.slow
 def test_one_command_starts_resumes_and_sends_the_rest(bucket, work, start_one, capsys):
     with pytest.raises(ToolkitError, match=r"bucket nosuchbucket: .* answered 404"):
         start_one("everything", launcher=("--resume", "obs://nosuchbucket/x"))  # is no empty mirror

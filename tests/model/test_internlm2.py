@@ -29,7 +29,8 @@ def tokenizer(demo_data, tmp_path_factory):
 def test_the_real_vocabulary_is_recognised(real_data):
     special = special_tokens(load_tokenizer(real_data / "tokenizers" / "internlm2.model"))
     assert (special.family, special.vocab_size) == ("internlm2", 92544)
-    assert dict(special.ids) == {"unk": 0, "bos": 1, "eos": 2, "eoa": 92542, "eoh": 92542, "turn": 92543}
+    assert dict(special.ids) == {"unk": 0, "bos": 1, "eos": 2, "end_of_assistant": 92542,
+                                 "end_of_user": 92542, "turn_start": 92543}
     assert special.stop_ids == (92542, 2)
     other = special_tokens(load_tokenizer(real_data / "tokenizers" / "internlm.model"))
     assert other.family == "internlm"

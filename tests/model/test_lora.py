@@ -1,5 +1,7 @@
 """LoRA facts: counts derived by hand from InternLM's published shape, matching, scaling."""
 
+import re
+
 import pytest
 
 from research_internlm.contest import scoring
@@ -51,6 +53,33 @@ def test_grouped_query_attention_narrows_wk_and_wv():
 def test_no_matched_cell_is_an_error_that_names_the_cells():
     with pytest.raises(ToolkitError, match=r"q_proj.*wq, wk, wv, wo, w1, w2, w3"):
         lora.count_parameters({**INTERNLM_7B, "pet_config": {**PET, "target_modules": "q_proj"}})
+
+
+@pytest.mark.parametrize("target, dead", [
+    (r".*wq|.\*wk|.\*wv|.\*wo", r"'\.\\\\\*wk', .* match no cell"),  # markdown's escapes, copied along
+    (".*wq|.*wk|.*wv|.*w0", r"'\.\*w0' matches no cell"),
+    (".*q_proj|.*v_proj|.*wo", r"'\.\*q_proj', '\.\*v_proj' match no cell"),
+    (".*wq|", None), (".*(wq|none)", None), (r".*w[q|]", None), (r".*w[]|q]", None),
+    (r".*wq|.*w\||.*wk", r"'\.\*w\\\\\|' matches no cell"),
+    (".*wq | .*wv", r"'\.\*wq ', ' \.\*wv' match no cell"),
+    ([".*wq", ".*wk"], r"is a list, but MindFormers takes one pattern: write '\.\*wq\|\.\*wk'"),
+])
+def test_every_alternative_of_the_targets_matches_a_cell(target, dead):
+    pet = {**PET, "target_modules": target}
+    if dead is None:
+        assert lora.count_parameters({**INTERNLM_7B, "pet_config": pet}).matched
+        return
+    with pytest.raises(ToolkitError, match=dead):
+        lora.count_parameters({**INTERNLM_7B, "pet_config": pet})
+
+
+@pytest.mark.parametrize("pattern", [
+    ".*wq|.*wk", "a(b|c)|d", r"a\||b", "[|]|b", "[]|]|b", "[^]|]|b", r"\[a|b", ""])
+def test_alternatives_mean_the_whole_pattern(pattern):
+    """A text matches a pattern exactly when it matches one of its parts."""
+    parts = lora.alternatives(pattern)
+    for text in ("wq", "a|", "ab", "ac", "d", "b", "|", "]", "[a", "x", ""):
+        assert bool(re.match(pattern, text)) == any(re.match(part, text) for part in parts), (parts, text)
 
 
 def test_excluded_cells_are_not_counted():

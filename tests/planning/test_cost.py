@@ -1,11 +1,14 @@
 """The cost model: steps, tokens and hours against sums done by hand."""
 
+from datetime import datetime
+
 import pytest
 
 from research_internlm import plan, recipes
 from research_internlm.model.lora import count_parameters
 from research_internlm.planning import cost
 from research_internlm.recipes.schedule import Steps, saving_of, steps_of, warnings
+from research_internlm.runs.train_log_file import TrainLogLine, append
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import write_json, write_manifest, write_text
 from tests.helpers.run_info import manifest, run_info
@@ -81,6 +84,10 @@ def run_folder(root, folder, step_times):
 def test_a_run_s_logs_give_the_step_without_its_compilation(root, tmp_path, recipe):
     run = run_folder(root, tmp_path / "run", [90_000, 9_000, 210, 190, 200])
     assert cost.measured_run(run, recipe) == cost.Measured(200, 4 * 1024, 1024)
+    for step, ms in enumerate([90_000.5, 9_000.5, 210.5, 190.25, 200.75], 1):
+        append(run / "train_log.jsonl", TrainLogLine(
+            step, 400, 1, 1.0, ms, 5e-5, False, 16384.0, 1.0, datetime(2026, 11, 23), 0, None, None, 1.0))
+    assert cost.measured_run(run, recipe).step_ms == 200.75  # unrounded where the run has them
     with pytest.raises(ToolkitError, match="may hold compilation"):
         cost.measured_run(run_folder(root, tmp_path / "short", [90_000, 9_000]), recipe)
 

@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-import yaml
 from research_internlm import plan, recipes
 from research_internlm.contest import scoring
 from research_internlm.model.lora import count_parameters
@@ -87,7 +87,7 @@ def test_planned_checkpoints_survive_retention(sinks, sink_size, saves):
 
 
 def test_save_every_850_keep_10_spares_the_five():
-    # Trap 4 of the contest notes: 17,250 steps, of which oldest-first retention lost the first half.
+    # docs/traps.md#retention-deletes-the-first-checkpoints
     steps = Steps(17_250, cards=1, batch_size=1, epochs=1)
     saving = Saving.simulate(steps, 850, 10, 0)
     assert saving.five == [3_400, 6_800, 10_200, 13_600, 17_250]
@@ -196,7 +196,7 @@ def test_memory_of_the_7b_recipe(recipe):
 
 
 def test_memory_without_recompute_and_without_flash_attention(recipe):
-    # notes: about 17 GiB with flash attention, about 37 without.
+    # docs/traps.md#memory-without-recomputing
     kept = recipes.merge(recipe, {"recompute_config": {"recompute": False}})
     plain = recipes.merge(kept, {"model": {"model_config": {"use_flash_attention": False}}})
     count = count_parameters(recipes.model_config(recipe))
@@ -263,9 +263,6 @@ def test_written_yaml_holds_what_was_planned(root, tmp_path, capsys):
     (["--targets", "("], r"--targets '\(' is no regular expression"),
     (["model.model_config.pet_config.target_modules=("], r"target_modules '\(' is no regular expression"),
     (["model.model_config.pet_config.lora_rank=0"], "lora_rank is 0, but has to be a whole number"),
-    (["--seq_length", "512", "0"], "--seq_length 0 is not above 0"),
-    (["--rank", "-4"], "--rank -4 is not above 0"),
-    (["--step_time_ms", "nan"], "--step_time_ms nan is not above 0"),
 ])
 def test_what_cannot_be_planned_is_said(root, tmp_path, arguments, words):
     recipe = tmp_path / "recipe.yaml"
@@ -280,6 +277,7 @@ def test_an_unevaluated_end_is_said(root, capsys):
     plan.main(["--config", str(root / "yaml/lora_finetune.yaml"), "--items", "138020"])
     out = capsys.readouterr().out
     assert "the last at step 32,794" in out and "step 34,504, is not evaluated" in out and "1,816" in out
+    assert "trainable parameters 16,777,216 of 7,321,948,160 (ratio 0.00229136; against the contest's" in out
     plan.main(["--config", str(root / "yaml/lora_finetune.yaml"), "--items", "16000"])  # 4,000 = 20 x 200
     assert "is not evaluated" not in capsys.readouterr().out
 
@@ -302,7 +300,5 @@ def test_command_line_errors(root, tmp_path):
     ):
         done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
-    with pytest.raises(ToolkitError, match="--items 0 is not above 0"):
-        plan.main(["--config", str(recipe), "--items", "0"])
     with pytest.raises(ToolkitError, match="no training recipe"):
         plan.main(["--config", str(root / "yaml/predict_mmlu.yaml"), "--items", "9"])

@@ -10,7 +10,7 @@ import sentencepiece
 from research_internlm.data.tokens import special_tokens
 from research_internlm.recipes.data_check import check_mindrecord, mindrecord_files
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_manifest
+from research_internlm.shared.files import read_manifest, write_manifest
 from tests.helpers.alpaca import item, read_rows, upstream_ids, write_items
 from tests.helpers.commands import ROOT, assert_user_error, run_script
 
@@ -34,7 +34,7 @@ def test_every_boundary(demo_data, tmp_path, convert, spare, kept):
     processor = sentencepiece.SentencePieceProcessor(model_file=str(demo_data / "tokenizer.model"))
     special = special_tokens(processor)
     long = item("Which of all these many words?")
-    ids, answer_start = upstream_ids(long, processor, special["eoh"], special["eoa"])
+    ids, answer_start = upstream_ids(long, processor, special["end_of_user"], special["end_of_assistant"])
     length = len(ids) + spare
     short = item("A?")
     convert([long, short], length - 1)
@@ -65,6 +65,17 @@ def test_partitions_hold_every_row_once_and_their_manifest_names_them(tmp_path, 
     convert([item()], 99, "--overwrite")
     left = sorted(path.name for path in tmp_path.glob("out.mindrecord*"))
     assert left == ["out.mindrecord", "out.mindrecord.db", "out.mindrecord.manifest.json"]
+
+
+@pytest.mark.model
+def test_the_manifest_names_the_tasks_wording(tmp_path, convert):
+    reading = {"passage": "P", "question": "Q", "output": "A"}
+    for items, wordings in (([item()], []), ([item(), reading], ["squad-1"])):
+        convert(items, 99, "--overwrite")
+        assert read_manifest(tmp_path / "out.mindrecord")["wordings"] == wordings
+    write_manifest(tmp_path / "items.json", prompt_version="internlm-chat-1")  # of the time before wordings
+    convert([item(), reading], 99, "--overwrite")
+    assert read_manifest(tmp_path / "out.mindrecord")["wordings"] == ["exam-1", "squad-1"]
 
 
 @pytest.mark.model

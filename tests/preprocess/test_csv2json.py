@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from preprocess import mmlu_cmmlu_csv2json
 from preprocess.exam import exam_csv
+from preprocess.exam.questions import read_items
+from research_internlm.data import choice
 from research_internlm.shared.errors import ToolkitError
 
 CMMLU_HEADER = ",Question,A,B,C,D,Answer\n"
@@ -76,7 +78,7 @@ def test_any_text_round_trips(tmp_path_factory, table):
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, quoting=csv.QUOTE_ALL).writerows([*cells, "C"] for cells in table)
     faults = []
-    read = exam_csv.read_file(path, "mmlu", "test", faults)
+    [read] = exam_csv.read_file(path, "mmlu", "test", faults)
     assert not faults
     assert [[row.question, *row.options] for row in read.rows] == table
 
@@ -181,6 +183,17 @@ def test_compat_loses_what_the_official_converter_loses(tmp_path):
     assert manifest["nan_cells_per_file"] == {"cmmlu/test/college_physics.csv": 1,
                                               "mmlu/test/college_physics_test.csv": 2}
     assert manifest["dropped"][0]["line"] == 1 and "header" in manifest["dropped"][0]["reason"]
+
+
+def test_our_items_are_read_without_their_prose(tmp_path, monkeypatch):
+    put(tmp_path / "mmlu/test/a_test.csv", 'eaten,1,1,1,1,A\n"q \nA.1","x\nB.y",2,3,4,B\n')
+    items, manifest = convert(tmp_path)
+    monkeypatch.setattr(choice, "parse_choice", None)
+    questions, unreadable = read_items(items, "f")
+    assert not unreadable
+    assert [(question.id, question.options) for question in questions if question.text == "q \nA.1"] == [
+        ("mmlu/a/test/2", ("x\nB.y", "2", "3", "4"))]
+    assert manifest["wordings"] == ["exam-1"]
 
 
 def test_compat_names_the_row_where_the_official_converter_crashes(tmp_path):

@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from preprocess import data_preprocess, mmlu_cmmlu_csv2json
 from preprocess.exam import splits
 from preprocess.exam.orderings import ORDERS
-from preprocess.exam.questions import Question, read_items
-from research_internlm.data.choice import choice_input, choice_instruction, choice_output, parse_choice_input
+from preprocess.exam.questions import read_items
+from research_internlm.data.choice import (
+    ChoiceQuestion,
+    choice_input,
+    choice_instruction,
+    choice_output,
+    parse_choice_input,
+)
 from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError
 
@@ -107,7 +113,7 @@ TEXTS = st.sampled_from(["a", "A", "Ａ", "a ", " a?", "b", "b b", "bb", "c", "d
 @given(st.lists(st.tuples(TEXTS, st.sampled_from("xyz")), min_size=1, max_size=40), st.integers(0, 3),
        st.integers(0, 3), st.integers(0, 9))
 def test_no_question_text_crosses(drawn, valid_places, test_places, seed):
-    questions = [Question(str(n), "mmlu", subject, "i", text, tuple("wxyz"), 0)
+    questions = [ChoiceQuestion(str(n), "i", text, tuple("wxyz"), "A", "mmlu", subject)
                  for n, (text, subject) in enumerate(drawn)]
     orders = [[ORDERS[0], ORDERS[5]]] * len(questions)
     split = splits.held_out(questions, orders, valid_places, test_places, random.Random(seed))
@@ -128,7 +134,7 @@ def test_no_question_text_crosses(drawn, valid_places, test_places, seed):
 @given(st.lists(st.sampled_from("xyz"), min_size=1, max_size=60), st.integers(0, 9), st.integers(0, 9),
        st.integers(2, 6))
 def test_sixth_ordering_conserves_items(subjects, valid_places, test_places, rounds):
-    questions = [Question(str(n), "mmlu", subject, "i", str(n), tuple("wxyz"), 0)
+    questions = [ChoiceQuestion(str(n), "i", str(n), tuple("wxyz"), "A", "mmlu", subject)
                  for n, subject in enumerate(subjects)]
     orders = [ORDERS[:rounds]] * len(questions)
     split = splits.sixth_ordering(questions, orders, valid_places, test_places, random.Random(0))
@@ -166,9 +172,9 @@ def test_alpaca_items_are_taken_apart():
     assert not unreadable
     assert [question.category for question in questions] == [("cmmlu", "world_history")] * 3 + [
         ("mmlu", "s"), ("mmlu", "world_history")]
-    assert questions[1].options == ("1", "2", "7", "8") and questions[1].answer == 2
+    assert questions[1].options == ("1", "2", "7", "8") and questions[1].answer == "C"
     assert questions[4].options == ("a", "b\nc", " d", "\nB.e")
-    assert questions[4].name == "mmlu/world_history/5"
+    assert questions[4].id == "mmlu/world_history/5"
 
 
 @pytest.mark.parametrize(("text", "readings"), [
@@ -186,13 +192,13 @@ def test_every_reading_is_found(text, readings):
 
 
 UNREADABLE = {
-    "two readings": ({"input": "Question: q \nA.1\nB.2\nC.3\nD.4\nD.5"}, "more than one way"),
-    "no reading": ({"input": "Question: q"}, "not a question with options"),
+    "two readings": ({"input": "Question: q \nA.1\nB.2\nC.3\nD.4\nD.5"}, "has 2 readings"),
+    "no reading": ({"input": "Question: q"}, "has no reading"),
     "empty option": ({"input": "Question: q \nA.1\nB.2\nC.\nD.4"}, "option is empty"),
     "other instruction": ({"instruction": "Answer:"}, "not the official one"),
-    "bad letter": ({"output": "The right option is E."}, "none of the options"),
-    "loose output": ({"output": "The right option is A, surely."}, "neither"),
-    "text of another option": ({"output": "The right option is A.x"}, "neither"),
+    "bad letter": ({"output": "The right option is E."}, "is not 'The right option is X.'"),
+    "loose output": ({"output": "The right option is A, surely."}, "is not 'The right option is X.'"),
+    "text of another option": ({"output": "The right option is A.x"}, "has no reading"),
 }
 
 
@@ -210,9 +216,10 @@ def test_unreadable_items_stop_or_are_listed(tmp_path, change, reason):
 
 
 @pytest.mark.parametrize(("change", "reason"), [
-    ({"input": "Question: edited"}, "input is not what"), ({"answer": "E"}, "answer 'E'"),
-    ({"options": ["a"]}, "four"), ({"question": 3}, "question missing"),
-    ({"output": "The right option is B."}, "neither"),
+    ({"input": "Question: edited"}, "not its question and options"), ({"answer": "E"}, "answer is 'E'"),
+    ({"options": ["a"]}, "list of 4 texts"), ({"question": 3}, "question must be text"),
+    ({"output": "The right option is B."}, "disagrees with its answer A"),
+    ({"subject": None}, "subject must be text"),
 ])
 def test_structured_fields_must_agree(tmp_path, change, reason):
     with pytest.raises(ToolkitError, match=reason):

@@ -41,6 +41,14 @@ def test_every_sample_is_in_one_row_and_no_row_is_too_long(lengths, seed):
         assert all(total + length > 60 for length in later)
 
 
+def test_another_seed_is_another_order_of_the_same_samples():
+    lengths = [5 + 7 * number % 23 for number in range(60)]
+    one, two = (list(assign_rows(lengths, 60, seed)) for seed in (1, 2))
+    assert one != two and one == list(assign_rows(lengths, 60, 1))
+    for rows in (one, two):
+        assert sorted(itertools.chain(*rows)) == list(range(60))
+
+
 @pytest.mark.parametrize("lengths", [[0, 3], [3, 61]])
 def test_a_sample_that_cannot_be_placed_is_an_error(lengths):
     with pytest.raises(ValueError, match="in rows of 60"):

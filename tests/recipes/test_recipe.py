@@ -1,8 +1,8 @@
 """Recipes: merging, overrides, and the check of every key against MindFormers' own classes."""
 
 import pytest
-
 import yaml
+
 from research_internlm import recipes
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.commands import ROOT
@@ -73,6 +73,10 @@ def test_every_shipped_recipe_passes_the_check(path, overlays):
     ("optimizer.beta1=0.9", "unknown key optimizer.AdamW..beta1"),
     ("callbacks.CheckpointMonitor.type=ObsMonitor", "'ObsMonitor' is not registered"),
     ("runner_config.epochs=True", "epochs must be int, found True"),
+    ("tensorboard={tensorboard_dir: a, log_timers: True}", "unknown key tensorboard.log_timers"),
+    ("tensorboard={tensorboard_dir: 1}", "tensorboard.tensorboard_dir must be str, found 1"),
+    ("tensorboard={tensorboard_queue_size: 5}", "tensorboard names no tensorboard_dir"),
+    ("tensorboard=True", "tensorboard must be a mapping, found True"),
     ("train_datset={}", "unknown key train_datset .did you mean train_dataset"),
     ("model.model_config.pet_config.rank=8", "unknown key model.model_config.pet_config.rank"),
     ("runner_wrapper.scale_sense.loss_scale=1", "unknown key .*scale_sense.DynamicLossScaleUpdateCell"),

@@ -22,7 +22,7 @@ SECRETS = [
     "Authorization: Bearer eyJhbGciOiJIUzI1", "jwt eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.abcdefgh",
     f"Authorization=SDK-HMAC-SHA256 Access={KEY}", "api_key = '0123456789abcdef0123456789abcdef'",
     "WANDB_API_KEY=" + "a1" * 20, "sk-proj-abcd1234EFGH5678ijkl", "glpat-abcd1234EFGH5678ijkl",
-    "ghp_" + "a1" * 18, "AKIA" + "A1" * 8,
+    "ghp_" + "a1" * 18, *(prefix + "A1" * 8 for prefix in ("AKIA", "ASIA", "HST3", "HPUA")),
     "password: hunter2", "--password hunter22x", "--password correcthorse --quiet", "password: correcthorse",
     "ssh_pass: hunter22", "{'password': 'correcthorse'}", "OBS_PASSWORD=correcthorse", "密码：hunter22",
     "token='abc123'", "HF token=abcdefgh12345678", "token: abcdefghijklmnop", "HF_TOKEN=abcdefgh12345678",
@@ -105,7 +105,8 @@ def test_a_long_log_is_read_in_pieces(tmp_path):
     import tracemalloc
 
     path = tmp_path / "worker_0.log"
-    path.write_text(LOG * 4_000, encoding="utf-8")
+    dump = "a long line of an operator's dump " * 30 + "\n"
+    path.write_text(LOG * 100 + dump * 4_000, encoding="utf-8")
     tracemalloc.start()
     found = list(secrets_scan.scan(path))
     most = tracemalloc.get_traced_memory()[1]

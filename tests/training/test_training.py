@@ -8,8 +8,11 @@ import re
 
 import numpy as np
 import pytest
-
 import yaml
+
+from research_internlm.runs.loss_lines import Record, events
+from research_internlm.runs.train_log_file import read_lines
+from research_internlm.shared.run_layout import TRAIN_LOG
 from tests.helpers.commands import ROOT, assert_user_error, run_script
 
 pytestmark = pytest.mark.model
@@ -54,7 +57,7 @@ def train(work, output, settings, *more, check=True):
 @pytest.fixture(scope="module")
 def run(work, settings):
     """Output folder and log of one LoRA run."""
-    done = train(work, work / "run", settings)
+    done = train(work, work / "run", settings, f"tensorboard={{tensorboard_dir: {work / 'curves'}}}")
     return work / "run", done.stdout + done.stderr
 
 
@@ -69,6 +72,43 @@ def test_training_learns_and_logs_what_a_user_needs(run):
     assert np.mean(values[-3:]) < np.mean(values[:3])
     for words in ("useful_tokens_per_second", "per_step_time", "lr: ", "Eval result", "loss_scale: 16384"):
         assert words in log
+
+
+def test_train_log_says_what_the_log_says_unrounded(run):
+    output, log = run
+    lines = list(read_lines(output / TRAIN_LOG).records.values())
+    assert [line.step for line in lines] == list(range(1, 13))
+    assert [line.epoch for line in lines] == [1] * 6 + [2] * 6
+    assert {line.total_steps for line in lines} == {12}
+    assert [round(line.loss, 6) for line in lines] == losses(log)
+    text = [event for line in log.splitlines() for event in events(line) if isinstance(event, Record)]
+    for exact, printed in zip(lines, text, strict=True):
+        assert int(exact.step_ms) == printed.step_ms
+        assert exact.learning_rate == pytest.approx(printed.learning_rate, rel=1e-6)
+        assert (exact.overflow, exact.loss_scale) == (printed.overflow, printed.loss_scale)
+        assert exact.global_norm == pytest.approx(printed.global_norm, rel=1e-5)
+        assert exact.peak_memory_bytes is None  # a CPU's is not counted
+    tokens = json.loads((output / "run.json").read_text())["data"]["train_dataset"]["tokens"]["total"]
+    assert lines[-1].useful_tokens_per_s == pytest.approx(tokens / 6 * 1000 / lines[-1].step_ms, rel=1e-2)
+    assert lines[-1].eta_s == 0 < lines[0].eta_s
+
+
+def test_the_tensorboard_section_writes_mindformers_curves(run, work):
+    from tensorboardX.proto.event_pb2 import Event
+
+    [path] = (work / "curves/rank_0").iterdir()
+    content, curves = path.read_bytes(), {}
+    while content:  # TFRecord: length (8 bytes), its checksum (4), the event, its checksum (4)
+        end = 12 + int.from_bytes(content[:8], "little")
+        event = Event.FromString(content[12:end])
+        for value in event.summary.value:
+            curves.setdefault(value.tag, {})[event.step] = value.simple_value
+        content = content[end + 4:]
+    lines = read_lines(run[0] / TRAIN_LOG).records
+    assert curves["loss"] == {step: line.loss for step, line in lines.items()}
+    assert curves["learning-rate"] == pytest.approx(
+        {step: line.learning_rate for step, line in lines.items()}, rel=1e-6)
+    assert "grad-norm" in curves
 
 
 def test_counts_are_printed_and_equal_the_built_model_s(run, settings):

@@ -1,0 +1,79 @@
+"""What an evaluation task is. A new task is one file with a subclass, and one line in tasks.py."""
+
+from __future__ import annotations
+
+import argparse
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+from research_internlm.inference.text_codec import TextCodec
+
+
+class Task(ABC):
+    """One evaluation: its questions, how they are asked, how answers are read and what they add up to.
+
+    A subclass is a dataclass: its fields are the options of its command (`add_options`), and making one
+    reads and checks its files, so that what is wrong with them is said before a model is loaded.
+
+    Attributes:
+        name: Of the sub-command, and `task` in the results.
+        version: Of the task's own wording and reading; raise it when either changes, since results of two
+            versions cannot be compared.
+        help: One line for --help.
+        items: The questions in order.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    help: ClassVar[str]
+    items: Sequence[Any]
+
+    @staticmethod
+    @abstractmethod
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        """Adds the options that the fields are named after."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether candidates are compared (`candidates`) in place of reading a generated answer."""
+        return False
+
+    @abstractmethod
+    def prompt(self, item: Any, codec: TextCodec) -> list[int]:
+        """Token ids of the question."""
+
+    def candidates(self, item: Any, codec: TextCodec) -> tuple[list[int], list[int]]:
+        """Where the answer is decided: ids between prompt and decision, and the candidates' token ids."""
+        raise NotImplementedError(f"{self.name} compares no candidates")
+
+    @abstractmethod
+    def read_answer(self, item: Any, reply: str | int | None) -> Any:
+        """The answer in the form that `score` takes.
+
+        Args:
+            item: The question.
+            reply: The generated text, or the place of the best candidate where the task compares; None for
+                a question that was too long to be asked.
+        """
+
+    @abstractmethod
+    def score(self, items: Sequence[Any], answers: Sequence[Any]) -> dict[str, Any]:
+        """The numbers of the results, with the options that they depend on.
+
+        Args:
+            items: The questions asked: all of them, or the first few.
+            answers: Of `read_answer`, at the same places.
+        """
+
+    @abstractmethod
+    def predictions(self, items: Sequence[Any], answers: Sequence[Any]) -> Any:
+        """The raw answers, as JSON, for the file beside the results."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Hashes of the task's own files, for the results."""
+
+    @abstractmethod
+    def lines(self, result: dict[str, Any]) -> Iterator[str]:
+        """What is printed at the end."""

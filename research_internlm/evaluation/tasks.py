@@ -1,0 +1,14 @@
+"""The evaluation tasks by name. Registering one is a line here; evaluate.py makes the sub-command of it."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from research_internlm.evaluation.mmlu import MmluTask
+from research_internlm.evaluation.squad import SquadTask
+from research_internlm.evaluation.task import Task
+
+TASKS: MappingProxyType[str, type[Task]] = MappingProxyType({task.name: task for task in (
+    MmluTask,
+    SquadTask,
+)})

@@ -1,0 +1,41 @@
+"""Between text and token ids: the tokenizer of a model's weights. No MindSpore."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from research_internlm.data.chat_template import Segment, encode
+from research_internlm.data.tokens import load_tokenizer, special_tokens
+from research_internlm.shared.errors import ToolkitError
+
+
+class TextCodec:
+    """Encodes rendered prompts and decodes answers.
+
+    Args:
+        model_file: tokenizer.model of the weights.
+        vocab_size: The model's `vocab_size`.
+
+    Attributes:
+        processor: The SentencePiece processor.
+        special: Its special tokens; their family decides the chat template.
+
+    Raises:
+        ToolkitError: Not such a file, or of another vocabulary than the model.
+    """
+
+    def __init__(self, model_file: str | os.PathLike, vocab_size: int) -> None:
+        self.processor = load_tokenizer(model_file)
+        self.special = special_tokens(self.processor)
+        if self.special.vocab_size != vocab_size:
+            raise ToolkitError(f"the tokenizer has {self.special.vocab_size} pieces, but the model has "
+                               f"vocab_size {vocab_size}; use the tokenizer.model of these weights")
+
+    def encode(self, segments: Sequence[Segment]) -> list[int]:
+        """Token ids of a rendered prompt."""
+        return encode(segments, self.processor, self.special)[0]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated tokens."""
+        return self.processor.decode(list(ids))

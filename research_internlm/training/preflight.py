@@ -1,0 +1,39 @@
+"""What a recipe must be before any worker is started: its keys, its types, its LoRA targets, its device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from research_internlm import recipes
+from research_internlm.model import cpu_patches, lora
+from research_internlm.shared.errors import added_to
+
+
+def recipe_problems(recipe: recipes.Recipe) -> list[str]:
+    """Everything that is wrong with a resolved training recipe by itself, its data left aside.
+
+    Imports MindSpore and MindFormers, whose classes say which keys there are; that takes seconds.
+
+    Returns:
+        One sentence a problem.
+    """
+    from research_internlm.recipes.check import problems
+    from research_internlm.training import registered  # noqa: F401 (what the check looks up)
+
+    found: list[str] = []
+    with added_to(found):
+        found.extend(problems(recipe))
+    with added_to(found):
+        cpu_patches.check_model_config(recipes.model_config(recipe), recipe["context"]["device_target"])
+    with added_to(found):
+        lora.count_parameters(recipes.model_config(recipe))
+    with added_to(found):
+        if recipe["context"]["device_target"] == "CPU" and recipe.get("runner_config", {}).get("sink_mode"):
+            found.append("runner_config.sink_mode is True on a CPU, where it multiplies the epochs; "
+                         "add --overlay yaml/overlays/cpu_tiny.yaml")
+    with added_to(found):
+        if recipe.get("use_parallel") and Path(recipe.get("load_checkpoint") or "").suffix == ".safetensors":
+            found.append(f"--load_checkpoint {recipe['load_checkpoint']}: under several workers MindFormers "
+                         "takes a single file as .ckpt only; make one with weights.py from-hf HF_DIR "
+                         "base.ckpt, or train with --use_parallel False")
+    return found

@@ -1,0 +1,133 @@
+"""The commands under attack: the valid files each reads, and its command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from preprocess import alpaca_data_preprocess_v1, data_preprocess, mmlu_cmmlu_csv2json
+from research_internlm import evaluate, logs, plan, report, score, submit, weights
+from research_internlm.data.choice import choice_input, choice_instruction, choice_output
+from tests.helpers.weight_files import CONFIG, hf_release, make_run, random_tensors, write
+
+OUTPUT = "out"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A command, and the folder of valid files it is run on.
+
+    Attributes:
+        name: For the report.
+        main: Its main.
+        argv: Arguments, relative to the folder.
+        """
+
+    name: str
+    main: Callable[[list[str]], int | None]
+    argv: tuple[str, ...]
+
+
+def exam_items(count: int = 12) -> list[dict]:
+    options = ["one", "two", "three", "four"]
+    return [{"instruction": choice_instruction("art"), "input": choice_input(f"Question {n}?", options),
+             "output": choice_output("ABCD"[n % 4]), "source": "mmlu", "subject": "art", "split": "test",
+             "file": "mmlu/test/art_test.csv", "row": n + 1, "question": f"Question {n}?", "options": options,
+             "answer": "ABCD"[n % 4]} for n in range(count)]
+
+
+def make_files(folder: Path, root: Path, tokenizer: Path, finished_run: Path) -> None:
+    """Writes every valid file the targets read."""
+    for name in ("mmlu/test/art_test.csv", "mmlu/dev/art_dev.csv"):
+        rows = [[f"Question {n} of {name}?", "one", "two", "three", "four", "ABCD"[n % 4]] for n in range(4)]
+        _csv(folder / name, rows)
+    _csv(folder / "cmmlu/test/art.csv", [["", "Question", *"ABCD", "Answer"],
+                                         *([n, f"问题{n}", "一", "二", "三", "四", "B"] for n in range(4))])
+    _csv(folder / "hf/test/art_test.csv", [["question", "subject", "choices", "answer"],
+                                           ["Question?", "art", "['one', 'two', 'three', 'four']", "1"]])
+    _json(folder / "items.json", exam_items())
+    shutil.copy(tokenizer, folder / "tokenizer.model")
+    for name in ("lora_finetune.yaml", "predict_mmlu.yaml"):
+        shutil.copy(root / "yaml" / name, folder / name)
+    shutil.copy(root / "yaml/overlays/cpu_tiny.yaml", folder / "cpu_tiny.yaml")
+    answers = [{"text": "red", "answer_start": 0}]
+    _json(folder / "squad.json", {"version": "1.1", "data": [{"title": "t", "paragraphs": [
+        {"context": "red", "qas": [{"id": str(n), "question": "q?", "answers": answers}]}
+        for n in range(3)]}]})
+    _json(folder / "predictions.json", {str(n): "red" for n in range(3)})
+    hf_release(folder / "release")
+    base = write(folder / "base.ckpt", random_tensors_of_config())
+    write(folder / "base.safetensors", random_tensors_of_config())
+    make_run(folder / "run1", base)
+    (folder / "model.yaml").write_text(yaml.safe_dump({"model": {"model_config": CONFIG}}))
+    shutil.copytree(finished_run, folder / "finished", symlinks=True)
+    (folder / "worker_0.log").write_text((finished_run / "msrun_log/worker_0.log").read_text())
+
+
+def random_tensors_of_config() -> dict:
+    from research_internlm.checkpoints.weight_names import parameter_shapes
+
+    return random_tensors(parameter_shapes(CONFIG))
+
+
+def _csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+def _target(name: str, main: Callable[[list[str]], int | None], line: str) -> Target:
+    return Target(name, main, tuple(line.split()))
+
+
+_RUN1 = "run1/checkpoint_trainable/rank_0/a.ckpt"
+_ONE_EACH = "--valid_per_category 1 --test_per_category 1"
+_FINISHED = tuple(f"finished/{name}" for name in (
+    "run.json", "resolved_config.yaml", "results_mmlu.json", "results_squad.json", "obs_links.json",
+    "msrun_log/worker_1.log"))
+# Target -> the files of its folder that are changed.
+TARGETS: dict[Target, tuple[str, ...]] = {
+    _target("csv2json", mmlu_cmmlu_csv2json.main, "--mmlu_dir mmlu --cmmlu_dir cmmlu --output out.json"):
+        ("mmlu/test/art_test.csv", "mmlu/dev/art_dev.csv", "cmmlu/test/art.csv"),
+    _target("csv2json compat", mmlu_cmmlu_csv2json.main,
+            "--mmlu_dir mmlu --official_compat --output out.json"): ("mmlu/test/art_test.csv",),
+    _target("csv2json hf", mmlu_cmmlu_csv2json.main, "--mmlu_dir hf --output out.json"):
+        ("hf/test/art_test.csv",),
+    _target("data_preprocess", data_preprocess.main, f"--input items.json --output_dir out {_ONE_EACH}"):
+        ("items.json",),
+    _target("held_out", data_preprocess.main,
+            f"--input items.json --output_dir out --split held_out {_ONE_EACH}"): ("items.json",),
+    _target("converter", alpaca_data_preprocess_v1.main,
+            "--input_glob items.json --output_file out.mindrecord --model_file tokenizer.model "
+            "--seq_length 128 --show 2"): ("items.json", "tokenizer.model"),
+    _target("squad-score", evaluate.main,
+            "squad-score --squad_file squad.json --predictions predictions.json --output out.json"):
+        ("squad.json", "predictions.json"),
+    _target("plan", plan.main,
+            "--config lora_finetune.yaml --overlay cpu_tiny.yaml --items 1000 --write out.yaml"):
+        ("lora_finetune.yaml", "cpu_tiny.yaml"),
+    _target("from-hf", weights.main, "from-hf release out.ckpt"):
+        ("release/config.json", "release/model.safetensors"),
+    _target("merge", weights.main, f"merge --base base.ckpt --adapter {_RUN1} --output out.ckpt"):
+        ("base.ckpt", _RUN1, "run1/run.json", "run1/resolved_config.yaml"),
+    _target("to-peft", weights.main, f"to-peft {_RUN1} out"): (_RUN1, "run1/resolved_config.yaml"),
+    _target("to-hf", weights.main, "to-hf base.safetensors out --config model.yaml"):
+        ("base.safetensors", "model.yaml"),
+    _target("logs", logs.main, "finished --output out"): (*_FINISHED, "finished/msrun_log/worker_0.log"),
+    _target("logs of a file", logs.main, "worker_0.log --output out"): ("worker_0.log",),
+    _target("report", report.main, "finished --overwrite --lang en"): _FINISHED,
+    _target("submit", submit.main, "finished --team t --output out"):
+        (*_FINISHED, "finished/results_squad.predictions.json", "finished/report.md",
+         "finished/checkpoint/rank_0/lora_rank_0-9_9.ckpt"),
+    _target("score", score.main, "--accuracy 0.9 --trainable 100"): (),
+}

@@ -1,0 +1,91 @@
+"""Malformed inputs through every command's own main: one clear line or a right result, never anything else.
+
+ATTACK_INPUTS sets the number (300 by default), ATTACK_SEED the seed. A failing input is named by its seed,
+and `ATTACK_ONLY=SEED` runs it alone and leaves its files in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.attacks import sandbox
+from tests.attacks.mutations import mutate
+from tests.attacks.targets import OUTPUT, TARGETS, Target, make_files
+from tests.helpers import finished_run
+
+complete_run = finished_run.complete_run  # fixture
+INPUTS = int(os.environ.get("ATTACK_INPUTS", "300"))
+SEED = int(os.environ.get("ATTACK_SEED", "20261125"))
+ONLY = os.environ.get("ATTACK_ONLY")
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory, root, demo_data, complete_run) -> Path:
+    """All valid files."""
+    folder = tmp_path_factory.mktemp("attack") / "valid"
+    folder.mkdir()
+    make_files(folder, root, demo_data / "tokenizer.model", complete_run)
+    return folder
+
+
+def test_valid_files_give_results(valid, tmp_path):
+    for target in TARGETS:
+        folder = tmp_path / target.name
+        shutil.copytree(valid, folder, symlinks=True)
+        outcome = sandbox.run(target.main, target.argv, folder)
+        assert outcome.code == 0, (target.name, outcome)
+        assert not list(silent_losses(target, folder)), target.name
+
+
+def test_malformed_inputs(valid, tmp_path):
+    failures = []
+    seeds = [int(ONLY)] if ONLY else range(SEED, SEED + INPUTS)
+    for seed in seeds:
+        folder = tmp_path / str(seed)
+        failure = attack(valid, folder, random.Random(seed))
+        if failure:
+            failures.append(f"seed {seed}: {failure}")
+        elif not ONLY:
+            shutil.rmtree(folder)
+    assert not failures, f"{len(failures)} of {len(seeds)}:\n" + "\n".join(failures[:40])
+
+
+def attack(valid: Path, folder: Path, rng: random.Random) -> str | None:
+    """Changes one or two files of one command and runs it; returns what was wrong with how it ended."""
+    target = rng.choice([target for target, changed in TARGETS.items() if changed])
+    shutil.copytree(valid, folder, symlinks=True)
+    changed = rng.sample(TARGETS[target], min(len(TARGETS[target]), rng.choice((1, 1, 1, 2))))
+    done = [mutate(folder / name, rng) for name in changed]
+    outcome = sandbox.run(target.main, target.argv, folder)
+    problems = [outcome.problem] if outcome.problem else []
+    problems += [f"raw control characters in {name!r}" for name in ("\x1b", "\u2028", "\x07")
+                 if name in outcome.output]
+    if outcome.code == 0:
+        problems += silent_losses(target, folder)
+    else:
+        problems += [f"left behind: {path.name}" for path in folder.iterdir()
+                     if path.name.startswith((".partial", ".lock")) or path.name == f"{OUTPUT}.json"]
+    if not problems:
+        return None
+    last = outcome.output.strip().splitlines()[-1:] or [""]
+    return f"{target.name}, {'; '.join(done)}: {'; '.join(problems)} ({last[0][:160]})"
+
+
+def silent_losses(target: Target, folder: Path) -> list[str]:
+    """Manifests whose counts do not add up: in = out + what is listed."""
+    found = []
+    for path in [*folder.glob(f"{OUTPUT}*.manifest.json"), *folder.glob(f"{OUTPUT}/*.manifest.json")]:
+        counts = json.loads(path.read_text("utf-8")).get("counts") or {}
+        listed = [value for key, value in counts.items()
+                  if key in ("dropped", "too_long", "buffers") and isinstance(value, int)]
+        if target.name.startswith(("csv2json", "converter")):
+            made = counts.get("samples", counts["out"])
+            if counts["in"] != made + sum(listed):
+                found.append(f"{path.name}: {counts} do not add up")
+    return found

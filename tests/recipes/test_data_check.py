@@ -1,0 +1,38 @@
+"""Which data a run refuses for its prompts."""
+
+import pytest
+
+from research_internlm.recipes.data_check import check_mindrecord
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import write_manifest
+
+
+def check(folder, **facts):
+    data = folder / "train.mindrecord"
+    data.write_bytes(b"rows")
+    write_manifest(data, **{"parts": [{"file": data.name, "bytes": 4}], "record_length": 65, "seq_length": 64,
+                            "prompt_version": "internlm-chat-1", **facts})
+    return check_mindrecord(data, 65, "--train_dataset", "x.yaml")
+
+
+@pytest.mark.parametrize("facts", [
+    {}, {"prompt_version": "internlm-chat-1+eos"}, {"wordings": []}, {"wordings": ["exam-1", "squad-1"]}])
+def test_data_of_this_wording_is_accepted(tmp_path, facts):
+    check(tmp_path, **facts)
+
+
+@pytest.mark.parametrize(("facts", "words"), [
+    ({"prompt_version": "internlm-chat-0"}, "prompt version internlm-chat-0"),
+    ({"wordings": ["exam-1", "squad-0"]}, "in the wording squad-0, the toolkit's are exam-1, squad-1"),
+])
+def test_data_of_another_wording_is_refused(tmp_path, facts, words):
+    with pytest.raises(ToolkitError, match=words):
+        check(tmp_path, **facts)
+
+
+def test_a_new_squad_wording_leaves_exam_data_valid(tmp_path, monkeypatch):
+    monkeypatch.setattr("research_internlm.recipes.data_check.WORDINGS", ("exam-1", "squad-2"))
+    check(tmp_path)
+    check(tmp_path, wordings=["exam-1"])
+    with pytest.raises(ToolkitError, match="squad-1"):
+        check(tmp_path, wordings=["squad-1"])
