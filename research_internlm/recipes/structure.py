@@ -1,26 +1,26 @@
-"""The form of a recipe: which of its settings are mappings, lists, numbers or texts.
+"""The form of a recipe: which of its settings are mappings, lists, texts or switches.
 
 The toolkit reads these before MindFormers' classes can be asked (recipes/check.py, which needs MindSpore), in
 the plan, the launcher and the data checks. A recipe of another form is refused here, all of it at once.
+Numbers are checked where they are computed with.
 """
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from research_internlm.shared.errors import ToolkitError
 
 _MAPPING, _LIST = "a mapping of settings", "a list of components that each have a type"
-_TEXT, _FLAG, _WHOLE, _NUMBER, _NULLABLE = "str", "bool", "int", "int or float", "null"
+_TEXT, _FLAG, _NULLABLE = "str", "bool", "null"
 _FORM: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((
         "model", "model.model_config", "model.arch", "runner_config", "context", "parallel", "optimizer",
         "lr_schedule", "runner_wrapper", "runner_wrapper.scale_sense", "train_dataset",
         "train_dataset.data_loader", "eval_dataset", "eval_dataset.data_loader", "recompute_config",
         "parallel_config", "trainer"), (_MAPPING,)),
-    "runner_wrapper.scale_sense": (_MAPPING, _NUMBER, _NULLABLE),
+    "runner_wrapper.scale_sense": (_MAPPING, _NULLABLE),
     "recompute_config": (_MAPPING, _FLAG, _NULLABLE),
     "model.model_config.pet_config": (_MAPPING, _NULLABLE),
     **dict.fromkeys(("callbacks", "eval_callbacks"), (_LIST, _NULLABLE)),
@@ -32,14 +32,6 @@ _FORM: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("use_parallel", "do_eval", "runner_config.sink_mode", "model.model_config.packed",
                      "model.model_config.use_flash_attention", "train_dataset.drop_remainder",
                      "eval_dataset.drop_remainder"), (_FLAG, _NULLABLE)),
-    **dict.fromkeys(("runner_config.batch_size", "runner_config.epochs", "runner_config.sink_size", "seed",
-                     "train_dataset.num_parallel_workers", "eval_dataset.num_parallel_workers"), (_WHOLE,)),
-    **dict.fromkeys(("model.model_config." + key for key in (
-        "seq_length", "hidden_size", "num_layers", "num_heads", "n_kv_heads", "vocab_size",
-        "intermediate_size", "labels_per_row", "multiple_of", "max_new_tokens", "min_new_tokens")),
-        (_WHOLE, _NULLABLE)),
-    **dict.fromkeys(("model.model_config." + key for key in ("theta", "rms_norm_eps", "ffn_dim_multiplier")),
-                    (_NUMBER, _NULLABLE)),
 }
 
 
@@ -82,7 +74,4 @@ def _fits(value: Any, form: str) -> bool:
             isinstance(item, Mapping) and isinstance(item.get("type"), str) for item in value)
     if form == _FLAG:
         return isinstance(value, bool)
-    if form in (_WHOLE, _NUMBER):
-        kind = numbers.Integral if form == _WHOLE else numbers.Real
-        return isinstance(value, kind) and not isinstance(value, bool)
     return isinstance(value, str) if form == _TEXT else value is None

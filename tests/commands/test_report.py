@@ -10,7 +10,7 @@ from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import write_json, write_text
 from tests.helpers import finished_run
 from tests.helpers.commands import ROOT
-from tests.helpers.finished_run import log_text, squad_result
+from tests.helpers.finished_run import log_text, mmlu_result, squad_result
 
 run, complete_run = finished_run.run, finished_run.complete_run  # fixtures
 
@@ -41,8 +41,9 @@ def write_demo(folder, tuned_accuracy, tuned_squad):
     for name, accuracy, squad in (("base", 0.4, (95.0, 90.0)), ("tuned", tuned_accuracy, tuned_squad)):
         write_json(folder / f"{name}_squad.json", squad_result(name, *squad))
         for test in ("reordered", "held_out"):
-            write_json(folder / f"{name}_{test}.json", {"overall": {
-                "accuracy": accuracy, "total": 90, "unmatched": 0, "interval_95": [0.3, 0.8]}})
+            write_json(folder / f"{name}_{test}.json", mmlu_result(name) | {"overall": {
+                "accuracy": accuracy, "total": 90, "correct": round(90 * accuracy), "unmatched": 0,
+                "interval_95": [0.3, 0.8]}})
     for name in ("base", "lora"):
         write_text(folder / name / "worker_0.log", log_text(range(1, 11)))
 

@@ -32,7 +32,7 @@ def test_everything_wrong_is_said_at_once_before_a_worker_starts(work, start_one
                       launcher=(f"--master_port={port}",))
     text = str(caught.value)
     for words in ("unknown key runner_config.bath_size (did you mean batch_size?)", "seed must be int",
-                  "learning_rate must be", "target_modules '.*nothing' matches no cell",
+                  "learning_rate must be", "'.*nothing' matches no cell",
                   "65-token rows", "/nowhere/base.ckpt does not exist", f"port {port}"):
         assert text.count(words) == 1, (words, text)
     assert not list((work / "wrong").glob("msrun_log/*"))

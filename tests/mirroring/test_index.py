@@ -57,7 +57,7 @@ def test_a_written_index_is_refused(changes, words):
 
 @pytest.mark.parametrize(("content", "words"), [
     (b"[]", "the content is a list"), (b"{}", "recipe is missing, facts is missing"), (b"{", "is not JSON"),
-    (b"\xff", "is not UTF-8"), (b"[" * 100_000, "cannot be read"), (b"9" * 5_000, "cannot be read")])
+    (b"\xff", "is not UTF-8"), (b"[" * 100_000, "nested too deeply"), (b"9" * 5_000, "cannot be read")])
 def test_what_is_no_index(content, words):
     with pytest.raises(ToolkitError, match=words):
         Index.decode(content, "obs://b/p")

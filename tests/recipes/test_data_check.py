@@ -4,14 +4,17 @@ import pytest
 
 from research_internlm.recipes.data_check import check_mindrecord
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import write_manifest
+from research_internlm.shared.files import sha256_of, write_manifest
+from tests.helpers.run_info import manifest
 
 
 def check(folder, **facts):
     data = folder / "train.mindrecord"
     data.write_bytes(b"rows")
-    write_manifest(data, **{"parts": [{"file": data.name, "bytes": 4}], "record_length": 65, "seq_length": 64,
-                            "prompt_version": "internlm-chat-1", **facts})
+    parts = [{"file": data.name, "bytes": 4, "sha256": sha256_of(data)}]
+    made = manifest(1, parts=parts, record_length=65, seq_length=64)
+    del made["wordings"]  # as the files of earlier versions
+    write_manifest(data, **made | facts)
     return check_mindrecord(data, 65, "--train_dataset", "x.yaml")
 
 

@@ -15,13 +15,13 @@ def write(folder, **texts):
 
 def test_everything_wrong_is_listed_at_once(tmp_path):
     path = write(tmp_path, a="model: [1]\ncallbacks: {type: A}\n"
-                             "runner_config: {batch_size: '4', epochs: true}")
+                             "runner_config: {sink_mode: 1}\nrun_mode: [predict]")
     with pytest.raises(ToolkitError) as error:
         recipes.resolve(path)
     for words in ("4 wrong setting(s)", "model must be a mapping of settings, found [1]",
                   "callbacks must be a list of components that each have a type or null, found {'type': 'A'}",
-                  "runner_config.batch_size must be int, found '4'",
-                  "runner_config.epochs must be int, found True"):
+                  "runner_config.sink_mode must be bool or null, found 1",
+                  "run_mode must be str or null, found ['predict']"):
         assert words in str(error.value)
 
 

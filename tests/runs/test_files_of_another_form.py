@@ -15,8 +15,8 @@ run, complete_run = finished_run.run, finished_run.complete_run  # fixtures
 
 FORMS = {
     "[]": "the content is a list, an object was expected", "5": "the content is 5",
-    "null": "the content is null", "{}": "is missing", "[" * 100_000: "cannot be read: ",
-    '{"workers": %s}' % ("9" * 5_000): "cannot be read: ",
+    "null": "the content is null", "{}": "is missing", "[" * 100_000: "nested too deeply to be read",
+    '{"workers": %s}' % ("9" * 5_000): "a number that cannot be read",
     "\ufeff[1": "is not JSON", "": "is empty"}
 
 

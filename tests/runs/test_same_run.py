@@ -1,13 +1,15 @@
 """What is the same run again: every setting but places and cores, the data by content, the workers."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
 from research_internlm import recipes
 from research_internlm.runs import same_run
-
-RUN = {"workers": 4, "data": {"train_dataset": {"sha256": "a"}, "eval_dataset": {"sha256": "b"}}}
+from research_internlm.runs.run_info import RunInfo
+from research_internlm.shared import schema
+from tests.helpers.run_info import run_info
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +74,17 @@ def test_another_optimizer_is_named(recipe):
 
 
 def test_the_data_is_compared_by_content_and_the_workers_by_number():
-    assert list(same_run.data_differences(RUN, RUN["data"], 4)) == []
-    moved = {section: {**fact, "file": "/elsewhere"} for section, fact in RUN["data"].items()}
-    assert list(same_run.data_differences(RUN, moved, 4)) == []
-    assert list(same_run.data_differences(RUN, {**moved, "eval_dataset": {"sha256": "c"}}, 2)) == [
-        "workers: 4 -> 2", "eval_dataset sha256: b -> c"]
-    assert list(same_run.data_differences(RUN, {"train_dataset": {"sha256": "a"}}, 4)) == [
-        "eval_dataset sha256: b -> None"]
+    def info(workers=4, **hashes):
+        train = run_info(workers)["data"]["train_dataset"]
+        data = {section: {**train, "sha256": letter * 64} for section, letter in hashes.items()}
+        return schema.parse(RunInfo, run_info(workers) | {"data": data}, "run.json")
+
+    run = info(train_dataset="a", eval_dataset="b")
+    assert list(same_run.data_differences(run, run.data, 4)) == []
+    moved = {section: replace(fact, file="/elsewhere") for section, fact in run.data.items()}
+    assert list(same_run.data_differences(run, moved, 4)) == []
+    other = info(train_dataset="a", eval_dataset="c").data
+    assert list(same_run.data_differences(run, other, 2)) == [
+        "workers: 4 -> 2", f"eval_dataset sha256: {'b' * 64} -> {'c' * 64}"]
+    assert list(same_run.data_differences(run, info(train_dataset="a").data, 4)) == [
+        f"eval_dataset sha256: {'b' * 64} -> None"]

@@ -14,6 +14,7 @@ from research_internlm.runs.train_log_file import TrainLogLine, append, drop_fro
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import write_json, write_text
 from research_internlm.shared.run_layout import TRAIN_LOG
+from tests.helpers.run_info import run_info
 
 TOTAL = 50
 
@@ -40,7 +41,7 @@ def write_run(folder, steps, ranks=2, exact=True):
         write_text(folder / f"msrun_log/worker_{rank}.log", "".join(
             text_line(json_line(step, loss=5 / step + step / 9e5 + rank)) for step in steps)
             + "Eval result: {'P': {'loss': 0.5}}\n")
-    write_json(folder / "run.json", {"workers": ranks})
+    write_json(folder / "run.json", run_info(ranks))
     for step in steps if exact else ():
         append(folder / TRAIN_LOG, json_line(step))
     return folder
