@@ -43,7 +43,7 @@ def main():
     folder = os.environ["LOG_MF_PATH"] = tempfile.mkdtemp()
     os.chdir(folder)  # MindFormers writes ./output
     recipe = recipes.resolve(ROOT / "yaml/lora_finetune.yaml", [ROOT / "yaml/overlays/cpu_tiny.yaml"], [
-        "model.model_config.num_layers=2", "model.model_config.hidden_size=32", "use_parallel=False",
+        "model.model_config.num_layers=1", "model.model_config.hidden_size=32", "use_parallel=False",
         "model.model_config.num_heads=2", "model.model_config.vocab_size=99", f"output_dir={folder}",
         "model.model_config.seq_length=32", "model.model_config.pet_config.lora_dropout=0.0"])
     config = MindFormerConfig(str(recipes.write_resolved(recipe, Path(folder) / "config.yaml")))
