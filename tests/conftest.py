@@ -7,6 +7,7 @@ import pytest
 
 import research_internlm  # noqa: F401 (before transformers, which imports protobuf too)
 from tests.helpers.commands import ROOT, run_script
+from tests.helpers.launches import start_one, whole, work  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="session")

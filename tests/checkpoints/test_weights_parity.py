@@ -15,7 +15,7 @@ from research_internlm.checkpoints.hf_folder import HfFolder
 from research_internlm.data.chat_template import encode, render_messages
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.shared.errors import ToolkitError
-from tests.helpers.commands import run_script
+from tests.helpers.warm import run_warm
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[hf]'")
 peft = pytest.importorskip("peft", reason="needs peft: pip install -e '.[hf]'")
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.model
 WEIGHTS = "research_internlm/weights.py"
 LENGTH, NEW_TOKENS, VOCAB = 64, 32, 211
 SHAPES = {
-    "internlm": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "internlm": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
                  "intermediate_size": 176, "attention_bias": True, "rope_theta": 10000.0,
                  "rms_norm_eps": 1e-6},
     "internlm2": {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6,
@@ -117,7 +117,7 @@ def case(request, tmp_path_factory):
         ids[row, :length] = random.integers(3, VOCAB, length)
     np.save(folder / "ids.npy", ids)
     form = "safetensors" if family == "internlm2" else "ckpt"
-    run_script(WEIGHTS, "from-hf", folder / "hf", folder / f"base.{form}", "--dtype", "fp32")
+    run_warm(WEIGHTS, "from-hf", folder / "hf", folder / f"base.{form}", "--dtype", "fp32")
     result = mindformers(folder, "base", family, folder / f"base.{form}", new_tokens=NEW_TOKENS,
                          adapter_run=str(folder / "run"))
     return SimpleNamespace(family=family, folder=folder, model=model, ids=ids, result=result,
@@ -129,7 +129,7 @@ def mindformers(folder, name, family, checkpoint, **more):
     job.write_text(json.dumps({"overrides": [*overrides_of(family), f"output_dir={folder / 'out'}"],
                                "checkpoint": str(checkpoint), "ids": str(folder / "ids.npy"),
                                "output": str(folder / f"{name}.npz"), **more}))
-    run_script("-m", "tests.mindformers_model", job)
+    run_warm("-m", "tests.helpers.mindformers_model", job)
     return dict(np.load(folder / f"{name}.npz"))
 
 
@@ -167,13 +167,13 @@ def config_file(case):
 
 
 def test_to_hf_round_trip_is_bit_exact_and_loads_without_remote_code(case):
-    run_script(WEIGHTS, "to-hf", case.base, case.folder / "exported", "--config", config_file(case))
+    run_warm(WEIGHTS, "to-hf", case.base, case.folder / "exported", "--config", config_file(case))
     again = transformers.AutoModelForCausalLM.from_pretrained(case.folder / "exported")
     state, expected = again.state_dict(), case.model.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
     assert np.array_equal(torch_logits(again, case.ids), torch_logits(case.model, case.ids))
-    run_script(WEIGHTS, "from-hf", case.folder / "exported", case.folder / f"again.{case.form}")
+    run_warm(WEIGHTS, "from-hf", case.folder / "exported", case.folder / f"again.{case.form}")
     from research_internlm.checkpoints.tensor_files import TensorFile
 
     with TensorFile(case.base) as one, TensorFile(case.folder / f"again.{case.form}") as other:
@@ -185,7 +185,7 @@ def test_to_hf_round_trip_is_bit_exact_and_loads_without_remote_code(case):
                                      "checkpoint/rank_0/full.ckpt"])
 def test_the_exported_adapter_gives_the_same_logits_in_peft(case, adapter):
     output = case.folder / f"peft_{adapter.split('/')[0]}"
-    run_script(WEIGHTS, "to-peft", case.folder / "run" / adapter, output)
+    run_warm(WEIGHTS, "to-peft", case.folder / "run" / adapter, output)
     adapted = peft.PeftModel.from_pretrained(copy_of(case.model), output).eval()
     logits = torch_logits(adapted, case.ids)
     assert difference(case.result["adapted"], logits, case.ids) < 1e-4
@@ -200,7 +200,7 @@ def copy_of(model):
 
 def test_merged_logits_are_the_adapter_s(case):
     merged = case.folder / f"merged.{case.form}"
-    run_script(WEIGHTS, "merge", "--base", case.base, "--adapter",
+    run_warm(WEIGHTS, "merge", "--base", case.base, "--adapter",
                case.folder / "run" / "checkpoint_trainable" / "rank_0" / "adapter.ckpt", "--output", merged)
     result = mindformers(case.folder, "merged", case.family, merged)
     assert difference(result["logits"], case.result["adapted"], case.ids) < 1e-5

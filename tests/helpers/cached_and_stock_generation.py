@@ -27,8 +27,9 @@ VOCAB, LENGTH, PADDED, NEW = 61, 40, 24, 12
 PAD = VOCAB - 1  # by which MindFormers' generate finds the end of a prompt; no prompt holds it
 PROMPTS = (24, 9, 1, 17)  # tokens
 # No token has the pad id, so the stock forward is plainly causal; with 0 it would hide every token 0.
-SIZE = {"vocab_size": VOCAB, "seq_length": LENGTH, "hidden_size": 32, "num_layers": 2, "num_heads": 4,
+SIZE = {"vocab_size": VOCAB, "seq_length": LENGTH, "hidden_size": 32, "num_heads": 4,
         "multiple_of": 16, "pad_token_id": VOCAB}
+LAYERS = {"internlm": 2, "internlm2": 1}  # compiling is most of the time; a cache a layer is the same in both
 OVERLAYS = {"internlm": ("cpu_tiny.yaml",),
             "internlm2": ("internlm2_7b.yaml", "cpu_tiny.yaml", "cpu_tiny_internlm2.yaml")}
 
@@ -37,6 +38,7 @@ def settings(family, folder):
     recipe = recipes.resolve(
         ROOT / "yaml" / "predict_mmlu.yaml", [ROOT / "yaml" / "overlays" / name for name in OVERLAYS[family]],
         [*(f"model.model_config.{key}={value}" for key, value in SIZE.items()), f"output_dir={folder}",
+         f"model.model_config.num_layers={LAYERS[family]}",
          f"runner_config.batch_size={len(PROMPTS)}", f"model.model_config.batch_size={len(PROMPTS)}"])
     return MindFormerConfig(str(recipes.write_resolved(recipe, Path(folder) / "resolved.yaml")))
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers.warm import ROOT, run_warm
 
 
 def run_script(script: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess:
@@ -39,6 +39,6 @@ def exam_items(demo_data: Path) -> list[dict[str, str]]:
 def convert_items(folder: Path, tokenizer: Path, items: list[dict[str, str]], *options: object) -> Path:
     """Makes folder/train.mindrecord of items."""
     (folder / "items.json").write_text(json.dumps(items))
-    run_script("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
+    run_warm("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
                "--output_file", folder / "train.mindrecord", "--model_file", tokenizer, *options)
     return folder / "train.mindrecord"

@@ -50,8 +50,10 @@ def main():
     build_context(config)
     config.model.model_config.disable_lazy_inline = True
     values = {}
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # saves compiling what training does not use
     stock_loss, stock = loss_and_gradients(config, values)
     cpu_cells.install()
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
     loss, fast = loss_and_gradients(config, values)
     print(np.abs(loss - stock_loss).max(),
           max(np.abs(one - other).max() for one, other in zip(fast, stock, strict=True)), len(fast),

@@ -22,11 +22,11 @@ from tests.helpers.commands import ROOT, convert_items, exam_items
 from tests.helpers.run_info import parameters
 
 SEQ_LENGTH = 64
-EPOCHS = 14
+EPOCHS = 8
 STEPS = 6 * EPOCHS  # 24 rows, global batch 4
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def work(demo_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("launch")
     items = [item | {"output": "The right option is A."} for item in exam_items(demo_data)[:24]]
@@ -44,19 +44,32 @@ def launch_command(work, output, workers, *more, launcher=()):
             "model.model_config.num_layers=1", "model.model_config.num_heads=2", "do_eval=False",
             "model.model_config.pet_config.lora_dropout=0.0", f"runner_config.epochs={EPOCHS}",
             "runner_wrapper.scale_sense.scale_window=9", "lr_schedule.learning_rate=1.0e-2",
-            "callbacks.CheckpointMonitor.save_checkpoint_steps=4",
+            "callbacks.CheckpointMonitor.save_checkpoint_steps=2",
             "callbacks.CheckpointMonitor.keep_checkpoint_max=100", *more]
 
 
-def environment():
+@pytest.fixture(scope="session")
+def whole(work):
+    """A run of 2 workers with shuffling that nothing interrupted; it leaves its graphs to other launches."""
+    done = launch(work, "whole", 2, graphs=work / "graphs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return work / "whole"
+
+
+def environment(graphs=None):
+    """Variables of a launch; `graphs` is a folder that holds or gets what workers compile.
+
+    MindSpore checks the model's source files there, not its settings: only for launches with equal ones.
+    """
+    cache = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(graphs)} if graphs else {}
     with socket.socket() as probe:
         probe.bind(("", 0))
         return os.environ | {"MASTER_PORT": str(probe.getsockname()[1]), "MS_SECRET_KEY": "hunter2",
-                             "GLOG_v": "3"}
+                             "GLOG_v": "3"} | cache
 
 
-def launch(*arguments, **keywords):
-    return subprocess.run(launch_command(*arguments, **keywords), cwd=ROOT, env=environment(),
+def launch(*arguments, graphs=None, **keywords):
+    return subprocess.run(launch_command(*arguments, **keywords), cwd=ROOT, env=environment(graphs),
                           capture_output=True, text=True, timeout=400, check=False)
 
 

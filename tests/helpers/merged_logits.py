@@ -29,6 +29,7 @@ def main():
     cpu_patches.adapt("CPU")
     config = MindFormerConfig(str(run / "resolved_config.yaml"))
     build_context(config)
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # each network runs once: compiling takes longer
     checkpoint = sorted((run / "checkpoint" / "rank_0").glob("*.ckpt"))[-1]
     length = config.model.model_config.seq_length
     ids = np.arange(7, 7 + length, dtype=np.int32)[None]

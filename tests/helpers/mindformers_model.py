@@ -27,7 +27,11 @@ NEVER = 10**6  # a stop id no model produces
 
 def logits(network, ids):
     network.set_train(False)
-    return network(mindspore.Tensor(ids.astype(np.int32)))[0].asnumpy()
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)  # one call: compiling takes longer
+    try:
+        return network(mindspore.Tensor(ids.astype(np.int32)))[0].asnumpy()
+    finally:
+        mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
 
 def make_adapter_run(recipe, job, folder):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from research_internlm.model import cpu_patches
-from tests.helpers.commands import run_script
+from tests.helpers.warm import run_warm
 
 NEW = 12  # tokens the script asks for
 
@@ -14,7 +14,7 @@ NEW = 12  # tokens the script asks for
 def result(request, tmp_path_factory):
     """Both ways on one random LoRA-wrapped model, and the cache on its merged weights: see the script."""
     output = tmp_path_factory.mktemp(request.param) / "result.json"
-    run_script("-m", "tests.helpers.cached_and_stock_generation", request.param, output)
+    run_warm("-m", "tests.helpers.cached_and_stock_generation", request.param, output)
     content = json.loads(output.read_text())
     assert any("wk.bias" in name for name in content["parameters"]) == (request.param == "internlm")
     return content

@@ -29,7 +29,6 @@ from tests.helpers.run_checkpoints import checkpoint
 from tests.helpers.run_info import run_info
 
 bucket, proxy = object_server.bucket, object_server.proxy  # fixtures
-work, start_one = launches.work, launches.start_one
 CONFIG = {"runner_config": {"batch_size": 4, "epochs": 1, "sink_mode": False, "sink_size": 1},
           "train_dataset": {"drop_remainder": True}, "lr_schedule": {"learning_rate": 1e-4},
           "callbacks": [{"type": "CheckpointMonitor", "save_checkpoint_steps": 2, "keep_checkpoint_max": 10}]}
@@ -499,15 +498,12 @@ def indexed_steps(bucket):
 
 
 @pytest.mark.model
-def test_a_lost_machine_costs_no_step(work, bucket):
+def test_a_lost_machine_costs_no_step(work, whole, bucket):
     """2 workers, all processes killed, folder deleted: from the mirror, the losses of a whole run."""
-    done = launches.launch(work, "undisturbed", 2)
-    assert done.returncode == 0, done.stdout + done.stderr
-    expected = launches.lines(work / "undisturbed", 0)
-
-    run = work / "lost"
+    expected = launches.lines(whole, 0)
+    run, graphs = work / "lost", work / "graphs"
     job = subprocess.Popen(launches.launch_command(work, "lost", 2, launcher=("--mirror", url(bucket))),
-                           cwd=launches.ROOT, env=launches.environment(), stdout=subprocess.DEVNULL,
+                           cwd=launches.ROOT, env=launches.environment(graphs), stdout=subprocess.DEVNULL,
                            stderr=subprocess.DEVNULL)
     wait_for(lambda: len(list(run.glob("checkpoint/rank_*/*.ckpt"))) >= 4, 200)
     workers = launches.workers_of(run)
@@ -525,9 +521,9 @@ def test_a_lost_machine_costs_no_step(work, bucket):
 
     done = subprocess.run(
         launches.launch_command(work, "lost", 2, launcher=("--resume", url(bucket), "--mirror", url(bucket))),
-        cwd=launches.ROOT, env=launches.environment(), capture_output=True, text=True, timeout=400)
+        cwd=launches.ROOT, env=launches.environment(graphs), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"from step {step}" in done.stdout and "safe up to step 84" in done.stdout
+    assert f"from step {step}" in done.stdout and f"safe up to step {launches.STEPS}" in done.stdout
     again = launches.lines(run, 0)
     numbers = range(step + 1, launches.STEPS + 1)
     assert set(numbers) <= set(again)

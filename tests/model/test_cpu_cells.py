@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.helpers.commands import run_script
+from tests.helpers.warm import run_warm
 
 pytestmark = pytest.mark.model
 
@@ -123,7 +123,7 @@ def test_the_gradient_uses_the_mask_of_the_forward_pass(ms, recompute):
 
 def test_loss_and_gradients_of_the_whole_model_are_the_stock_ones():
     """The script prints the differences of loss and gradients, how many gradients, the largest one."""
-    done = run_script("tests/helpers/fast_and_stock_model.py")
+    done = run_warm("-m", "tests.helpers.fast_and_stock_model")
     loss, gradient, compared, largest = map(float, done.stdout.split()[-4:])
     assert loss < 1e-5
     assert gradient < 1e-5

@@ -13,6 +13,7 @@ from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.model import lora
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.commands import ROOT, convert_items, exam_items, run_script
+from tests.helpers.warm import run_warm
 
 YAML = ROOT / "yaml"
 
@@ -110,9 +111,9 @@ def test_the_main_job_on_a_tiny_internlm2(demo_data, tokenizer, tmp_path):
     size = manifest["special_ids"]["vocab_size"]
     assert manifest["special_ids"]["turn"] == size - 1
     settings = [f"model.model_config.{key}={value}" for key, value in {
-        "vocab_size": size, "seq_length": 96, "hidden_size": 32, "num_layers": 2}.items()]
+        "vocab_size": size, "seq_length": 96, "hidden_size": 32, "num_layers": 1}.items()]
     tiny = ("--overlay", YAML / "overlays" / "cpu_tiny_internlm2.yaml")
-    done = run_script(
+    done = run_warm(
         "research_internlm/run_internlm.py", "--config", YAML / "lora_finetune_internlm2.yaml", *tiny,
         "--train_dataset", tmp_path / "train.mindrecord", "--output_dir", tmp_path / "run", "--use_parallel",
         "False", *settings, "do_eval=False", "runner_config.epochs=2", "lr_schedule.learning_rate=5.0e-2",
@@ -126,10 +127,10 @@ def test_the_main_job_on_a_tiny_internlm2(demo_data, tokenizer, tmp_path):
     answers = []
     for checkpoint in (full, merged):
         result = tmp_path / f"{checkpoint.suffix}.json"
-        run_script("research_internlm/evaluate.py", "mmlu", "--config", YAML / "predict_mmlu.yaml",
-                   "--overlay", YAML / "overlays" / "internlm2_7b.yaml", *tiny, "--load_checkpoint",
-                   checkpoint, "--model_file", tokenizer, "--test_file", tmp_path / "items.json", "--output",
-                   result, "--limit", 4, *settings, "model.model_config.seq_length=128",
-                   "model.model_config.max_new_tokens=4")
+        run_warm("research_internlm/evaluate.py", "mmlu", "--config", YAML / "predict_mmlu.yaml",
+                 "--overlay", YAML / "overlays" / "internlm2_7b.yaml", *tiny, "--load_checkpoint",
+                 checkpoint, "--model_file", tokenizer, "--test_file", tmp_path / "items.json", "--output",
+                 result, "--limit", 4, *settings, "model.model_config.seq_length=128",
+                 "model.model_config.max_new_tokens=4")
         answers.append(json.loads(result.with_suffix(".predictions.json").read_text()))
     assert answers[0] == answers[1]

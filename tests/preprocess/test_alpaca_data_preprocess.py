@@ -12,7 +12,8 @@ from research_internlm.recipes.data_check import check_mindrecord, mindrecord_fi
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_manifest, write_manifest
 from tests.helpers.alpaca import item, read_rows, upstream_ids, write_items
-from tests.helpers.commands import ROOT, assert_user_error, run_script
+from tests.helpers.commands import ROOT, assert_user_error
+from tests.helpers.warm import run_warm
 
 SCRIPT = "preprocess/alpaca_data_preprocess_v1.py"
 
@@ -21,7 +22,7 @@ SCRIPT = "preprocess/alpaca_data_preprocess_v1.py"
 def convert(demo_data, tmp_path):
     def run(items, seq_length, *more, check=True):
         source = write_items(tmp_path / "items.json", items)
-        return run_script(SCRIPT, "--input_glob", source, "--output_file", tmp_path / "out.mindrecord",
+        return run_warm(SCRIPT, "--input_glob", source, "--output_file", tmp_path / "out.mindrecord",
                           "--model_file", demo_data / "tokenizer.model", "--seq_length", seq_length, *more,
                           check=check)
     return run

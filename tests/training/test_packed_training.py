@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from tests.helpers.commands import assert_user_error, convert_items, exam_items, run_script
+from tests.helpers.commands import assert_user_error, convert_items, exam_items
+from tests.helpers.warm import run_warm
 
 pytestmark = pytest.mark.model
 
@@ -13,11 +14,11 @@ pytestmark = pytest.mark.model
 @pytest.fixture(scope="module", params=["internlm", "internlm2"])
 def result(request, tmp_path_factory):
     output = tmp_path_factory.mktemp("packed") / "result.npz"
-    run_script("-m", "tests.packed_and_unpacked", request.param, output)
+    run_warm("-m", "tests.helpers.packed_and_unpacked", request.param, output)
     return dict(np.load(output))
 
 
-@pytest.mark.parametrize("name", ["packed", "at_labels", "spare", "unpacked_at_labels"])
+@pytest.mark.parametrize("name", ["packed", "at_labels", "spare", "unpacked_at_labels", "compiled"])
 def test_loss_and_gradients_are_those_of_the_samples_apart_under_the_full_head(result, name):
     assert result[f"{name}_loss"] == pytest.approx(result["unpacked_loss"], abs=1e-5)
     largest = np.abs(result["unpacked_gradients"]).max()
@@ -44,7 +45,7 @@ def packed_file(demo_data, tmp_path_factory):
 
 def train(packed_file, output, config, *more, check=True):
     manifest = json.loads(packed_file.with_name(packed_file.name + ".manifest.json").read_text())
-    return run_script(
+    return run_warm(
         "research_internlm/run_internlm.py", "--config", f"yaml/{config}", "--overlay",
         "yaml/overlays/cpu_tiny.yaml", "--train_dataset", packed_file, "--output_dir", output,
         "--use_parallel", "False", "do_eval=False",

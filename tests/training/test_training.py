@@ -13,7 +13,8 @@ import yaml
 from research_internlm.runs.loss_lines import Record, events
 from research_internlm.runs.train_log_file import read_lines
 from research_internlm.shared.run_layout import TRAIN_LOG
-from tests.helpers.commands import ROOT, assert_user_error, run_script
+from tests.helpers.commands import ROOT, assert_user_error
+from tests.helpers.warm import run_warm
 
 pytestmark = pytest.mark.model
 
@@ -31,7 +32,7 @@ def work(demo_data, tmp_path_factory):
     choices = [item for item in items if item.get("input")][:24]
     (folder / "items.json").write_text(json.dumps(choices))
     for name, seq_length in (("train", SEQ_LENGTH), ("valid", SEQ_LENGTH - 1)):
-        run_script("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
+        run_warm("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
                    "--output_file", folder / f"{name}.mindrecord", "--model_file",
                    demo_data / "tokenizer.model", "--seq_length", seq_length)
     return folder
@@ -42,11 +43,11 @@ def settings(work):
     manifest = json.loads((work / "train.mindrecord.manifest.json").read_text())
     return (f"model.model_config.vocab_size={manifest['special_ids']['vocab_size']}",
             f"model.model_config.seq_length={SEQ_LENGTH}", "model.model_config.hidden_size=32",
-            "model.model_config.num_layers=2", "model.model_config.num_heads=2")
+            "model.model_config.num_layers=1", "model.model_config.num_heads=2")
 
 
 def train(work, output, settings, *more, check=True):
-    return run_script(
+    return run_warm(
         TRAIN, "--config", "yaml/lora_finetune.yaml", *OVERLAY, "--train_dataset", work / "train.mindrecord",
         "--eval_dataset", work / "valid.mindrecord", "--output_dir", output, "--use_parallel", "False",
         *settings, "runner_config.epochs=2", "eval_step_interval=6",
@@ -142,7 +143,7 @@ def test_resolved_config_and_run_facts_are_beside_the_checkpoints(run):
 
 def test_an_adapter_merged_at_loading_gives_the_adapter_s_logits(run):
     """Merged weights against MindFormers' own unmerged LoRA forward, on the same prompt."""
-    done = run_script("tests/helpers/merged_logits.py", run[0])
+    done = run_warm("tests/helpers/merged_logits.py", run[0])
     difference, change = map(float, done.stdout.split()[-2:])
     assert difference < 1e-5
     assert change > 1e-3  # the adapter does something
@@ -153,7 +154,7 @@ def test_mmlu_evaluation_counts_every_question(run, work, demo_data, settings, m
     output, _ = run
     checkpoint = sorted((output / "checkpoint" / "rank_0").glob("*.ckpt"))[-1]
     result_file = work / f"mmlu_{mode}.json"
-    run_script(EVALUATE, "mmlu", "--config", "yaml/predict_mmlu.yaml", *OVERLAY, "--load_checkpoint",
+    run_warm(EVALUATE, "mmlu", "--config", "yaml/predict_mmlu.yaml", *OVERLAY, "--load_checkpoint",
                checkpoint, "--model_file", demo_data / "tokenizer.model", "--test_file", work / "items.json",
                "--mode",
                mode, "--output", result_file, *settings, "model.model_config.seq_length=128",
@@ -169,7 +170,7 @@ def test_mmlu_evaluation_counts_every_question(run, work, demo_data, settings, m
 def test_squad_evaluation_scores_both_metrics(run, work, demo_data, settings):
     checkpoint = sorted((run[0] / "checkpoint" / "rank_0").glob("*.ckpt"))[-1]
     result_file = work / "squad.json"
-    run_script(EVALUATE, "squad", "--config", "yaml/predict_eval_squad.yaml", *OVERLAY, "--load_checkpoint",
+    run_warm(EVALUATE, "squad", "--config", "yaml/predict_eval_squad.yaml", *OVERLAY, "--load_checkpoint",
                checkpoint, "--model_file", demo_data / "tokenizer.model", "--squad_file",
                demo_data / "squad.json", "--output", result_file, *settings,
                "model.model_config.max_new_tokens=3", "--limit", "12")
@@ -182,7 +183,7 @@ def test_squad_evaluation_scores_both_metrics(run, work, demo_data, settings):
 def test_predict_answers_from_a_file(run, work, demo_data, settings):
     (work / "questions.txt").write_text("What is the capital of France?\n\nWhat is the capital of Peru?\n")
     checkpoint = sorted((run[0] / "checkpoint" / "rank_0").glob("*.ckpt"))[-1]
-    run_script(TRAIN, "--config", "yaml/predict_mmlu.yaml", *OVERLAY, "--run_mode", "predict",
+    run_warm(TRAIN, "--config", "yaml/predict_mmlu.yaml", *OVERLAY, "--run_mode", "predict",
                "--load_checkpoint", checkpoint, "--model_file", demo_data / "tokenizer.model",
                "--predict_data", work / "questions.txt", "--output_dir", work / "predict", *settings,
                "model.model_config.max_new_tokens=4")
@@ -201,7 +202,7 @@ def test_the_loss_audit_s_mean_is_the_trainer_s_own_evaluation_loss(run, work, d
     """Every row has the same number of labels, so the trainer's mean over batches is the mean over labels."""
     checkpoint = run[0] / "checkpoint" / "rank_0" / "internlm_7b_lora_rank_0-2_6.ckpt"
     output = work / "audit.json"
-    done = run_script("research_internlm/audit.py", "--config", "yaml/predict_mmlu.yaml", *OVERLAY,
+    done = run_warm("research_internlm/audit.py", "--config", "yaml/predict_mmlu.yaml", *OVERLAY,
                       "--load_checkpoint", checkpoint, "--dataset", work / "valid.mindrecord", "--model_file",
                       demo_data / "tokenizer.model", "--output", output, *settings)
     evaluated = re.findall(r"Eval result: .*?'loss': (?:np\.\w+\()?([\d.]+)", run[1])
@@ -227,7 +228,7 @@ def test_what_cannot_work_is_said_before_anything_is_built(run, work, settings, 
 
 def test_a_checkpoint_of_another_shape_is_refused(run, work, demo_data, settings):
     checkpoint = sorted((run[0] / "checkpoint" / "rank_0").glob("*.ckpt"))[-1]
-    done = run_script(EVALUATE, "mmlu", "--config", "yaml/predict_mmlu.yaml", *OVERLAY, "--load_checkpoint",
+    done = run_warm(EVALUATE, "mmlu", "--config", "yaml/predict_mmlu.yaml", *OVERLAY, "--load_checkpoint",
                       checkpoint, "--model_file", demo_data / "tokenizer.model", "--test_file",
                       work / "items.json", "--output", work / "no.json", *settings,
                       "model.model_config.num_layers=3", check=False)
@@ -236,4 +237,4 @@ def test_a_checkpoint_of_another_shape_is_refused(run, work, demo_data, settings
 
 
 def test_nothing_of_the_cpu_adaptation_is_active_on_ascend():
-    run_script("tests/helpers/portable_on_ascend.py", ROOT)
+    run_warm("tests/helpers/portable_on_ascend.py", ROOT)
