@@ -19,6 +19,7 @@ from research_internlm.evaluation.squad import SquadTask
 from research_internlm.evaluation.task import Task
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.errors import ToolkitError
+from tests.helpers import finished_run
 from tests.helpers.commands import exam_items
 
 ROOMY = {"seq_length": 4096, "max_new_tokens": 40}
@@ -138,10 +139,10 @@ def test_a_result_names_task_version_weights_and_limit(codec, test_file):
     task = MmluTask(test_file)
     model = ScriptedModel(codec, right_answers(task.items))
     evaluated = SimpleNamespace(codec=codec, model_config=ROOMY, load=model.load,
-                                facts=lambda: {"checkpoint": "x.ckpt"})
+                                facts=lambda: finished_run.evaluation_facts("x")
     result, predictions = runner.evaluate(task, evaluated, 2, started=0)
     assert (result["task"], result["mode"], result["limit"]) == ("mmlu", "generate", 2)
-    assert result["task_version"] == task.version and result["checkpoint"] == "x.ckpt"
+    assert result["task_version"] == task.version and result["checkpoint"] == "merged.ckpt"
     assert result["overall"]["total"] == len(predictions) == 2
     assert result["seconds"] > 0 and len(result["test_file_sha256"]) == 64
     (line,) = task.lines(result)
