@@ -117,16 +117,22 @@ def check_model_config(model_config: Mapping[str, Any], where: str) -> None:
     Raises:
         ToolkitError: Values are missing, impossible, or describe another structure; all at once.
     """
-    wrong = [f"{key} is missing" for key in _RECIPE_NEEDED if model_config.get(key) is None]
-    wrong += _misvalued(model_config, _RECIPE_KINDS)
-    if not wrong:
-        heads = model_config["num_heads"]
-        wrong += _uneven(heads, model_config["hidden_size"], model_config.get("n_kv_heads"), "n_kv_heads")
+    wrong = shape_problems(model_config)
     for key in ("tie_word_embeddings", "qkv_concat"):
         if model_config.get(key) is True:
             wrong.append(f"{key} is True (InternLM and InternLM2 have separate weights there; leave it out)")
     if wrong:
         raise ToolkitError(f"{where}, model.model_config: {'; '.join(wrong)}")
+
+
+def shape_problems(model_config: Mapping[str, Any]) -> list[str]:
+    """Values of a recipe's `model.model_config` that are missing or that no weights can have."""
+    wrong = [f"{key} is missing" for key in _RECIPE_NEEDED if model_config.get(key) is None]
+    wrong += _misvalued(model_config, _RECIPE_KINDS)
+    if not wrong:
+        heads = model_config["num_heads"]
+        wrong += _uneven(heads, model_config["hidden_size"], model_config.get("n_kv_heads"), "n_kv_heads")
+    return wrong
 
 
 def _given(config: Mapping[str, Any], key: str, default: Any) -> Any:

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from research_internlm.checkpoints import weight_names
+from research_internlm.checkpoints import hf_config, weight_names
 from research_internlm.checkpoints.tensor_files import SUFFIXES, TensorFile
+from research_internlm.data.families import FAMILIES, INTERNLM, by_config_type
 from research_internlm.model import shape
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_manifest
@@ -35,6 +36,9 @@ def weights_problems(path: str | Path, model_config: Mapping[str, Any]) -> Itera
         One sentence a problem: no such file, another model's, incomplete, or recorded with other settings.
     """
     path = Path(path)
+    if wrong := hf_config.shape_problems(model_config):
+        yield f"--load_checkpoint {path} cannot be checked: in model.model_config, {'; '.join(wrong)}"
+        return
     try:
         for file in _files_of(path):
             _require_model(file, model_config)
@@ -110,13 +114,12 @@ def require_recorded_config(path: str | Path, model_config: Mapping[str, Any]) -
 
 def computed_by(model_config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a model that its outputs depend on, defaults filled in."""
-    kind = model_config.get("type", "InternLMConfig")
-    defaults = shape.DEFAULTS.get(kind, shape.DEFAULTS["InternLMConfig"])
+    family = by_config_type(model_config.get("type")) or FAMILIES[INTERNLM]
     return {
         **{key: model_config[key] for key in ("hidden_size", "num_layers", "num_heads", "vocab_size")},
         "n_kv_heads": model_config.get("n_kv_heads") or model_config["num_heads"],
         "intermediate_size": shape.intermediate_size(model_config),
-        "rms_norm_eps": float(model_config.get("rms_norm_eps") or defaults["rms_norm_eps"]),
-        "theta": float(model_config.get("theta") or defaults["theta"]),
+        "rms_norm_eps": float(model_config.get("rms_norm_eps") or family.rms_norm_eps),
+        "theta": float(model_config.get("theta") or family.theta),
         "has_bias": shape.has_bias(model_config, "qkv_has_bias"),
     }
