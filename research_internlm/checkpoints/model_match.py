@@ -104,6 +104,9 @@ def require_recorded_config(path: str | Path, model_config: Mapping[str, Any]) -
     recorded = manifest.get("model_config") if isinstance(manifest, dict) else None
     if not isinstance(recorded, Mapping):
         return
+    if wrong := hf_config.shape_problems({**model_config, **recorded}):
+        raise ToolkitError(f"the manifest of {path} records settings of no model: {'; '.join(wrong)}; make "
+                           "the file again with research_internlm/weights.py")
     ours, theirs = computed_by(model_config), computed_by({**model_config, **recorded})
     differing = [f"{key} is {theirs[key]} there and {ours[key]} in the recipe"
                  for key in ours if theirs[key] != ours[key]]

@@ -148,6 +148,24 @@ def test_the_rotary_entry_of_internlm_s_own_config_is_read(rotary, theta):
                                       "rotary": rotary})["theta"] == theta
 
 
+def test_what_config_json_leaves_out_is_the_release_s_default_and_no_recipe_s():
+    config = {**hf_config.from_model_config(CONFIG, "fp32"), "model_type": "internlm2", "bias": False}
+    del config["rms_norm_eps"], config["rope_theta"], config["attention_bias"]
+    found = hf_config.to_model_config(config)
+    assert (found["rms_norm_eps"], found["theta"]) == (1e-6, 10000.0)
+
+
+@pytest.mark.parametrize("rope", [
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 777.0}},
+    {"rope_scaling": {"type": "default"}, "rope_parameters": {"rope_theta": 777.0}},
+    {"rotary": {"base": 777.0, "type": "origin"}}])
+def test_a_rotary_base_stated_twice_must_be_the_same(rope):
+    config = hf_config.from_model_config(CONFIG, "fp32")
+    with pytest.raises(ToolkitError, match=r"stated twice .*rope_theta 10000.*777"):
+        hf_config.to_model_config({**config, **rope})
+    assert hf_config.to_model_config({**config, **rope, "rope_theta": 777})["theta"] == 777
+
+
 @pytest.mark.parametrize(("index", "message"), [
     ({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}},
      "the shard .*model-00002-of-00002.safetensors does not exist; model.safetensors.index.json names 2 sh"),

@@ -269,6 +269,8 @@ def test_a_start_that_was_cut_off_leaves_a_folder_that_can_be_used(work, start_o
 
 def base_weights(work):
     """Random weights of the launched model."""
+    if (work / "base.ckpt").exists():
+        return work / "base.ckpt"
     arguments = command.parse_arguments(["--config", "yaml/lora_finetune.yaml",
                                          *launch_command(work, "base", 1)[5:]])
     shapes = weight_names.parameter_shapes(recipes.model_config(command.resolve(arguments)))
