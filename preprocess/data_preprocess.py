@@ -20,7 +20,7 @@ from tqdm import tqdm
 from preprocess.exam import questions as question_reader
 from preprocess.exam import splits
 from preprocess.exam.orderings import ORDERS, choose_orders, depends_on_order
-from preprocess.mindrecord.items import write_items
+from preprocess.mindrecord.items import stream_items, write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.data.choice import EXAM_WORDING, ChoiceQuestion
 from research_internlm.shared import files
@@ -67,8 +67,7 @@ def read_questions(path: Path, ambiguous: str) -> tuple[list[ChoiceQuestion], li
     Raises:
         ToolkitError: An unreadable item with `error`, or nothing readable at all.
     """
-    hint = "make it with preprocess/mmlu_cmmlu_csv2json.py"
-    items = files.read_json(path, "--input", hint)
+    items = list(stream_items(path))
     questions, unreadable = question_reader.read_items(items, str(path))
     if unreadable and (ambiguous == "error" or not questions):
         listed = "; ".join(f"item {entry['index']}: {entry['reason']}" for entry in unreadable)
