@@ -301,6 +301,22 @@ def test_a_resume_from_a_folder_looks_at_the_files_it_would_load(work):
                                                 "model.model_config.num_layers=2")[0]
 
 
+def test_a_flipped_bit_of_the_data_is_found_before_a_worker_starts(work, start_one, tmp_path):
+    for part in work.glob("train.mindrecord*"):
+        shutil.copy(part, tmp_path)
+    data = tmp_path / "train.mindrecord"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    flags = "--train_dataset", str(data)
+    with pytest.raises(ToolkitError, match=r"1 problem\(s\) .*--train_dataset: train\.mindrecord in .* cha"):
+        start_one("flipped", *flags)
+    arguments = command.parse_arguments(["--config", "yaml/lora_finetune.yaml", "--use_parallel", "False",
+                                         *launch_command(work, "flipped", 1, *flags)[5:]])
+    with pytest.raises(ToolkitError, match=r"--train_dataset: train\.mindrecord in .* changed"):
+        worker.preflight(command.resolve(arguments), arguments)
+
+
 def checkpoint(folder, step):
     """A full checkpoint's values, no weights."""
     from tests.helpers.run_checkpoints import checkpoint as write
