@@ -8,7 +8,6 @@ writes and merge hands on.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_manifest
 
 _HF_PREFIXES = ("model.layers.0.self_attn.", "model.layers.0.attention.wqkv", "model.embed_tokens.")
-_QUANTISED = re.compile(r".*\.(qweight|qzeros|scales|g_idx)")
 
 
 def weights_problems(path: str | Path, model_config: Mapping[str, Any]) -> Iterator[str]:
@@ -71,9 +69,9 @@ def _require_model(path: Path, model_config: Mapping[str, Any]) -> None:
                    if not weight_names.is_training_state(name) and not weight_names.is_adapter(name)}
         adapter = any(weight_names.is_adapter(name) for name in file.entries)
     names = [*entries]
-    if any(name.startswith("base_model.model.") for name in names):
+    if any(map(weight_names.is_peft, names)):
         raise ToolkitError(f"--load_checkpoint {path} is a PEFT adapter, not the weights of a model")
-    if any(_QUANTISED.fullmatch(name) for name in names):
+    if any(weight_names.is_quantised(name) for name in names):
         raise ToolkitError(f"--load_checkpoint {path} holds quantised weights (qweight, scales): download "
                            "the release that is not quantised")
     if not names and adapter:
