@@ -33,7 +33,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Show each question in several orders of its options and split the result into "
                     "training, validation and test. A manifest is written beside each output.")
-    parser.add_argument("--input", type=Path, required=True, help="json of mmlu_cmmlu_csv2json.py")
+    parser.add_argument("--input", type=Path, required=True, help="json of mmlu_cmmlu_csv2json.py, "
+                        "or JSON Lines of such items")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the three json files")
     parser.add_argument("--orderings", type=whole(1, len(ORDERS)), default=6,
                         help="orders per question, the original one included, 1 to 24 (default: %(default)s)")

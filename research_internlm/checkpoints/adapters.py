@@ -78,8 +78,8 @@ def require_no_peft(path: Path) -> None:
     whole = config.get("modules_to_save") if isinstance(config, dict) else None
     named = f" with modules_to_save {', '.join(map(str, whole))}" if isinstance(whole, list) and whole else ""
     raise ToolkitError(f"{path} is an adapter of PEFT or XTuner{named}; this toolkit's merge takes "
-                       "adapters of its own runs: merge this one with PEFT (merge_and_unload), then convert the "
-                       "merged model with weights.py from-hf")
+                       "adapters of its own runs: merge this one with PEFT (merge_and_unload), then convert "
+                       "the merged model with weights.py from-hf")
 
 
 def run_config_of(path: Path) -> Path:
