@@ -91,7 +91,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--mindrecord_schema", default="internlm_alpaca",
         help="name of the schema inside the file (default: %(default)s)")
-    add("--input_glob", required=True, metavar="F.json", help="alpaca json, or a glob that matches several")
+    add("--input_glob", required=True, metavar="F.json", help="alpaca json or JSON Lines, or a "
+        "glob that matches several")
     add("--output_file", required=True, metavar="F.mindrecord", help="the data set")
     add("--model_file", required=True, metavar="F.model", help="InternLM's tokenizer.model")
     add("--file_partition", type=whole(1), default=1, metavar="N",

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from preprocess.exam import questions as question_reader
 from preprocess.exam import splits
 from preprocess.exam.orderings import ORDERS, choose_orders, depends_on_order
-from preprocess.mindrecord.items import write_items
+from preprocess.mindrecord.items import stream_items, write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.data.choice import EXAM_WORDING, ChoiceQuestion
 from research_internlm.data.manifest import write_data_manifest
@@ -34,7 +34,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Show each question in several orders of its options and split the result into "
                     "training, validation and test. A manifest is written beside each output.")
-    parser.add_argument("--input", type=Path, required=True, help="json of mmlu_cmmlu_csv2json.py")
+    parser.add_argument("--input", type=Path, required=True, help="json of mmlu_cmmlu_csv2json.py, "
+                        "or JSON Lines of such items")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the three json files")
     parser.add_argument("--orderings", type=whole(1, len(ORDERS)), default=6,
                         help="orders per question, the original one included, 1 to 24 (default: %(default)s)")
@@ -68,8 +69,7 @@ def read_questions(path: Path, ambiguous: str) -> tuple[list[ChoiceQuestion], li
     Raises:
         ToolkitError: An unreadable item with `error`, or nothing readable at all.
     """
-    hint = "make it with preprocess/mmlu_cmmlu_csv2json.py"
-    items = files.read_json(path, "--input", hint)
+    items = list(stream_items(path))
     questions, unreadable = question_reader.read_items(items, str(path))
     if unreadable and (ambiguous == "error" or not questions):
         listed = "; ".join(f"item {entry['index']}: {entry['reason']}" for entry in unreadable)

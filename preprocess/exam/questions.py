@@ -58,6 +58,8 @@ def read_items(items: Any, where: str) -> tuple[list[ChoiceQuestion], list[dict[
     questions: list[ChoiceQuestion] = []
     unreadable: list[dict[str, Any]] = []
     for index, item in enumerate(items):
+        if isinstance(item, dict) and item.get("input") is None:
+            item = {**item, "input": ""}
         if not (isinstance(item, dict)
                 and all(isinstance(item.get(key), str) for key in ("instruction", "input", "output"))):
             raise ToolkitError(f"{where} item {index} lacks instruction, input and output as texts; make the "

@@ -14,13 +14,14 @@ from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
+from research_internlm.data.choice import ALPACA_KEYS, require_shown
+from research_internlm.data.items import is_reading
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import manifest_path, publish, read_json, require_file, staging
+from research_internlm.shared.parsing import parse_json, refuse_surrogates, strict_decoder
 
-_ALPACA_KEYS = ("instruction", "input", "output")
 _READING_KEYS = ("passage", "question", "output")
 _HINT = "preprocess/data_preprocess.py makes train_alpaca_format.json and its companions"
-_SURROGATE = re.compile("[\\ud800-\\udfff]")
 _encode_any = json.JSONEncoder(ensure_ascii=False).encode
 _BLOCK = 1 << 20  # characters read at once
 _SPACE = re.compile(r"[ \t\n\r]*")  # JSON's own
@@ -76,23 +77,26 @@ def inputs_of(pattern: str) -> list[Path]:
 
 
 def read_items(path: Path) -> Iterator[dict[str, str]]:
-    """Reads one JSON file of items, streamed, and checks every one.
+    """Reads one file of items, streamed, and checks every one; an alpaca item may leave `input` out.
 
     Raises:
-        ToolkitError: Not a list, or an item lacks its text fields; the item's place is named.
+        ToolkitError: No list and no JSON Lines, an item lacks its text fields, or other fields hold what no
+            prompt shows; the item's place is named.
     """
     for number, item in enumerate(stream_items(path), 1):
-        wanted = _READING_KEYS if isinstance(item, dict) and "passage" in item else _ALPACA_KEYS
+        wanted = _READING_KEYS if isinstance(item, dict) and is_reading(item) else ALPACA_KEYS
+        if isinstance(item, dict) and wanted is ALPACA_KEYS and item.get("input") is None:
+            item = {**item, "input": ""}
         if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in wanted):
             raise ToolkitError(f"{path}, item {number}: expected an object with the texts "
                                f"{', '.join(wanted)}, found {str(item)[:80]}")
         if not item["output"]:
             raise ToolkitError(f"{path}, item {number}: its output is empty, so there is nothing to learn; "
                                "give it an answer or remove it")
-        for key in wanted:
-            if _SURROGATE.search(item[key]):
-                raise ToolkitError(f"{path}, item {number}: {key} holds half a character (a lone surrogate, "
-                                   f"\\ud800 to \\udfff): {item[key][:80]!a}")
+        try:
+            require_shown(item, wanted)
+        except ToolkitError as error:
+            raise ToolkitError(f"{path}, item {number}: {error}") from None
         yield item
 
 
@@ -105,26 +109,40 @@ def read_named(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def stream_items(path: Path) -> Iterator[Any]:
-    """Reads the items of a file that is one JSON list.
+    """Reads the items of a file: one JSON list, or JSON Lines (one item a line).
 
     Yields:
         The parsed items, in order.
 
     Raises:
-        ToolkitError: Missing, empty, not UTF-8, not JSON (with the position), or not a list of items; items
-            before the fault may have been yielded.
+        ToolkitError: Missing, empty, not UTF-8, not JSON (with the position), no items in either form, or
+            refused as `parse_json` refuses; items before the fault may have been yielded.
     """
     path = require_file(path, "the input", _HINT)
     try:
-        yield from _items(path)
-    except ValueError:
+        yield from _lines(path) if _is_lines(path) else _items(path)
+    except (ValueError, RecursionError):
         # Only a whole read tells where the fault is; it raises for all but valid JSON of another kind.
         read_json(path, "the input", _HINT)
         raise ToolkitError(f"{path} is not a list of items; {_HINT}") from None
 
 
+def _is_lines(path: Path) -> bool:
+    """Whether a file is JSON Lines: by its name or by a second object, where its first value is an object."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        first, _, rest = file.read(_BLOCK).lstrip().partition("\n")
+    return first.startswith("{") and (path.suffix.lower() == ".jsonl" or rest.lstrip().startswith("{"))
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield parse_json(line, f"the input {path}, line {number},")
+
+
 def _items(path: Path) -> Iterator[Any]:
-    decoder = json.JSONDecoder()
+    decoder = strict_decoder(f"the input {path}")
     with open(path, encoding="utf-8-sig", newline="") as file:
         text, opening = file.read(_BLOCK), "["
         place = _SPACE.match(text).end()
@@ -150,6 +168,7 @@ def _next_item(decoder: json.JSONDecoder, file: Any, text: str, place: int) -> t
     while True:
         try:
             item, end = decoder.raw_decode(text, place)
+            refuse_surrogates(text, item, f"the input {file.name}", place, end)
             return item, text, end
         except json.JSONDecodeError:
             more = file.read(_BLOCK)

@@ -14,6 +14,7 @@ from research_internlm.checkpoints.tensor_files import SUFFIXES, TensorFile
 from research_internlm.model import lora
 from research_internlm.shared import run_layout, schema
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import read_json
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
 
 
@@ -66,6 +67,31 @@ class BaseOfRun:
     load_checkpoint_sha256: str | None = None
 
 
+def require_no_peft(path: Path) -> None:
+    """Refuses an adapter of PEFT or XTuner, by its folder's adapter_config.json or its tensors' names.
+
+    Args:
+        path: A folder, or a file of weights.
+
+    Raises:
+        ToolkitError: It is one; modules that were trained as a whole are named.
+    """
+    config_file = (path if path.is_dir() else path.parent) / "adapter_config.json"
+    if path.is_file() and path.suffix in SUFFIXES.values():
+        with TensorFile(path, "the adapter") as file:
+            foreign = any(map(weight_names.is_peft, file.entries))
+    else:
+        foreign = config_file.is_file() and not config_file.with_name("config.json").is_file()
+    if not foreign:
+        return
+    config = read_json(config_file, "the adapter's config") if config_file.is_file() else {}
+    whole = config.get("modules_to_save") if isinstance(config, dict) else None
+    named = f" with modules_to_save {', '.join(map(str, whole))}" if isinstance(whole, list) and whole else ""
+    raise ToolkitError(f"{path} is an adapter of PEFT or XTuner{named}; this toolkit's merge takes "
+                       "adapters of its own runs: merge this one with PEFT (merge_and_unload), then convert "
+                       "the merged model with weights.py from-hf")
+
+
 def run_config_of(path: Path) -> Path:
     """The resolved config of the run that wrote a checkpoint.
 
@@ -96,6 +122,7 @@ def open_adapter(path: Path) -> Adapter:
     Raises:
         ToolkitError: No config, no adapter in the file, or rank, targets or shapes are not the config's.
     """
+    require_no_peft(path)
     config_file = run_config_of(path)
     model_config = recipes.model_config(recipes.load_yaml(config_file))
     hf_config.check_model_config(model_config, str(config_file))

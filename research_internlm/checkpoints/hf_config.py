@@ -21,9 +21,13 @@ _TORCH_TYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 # "dynamic" NTK changes the rotary angles only beyond max_position_embeddings; "origin" is InternLM's word for
 # none.
 _HARMLESS_ROPE_TYPES = ("default", "origin", "dynamic")
+_ROPE_KEYS = ("rope_scaling", "rope_parameters", "rotary")
 _NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size")
 _COUNT, _POSITIVE = "a positive whole number", "a positive number"
 _SWITCH, _MAPPING = "true or false", "a mapping"
+# Default of the releases' own configuration classes, which config.json leaves out where it applies. Source:
+# configuration_internlm.py and configuration_internlm2.py of the releases, and transformers' LlamaConfig.
+_RMS_NORM_EPS = 1e-6
 # What config.json's values must be, where they are given.
 _HF_KINDS = {
     **dict.fromkeys(_NEEDED, _COUNT),
@@ -79,7 +83,6 @@ def to_model_config(config: Any) -> dict[str, Any]:
     """
     _require_internlm(config)
     family, has_bias = _family_of(config)
-    rope = _rope(config)
     return {
         "type": family.config_type,
         "hidden_size": config["hidden_size"],
@@ -88,8 +91,8 @@ def to_model_config(config: Any) -> dict[str, Any]:
         "n_kv_heads": _given(config, "num_key_value_heads", config["num_attention_heads"]),
         "intermediate_size": config["intermediate_size"],
         "vocab_size": config["vocab_size"],
-        "rms_norm_eps": _given(config, "rms_norm_eps", family.rms_norm_eps),
-        "theta": config.get("rope_theta") or rope.get("rope_theta") or rope.get("base") or 10000.0,
+        "rms_norm_eps": _given(config, "rms_norm_eps", _RMS_NORM_EPS),
+        "theta": next(iter(_thetas(config).values()), 10000.0),
         "max_position_embedding": _given(config, "max_position_embeddings", 2048),
         "has_bias": has_bias,
     }
@@ -117,16 +120,22 @@ def check_model_config(model_config: Mapping[str, Any], where: str) -> None:
     Raises:
         ToolkitError: Values are missing, impossible, or describe another structure; all at once.
     """
-    wrong = [f"{key} is missing" for key in _RECIPE_NEEDED if model_config.get(key) is None]
-    wrong += _misvalued(model_config, _RECIPE_KINDS)
-    if not wrong:
-        heads = model_config["num_heads"]
-        wrong += _uneven(heads, model_config["hidden_size"], model_config.get("n_kv_heads"), "n_kv_heads")
+    wrong = shape_problems(model_config)
     for key in ("tie_word_embeddings", "qkv_concat"):
         if model_config.get(key) is True:
             wrong.append(f"{key} is True (InternLM and InternLM2 have separate weights there; leave it out)")
     if wrong:
         raise ToolkitError(f"{where}, model.model_config: {'; '.join(wrong)}")
+
+
+def shape_problems(model_config: Mapping[str, Any]) -> list[str]:
+    """Values of a recipe's `model.model_config` that are missing or that no weights can have."""
+    wrong = [f"{key} is missing" for key in _RECIPE_NEEDED if model_config.get(key) is None]
+    wrong += _misvalued(model_config, _RECIPE_KINDS)
+    if not wrong:
+        heads = model_config["num_heads"]
+        wrong += _uneven(heads, model_config["hidden_size"], model_config.get("n_kv_heads"), "n_kv_heads")
+    return wrong
 
 
 def _given(config: Mapping[str, Any], key: str, default: Any) -> Any:
@@ -175,7 +184,15 @@ def _require_internlm(config: Any) -> None:
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The rotary settings, wherever this config keeps them: Llama's and InternLM2's `rope_scaling`, the
     `rope_parameters` of transformers 5, or InternLM's `rotary` ({"base": 10000, "type": "dynamic"})."""
-    return next((config[key] for key in ("rope_scaling", "rope_parameters", "rotary") if config.get(key)), {})
+    return next((config[key] for key in _ROPE_KEYS if config.get(key)), {})
+
+
+def _thetas(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Base of the rotary angles by the key it stands under; without any, the classes' default is 10000."""
+    stated = {"rope_theta": config.get("rope_theta")}
+    for key in _ROPE_KEYS:
+        stated |= {f"{key}.{name}": (config.get(key) or {}).get(name) for name in ("rope_theta", "base")}
+    return {key: value for key, value in stated.items() if value is not None}
 
 
 def _rope_type(rope: Mapping[str, Any]) -> str:
@@ -193,8 +210,12 @@ def _unsupported(config: Mapping[str, Any]) -> list[str]:
     if head_size and head_size * heads != hidden:
         wrong.append(f"head_dim {head_size} x {heads} heads is not hidden_size {hidden}")
     wrong += _uneven(heads, hidden, config.get("num_key_value_heads"), "num_key_value_heads")
-    rope = _rope(config)
-    wrong += _misvalued(rope, dict.fromkeys(("base", "rope_theta"), _POSITIVE))
+    rope, thetas = _rope(config), _thetas(config)
+    if misvalued := _misvalued(thetas, dict.fromkeys(thetas, _POSITIVE)):
+        wrong += misvalued
+    elif len(set(thetas.values())) > 1:
+        wrong.append("the rotary base is stated twice with different values ("
+                     + ", ".join(f"{key} {value}" for key, value in thetas.items()) + ")")
     if _rope_type(rope) not in _HARMLESS_ROPE_TYPES:
         wrong.append(f"rope_scaling {_rope_type(rope)} (only {', '.join(_HARMLESS_ROPE_TYPES)} leave the "
                      "angles within max_position_embeddings alone)")

@@ -14,6 +14,7 @@ from sentencepiece import SentencePieceProcessor
 from research_internlm.checkpoints import dtypes, hf_config, weight_names
 from research_internlm.checkpoints.adapters import open_adapter, peft_config
 from research_internlm.checkpoints.dtypes import Entry
+from research_internlm.checkpoints.model_match import require_recorded_config
 from research_internlm.checkpoints.tensor_files import TensorFile, row_blocks, write_tensors
 from research_internlm.data.chat_template import render_turn
 from research_internlm.data.families import ASSISTANT, FAMILIES, UPSTREAM_END
@@ -59,6 +60,7 @@ def export_model(checkpoint: Path, output: Path, model_config: Mapping[str, Any]
     _require_output(output, overwrite, [checkpoint, *([model_file] if model_file else [])], _MODEL_FILES)
     with TensorFile(checkpoint) as file:
         weights, state = _weights_of(file, model_config)
+        require_recorded_config(checkpoint, model_config)
         dtype = next((flag for flag, dtype in dtypes.FLAG_TYPES.items()
                       if dtype == weights["lm_head.weight"].dtype), "fp32")
         texts = {"config.json": _json(hf_config.from_model_config(model_config, dtype)),

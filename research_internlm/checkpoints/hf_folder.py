@@ -17,7 +17,7 @@ from research_internlm.checkpoints import dtypes
 from research_internlm.checkpoints.dtypes import Entry
 from research_internlm.checkpoints.tensor_files import TensorFile
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_json, require_file
+from research_internlm.shared.files import lfs_pointers, read_json, require_file
 
 _KINDS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 
@@ -28,7 +28,8 @@ def shards_of(folder: str | os.PathLike) -> list[Path]:
     Safetensors are preferred where a folder has both forms.
 
     Raises:
-        ToolkitError: The folder is missing, holds no weights, or lacks a shard its index names.
+        ToolkitError: The folder is missing, holds no weights or Git LFS pointers, or lacks a shard its index
+            names.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -39,7 +40,7 @@ def shards_of(folder: str | os.PathLike) -> list[Path]:
         if index.exists():
             return _require_shards(folder, index)
         if (folder / f"{stem}{suffix}").exists():
-            return [folder / f"{stem}{suffix}"]
+            return _require_fetched([folder / f"{stem}{suffix}"])
         pieces = sorted(folder.glob(f"{stem}-*-of-*{suffix}"))
         if pieces:
             raise ToolkitError(f"{folder} holds {len(pieces)} shards such as {pieces[0].name} but no "
@@ -47,9 +48,20 @@ def shards_of(folder: str | os.PathLike) -> list[Path]:
     raise ToolkitError(f"{folder} holds neither model*.safetensors nor pytorch_model*.bin")
 
 
+def _require_fetched(shards: list[Path]) -> list[Path]:
+    """The shards, none of which may be a Git LFS pointer; the tokenizer, needed next, is named too."""
+    if pointers := lfs_pointers(shards):
+        folder = shards[0].parent
+        pointers += lfs_pointers([folder / "tokenizer.model"])
+        raise ToolkitError(f"{', '.join(path.name for path in pointers)} in {folder} are Git LFS pointers, "
+                           "not the files themselves: run `git lfs pull` there, or download them from the "
+                           "release's page")
+    return shards
+
+
 def _require_shards(folder: Path, index: Path) -> list[Path]:
     """The shards an index names, all of which must be there."""
-    shards = [folder / name for name in sorted(set(_weight_map(index).values()))]
+    shards = _require_fetched([folder / name for name in sorted(set(_weight_map(index).values()))])
     faults = []
     for shard in shards:
         try:

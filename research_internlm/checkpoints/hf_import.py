@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from research_internlm.checkpoints import dtypes, hf_config, weight_names
+from research_internlm.checkpoints.adapters import require_no_peft
 from research_internlm.checkpoints.dtypes import Entry
 from research_internlm.checkpoints.hf_folder import HfFolder
 from research_internlm.checkpoints.tensor_files import format_of, row_blocks, write_tensors
@@ -47,9 +48,11 @@ def import_model(hf_dir: Path, output: Path, dtype: str | None, overwrite: bool,
     """
     format_of(output, form)
     require_absent(output, overwrite)
+    require_no_peft(hf_dir)
     config = read_json(hf_dir / "config.json", "the model's config", "give the folder of the HF release")
     model_config = hf_config.to_model_config(config)
     folder = HfFolder(hf_dir)
+    _require_unquantised(folder, config, hf_dir)
     inputs = [hf_dir / "config.json", *folder.shards]
     require_absent(output, overwrite, inputs)
     shapes = weight_names.parameter_shapes(model_config)
@@ -63,6 +66,22 @@ def import_model(hf_dir: Path, output: Path, dtype: str | None, overwrite: bool,
     }
     write_manifest(output, **facts)
     return facts
+
+
+def _require_unquantised(folder: HfFolder, config: Mapping[str, Any], where: Path) -> None:
+    """Says that weights are quantised before their names are compared, which are others then.
+
+    Raises:
+        ToolkitError: config.json or the tensors' names say so.
+    """
+    settings = config.get("quantization_config")
+    packed = [name for name in folder.entries if weight_names.is_quantised(name)]
+    if settings or packed:
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
+        found = [f"quantization_config in config.json: {method or settings}"] if settings else []
+        found += [f"{len(packed)} tensors such as {packed[0]}"] if packed else []
+        raise ToolkitError(f"the weights of {where} are quantised ({'; '.join(found)}) and cannot be "
+                           "converted: download the release that is not quantised")
 
 
 def _write(folder: HfFolder, sources: Mapping[str, Source], layout: Mapping[str, Entry], output: Path,

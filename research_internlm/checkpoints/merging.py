@@ -11,6 +11,7 @@ import numpy as np
 from research_internlm.checkpoints import dtypes, weight_names
 from research_internlm.checkpoints.adapters import Adapter, open_adapter
 from research_internlm.checkpoints.dtypes import Entry
+from research_internlm.checkpoints.model_match import computed_by, require_recorded_config
 from research_internlm.checkpoints.tensor_files import TensorFile, format_of, row_blocks, write_tensors
 from research_internlm.model import lora
 from research_internlm.shared.errors import ToolkitError
@@ -49,6 +50,7 @@ def merge(base_path: Path, adapter_path: Path, output: Path, overwrite: bool) ->
     adapter = open_adapter(adapter_path)
     with adapter.file, TensorFile(base_path, "the base") as base:
         layout, dropped = _layout(base, adapter)
+        require_recorded_config(base_path, adapter.model_config)
         inputs = {"base": sha256_of(base_path), "adapter": sha256_of(adapter_path)}
         _check_base(base, adapter, layout, inputs["base"])
         merger = _Merger(base, adapter, layout)
@@ -61,6 +63,7 @@ def merge(base_path: Path, adapter_path: Path, output: Path, overwrite: bool) ->
             publish(stage / output.name, output)
     facts = {
         "tool": _TOOL, "inputs": inputs, "scaling": lora.scaling(adapter.pet_config),
+        "model_config": computed_by(adapter.model_config),
         "counts": {"in": len(base.entries), "out": len(layout), "changed": len(merger.changed),
                    "dropped": {kind: len(names) for kind, names in dropped.items()}},
         "dropped": dropped,

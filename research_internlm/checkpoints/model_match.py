@@ -8,12 +8,11 @@ writes and merge hands on.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from research_internlm.checkpoints import weight_names
+from research_internlm.checkpoints import hf_config, weight_names
 from research_internlm.checkpoints.tensor_files import SUFFIXES, TensorFile
 from research_internlm.data.families import FAMILIES, INTERNLM, by_config_type
 from research_internlm.model import shape
@@ -21,7 +20,6 @@ from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_manifest
 
 _HF_PREFIXES = ("model.layers.0.self_attn.", "model.layers.0.attention.wqkv", "model.embed_tokens.")
-_QUANTISED = re.compile(r".*\.(qweight|qzeros|scales|g_idx)")
 
 
 def weights_problems(path: str | Path, model_config: Mapping[str, Any]) -> Iterator[str]:
@@ -36,6 +34,9 @@ def weights_problems(path: str | Path, model_config: Mapping[str, Any]) -> Itera
         One sentence a problem: no such file, another model's, incomplete, or recorded with other settings.
     """
     path = Path(path)
+    if wrong := hf_config.shape_problems(model_config):
+        yield f"--load_checkpoint {path} cannot be checked: in model.model_config, {'; '.join(wrong)}"
+        return
     try:
         for file in _files_of(path):
             _require_model(file, model_config)
@@ -68,9 +69,9 @@ def _require_model(path: Path, model_config: Mapping[str, Any]) -> None:
                    if not weight_names.is_training_state(name) and not weight_names.is_adapter(name)}
         adapter = any(weight_names.is_adapter(name) for name in file.entries)
     names = [*entries]
-    if any(name.startswith("base_model.model.") for name in names):
+    if any(map(weight_names.is_peft, names)):
         raise ToolkitError(f"--load_checkpoint {path} is a PEFT adapter, not the weights of a model")
-    if any(_QUANTISED.fullmatch(name) for name in names):
+    if any(weight_names.is_quantised(name) for name in names):
         raise ToolkitError(f"--load_checkpoint {path} holds quantised weights (qweight, scales): download "
                            "the release that is not quantised")
     if not names and adapter:
@@ -101,6 +102,9 @@ def require_recorded_config(path: str | Path, model_config: Mapping[str, Any]) -
     recorded = manifest.get("model_config") if isinstance(manifest, dict) else None
     if not isinstance(recorded, Mapping):
         return
+    if wrong := hf_config.shape_problems({**model_config, **recorded}):
+        raise ToolkitError(f"the manifest of {path} records settings of no model: {'; '.join(wrong)}; make "
+                           "the file again with research_internlm/weights.py")
     ours, theirs = computed_by(model_config), computed_by({**model_config, **recorded})
     differing = [f"{key} is {theirs[key]} there and {ours[key]} in the recipe"
                  for key in ours if theirs[key] != ours[key]]

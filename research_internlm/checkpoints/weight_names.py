@@ -38,6 +38,8 @@ _CELLS = {
 _LAYER_NAME = re.compile(r"(model\.layers\.\d+\.)(.+)\.(\w+)")
 _OPTIMIZER_PREFIXES = ("adam_m.", "adam_v.", "moments.", "exp_avg")
 _ONE_LAYER = re.compile(r"(model\.layers\.)(\d+)(\..+)")
+_PEFT_PREFIX = "base_model.model."
+_QUANTISED_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 _PEFT_SUFFIXES = {"mindpet_delta_lora_a": "lora_A.weight", "mindpet_delta_lora_b": "lora_B.weight"}
 
 
@@ -128,10 +130,20 @@ def is_adapter(name: str) -> bool:
     return name.rsplit(".", 1)[-1] in _PEFT_SUFFIXES and not is_training_state(name)
 
 
+def is_peft(name: str) -> bool:
+    """Whether a tensor is named as PEFT (and XTuner) name an adapter's."""
+    return name.startswith(_PEFT_PREFIX)
+
+
+def is_quantised(name: str) -> bool:
+    """Whether a tensor is a part of a weight that GPTQ or AWQ quantised."""
+    return name.rsplit(".", 1)[-1] in _QUANTISED_PARTS
+
+
 def to_peft(name: str) -> str:
     """PEFT's name of a LoRA matrix; the shapes are the same, A (rank, in) and B (out, rank)."""
     cell, _, kind = name.rpartition(".")
-    return f"base_model.model.{to_hf(cell + '.weight').removesuffix('weight')}{_PEFT_SUFFIXES[kind]}"
+    return f"{_PEFT_PREFIX}{to_hf(cell + '.weight').removesuffix('weight')}{_PEFT_SUFFIXES[kind]}"
 
 
 def parameter_shapes(model_config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,28 @@ _QUESTION = "Question: "
 ALPACA_KEYS = ("instruction", "input", "output")
 _FIELDS = ("source", "subject", "question", "options", "answer")
 _ORIGIN = ("split", "file", "row")
+# Fields of our own items that no prompt shows: where an item comes from, and its question in parts.
+_NOTES = frozenset({*_FIELDS, *_ORIGIN, "id", "ordering"})
 ANSWER_PHRASE = "The right option is"  # asked for in the instruction, read by the answer extractor
+
+
+def require_shown(item: Mapping[str, Any], shown: Sequence[str]) -> None:
+    """Checks that the prompt of an item leaves nothing of it out.
+
+    Args:
+        item: The parsed item.
+        shown: The fields that its prompt and answer are made of.
+
+    Raises:
+        ToolkitError: Other fields hold something, for example `system` or `history`. The caller names the
+            item.
+    """
+    lost = [str(key) for key, value in item.items()
+            if key not in shown and key not in _NOTES and value not in (None, "", [], {})]
+    if lost:
+        raise ToolkitError(f"its prompt has no place for {', '.join(lost)}, which would be lost: remove "
+                           f"{'it' if len(lost) == 1 else 'them'}, or make the content part of "
+                           f"{' or '.join(shown[:2])}")
 
 
 def choice_instruction(domain: str) -> str:
@@ -197,8 +218,9 @@ def read_choice(item: Any, place: str) -> ChoiceQuestion:
         place: The question's id where the item has none.
 
     Raises:
-        ToolkitError: A field is missing or of another type, the fields contradict the texts, or the texts
-            alone have no reading or several. The caller names the file and the item.
+        ToolkitError: A field is missing, of another type or without a place in the prompt, the fields
+            contradict the texts, or the texts alone have no reading or several. The caller names the file and
+            the item.
     """
     if not isinstance(item, Mapping):
         raise ToolkitError(f"is {type(item).__name__}, not an object with {', '.join(ALPACA_KEYS)}")
@@ -207,6 +229,7 @@ def read_choice(item: Any, place: str) -> ChoiceQuestion:
         raise ToolkitError(f"lacks {', '.join(missing)}")
     if odd := [field for field in wanted if field != "options" and not isinstance(item[field], str)]:
         raise ToolkitError(f"{', '.join(odd)} must be text")
+    require_shown(item, ALPACA_KEYS)
     id_ = str(item.get("id", place))
     if "options" not in item:
         text, options, answer = parse_choice(item["input"], item["output"])

@@ -23,7 +23,7 @@ from research_internlm.evaluation.audit_findings import (
 )
 from research_internlm.inference.engine import Engine
 from research_internlm.inference.text_codec import TextCodec
-from research_internlm.recipes.data_check import check_mindrecord, mindrecord_files
+from research_internlm.recipes.data_check import check_mindrecord, mindrecord_files, require_unchanged
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import sha256_of
 
@@ -77,6 +77,7 @@ def _check_data(dataset: str, model_file: str, config: str) -> MindRecordManifes
         raise ToolkitError(f"{dataset} is packed; audit unpacked rows (convert without --pack)")
     if manifest.tokenizer_sha256 != sha256_of(model_file):
         raise ToolkitError(f"{dataset} was made with another tokenizer than {model_file}")
+    require_unchanged(dataset, "--dataset")
     return manifest
 
 

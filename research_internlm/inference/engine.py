@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from research_internlm import recipes
+from research_internlm.checkpoints.model_match import require_recorded_config
 from research_internlm.data.tokens import PAD_ID
 from research_internlm.inference.batching import choose_lengths, make_batches
 from research_internlm.inference.sampling import Sampling, choose
@@ -236,6 +237,7 @@ class Engine:
 
 def _build(recipe: Mapping[str, Any], batch_size: int, checkpoint: str | Path, pet_config: Any) -> Any:
     """Builds the plain network on the recipe's device and loads its weights."""
+    require_recorded_config(checkpoint, recipes.model_config(recipe))
     set_log_folder(recipe)
     cpu_patches.adapt(recipe["context"]["device_target"])
     from mindformers import build_context

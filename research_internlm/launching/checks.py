@@ -9,6 +9,7 @@ from research_internlm.launching.options import Launch
 from research_internlm.launching.run_state import RunState
 from research_internlm.mirroring import beside_a_run
 from research_internlm.mirroring.index import RunSettings
+from research_internlm.recipes.data_check import require_unchanged
 from research_internlm.shared import versions
 from research_internlm.shared.errors import ToolkitError, added_to
 from research_internlm.shared.processes import processes_of
@@ -33,6 +34,9 @@ def check(launch: Launch, state: RunState) -> None:
             problems += machine_checks.disk_problems(
                 launch.recipe, state.data["train_dataset"].counts.out, launch.workers,
                 launch.local_workers, state.last_step)
+    for section, fact in state.data.items():
+        with added_to(problems):
+            require_unchanged(fact.file, f"--{section}")
     if state.last_step == 0:
         problems += command.base_weight_problems(launch.recipe)
     if launch.mirror and launch.is_master:

@@ -17,7 +17,7 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,12 +35,19 @@ def manifest_path(path: str | os.PathLike) -> Path:
     return path.with_name(path.name + MANIFEST_SUFFIX)
 
 
-def sha256_of(path: str | os.PathLike) -> str:
-    """Hex sha256 of a file's bytes, read in 1 MiB pieces."""
+def sha256_of(path: str | os.PathLike, progress: Callable[[int], Any] | None = None) -> str:
+    """Hex sha256 of a file's bytes, read in 1 MiB pieces.
+
+    Args:
+        path: The file.
+        progress: Called with the size of each piece.
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+            if progress:
+                progress(len(block))
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Hashable, Iterator
 from typing import Any
 
@@ -33,7 +34,7 @@ def parse_json(text: str, what: str) -> Any:
             a string is not valid Unicode (half of a surrogate pair).
     """
     try:
-        value = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, what))
+        value = strict_decoder(what).decode(text)
     except json.JSONDecodeError as error:
         hint = ("; one JSON value was expected, this looks like JSON Lines"
                 if error.msg == "Extra data" and error.lineno > 1 else "")
@@ -43,9 +44,13 @@ def parse_json(text: str, what: str) -> Any:
         raise ToolkitError(f"{what} is nested too deeply to be read; no file of this toolkit is") from None
     except ValueError as error:  # Python's limit on the digits of an integer
         raise ToolkitError(f"{what} holds a number that cannot be read: {error}") from None
-    if _SURROGATE_ESCAPE.search(text):
-        _refuse_surrogates(value, what)
+    refuse_surrogates(text, value, what)
     return value
+
+
+def strict_decoder(what: str) -> json.JSONDecoder:
+    """A decoder that refuses an object with a key twice, for readers of one value after another."""
+    return json.JSONDecoder(object_pairs_hook=lambda pairs: _object(pairs, what))
 
 
 def _object(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:
@@ -57,7 +62,18 @@ def _object(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:
     return value
 
 
-def _refuse_surrogates(value: Any, what: str) -> None:
+def refuse_surrogates(text: str, value: Any, what: str, start: int = 0, end: int = sys.maxsize) -> None:
+    """Refuses strings that are not valid Unicode; only an escape in the text can make one.
+
+    Args:
+        text: The JSON text.
+        value: What was read from it.
+        what: What it is to the user.
+        start: Where the value begins in the text.
+        end: Where it ends.
+    """
+    if not _SURROGATE_ESCAPE.search(text, start, end):
+        return
     waiting = [value]
     while waiting:
         value = waiting.pop()

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from research_internlm import recipes
+from research_internlm.checkpoints.model_match import weights_problems
+from research_internlm.runs.saved_steps import find_checkpoints
+from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
 
 
@@ -94,7 +97,18 @@ def checkpoint_format(recipe: recipes.Recipe) -> str:
 
 
 def base_weight_problems(recipe: recipes.Recipe) -> Iterator[str]:
-    """Base weights that are missing; a run that continues from a checkpoint of its own does not need them."""
-    path = recipe.get("load_checkpoint")
-    if path and not Path(path).exists():
-        yield f"--load_checkpoint {path} does not exist"
+    """What keeps a run from starting on its --load_checkpoint: no weights, incomplete or another model's.
+
+    A run that continues from a checkpoint of its own does not need them.
+    """
+    if not recipe.get("load_checkpoint"):
+        return
+    path, resumed = Path(recipe["load_checkpoint"]), recipe.get("resume_training")
+    paths = [path]
+    if resumed and run_layout.rank_dir(path, 0).is_dir():
+        if isinstance(resumed, str):
+            paths = [run_layout.rank_dir(path, 0) / resumed]
+        elif (found := find_checkpoints(path)).complete:  # broken files are passed over
+            paths = list(found.complete[found.last].values())
+    for path in paths:
+        yield from weights_problems(path, recipes.model_config(recipe))

@@ -13,13 +13,14 @@ from pathlib import Path
 from research_internlm import recipes
 from research_internlm.data.manifest import RunData
 from research_internlm.model import cpu_patches, lora
-from research_internlm.recipes.data_check import check_data
+from research_internlm.recipes.data_check import check_data, require_unchanged
 from research_internlm.recipes.for_mindformers import mindformers_config
 from research_internlm.runs import same_run, saved_steps
 from research_internlm.runs.run_info import Parameters, RunInfo
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError, added_to
 from research_internlm.shared.files import sha256_of, write_json
+from research_internlm.shared.processes import RUN_MARK
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS, is_run
 from research_internlm.shared.schema import to_json
 from research_internlm.training.command import base_weight_problems, checkpoint_format
@@ -57,6 +58,10 @@ def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace
     if recipe.get("run_mode") != "predict":
         with added_to(problems):
             data = check_data(recipe, arguments.config)
+            launched = os.environ.get(RUN_MARK) == str(Path(recipe["output_dir"]).resolve())
+            for section, fact in data.items():
+                if rank() == 0 and not launched:  # the launcher has read every byte already
+                    require_unchanged(fact.file, f"--{section}")
     own = run_layout.checkpoint_dir(Path(recipe["output_dir"]))
     if recipe.get("resume_training") is not True or not saved_steps.find_checkpoints(own).complete:
         problems += base_weight_problems(recipe)

@@ -13,6 +13,7 @@ from research_internlm.checkpoints import dtypes, hf_config, hf_folder
 from research_internlm.checkpoints.dtypes import BF16
 from research_internlm.checkpoints.hf_export import export_adapter, export_model
 from research_internlm.checkpoints.hf_import import import_model
+from research_internlm.checkpoints.merging import merge
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.commands import ROOT, assert_user_error, run_script
 from tests.helpers.weight_files import (
@@ -87,6 +88,49 @@ def test_quantised_weights_are_refused(tmp_path):
         import_model(folder, tmp_path / "x.ckpt", "fp32", False)
 
 
+@pytest.mark.parametrize(("settings", "tensors", "words"), [
+    ({"quantization_config": {"quant_method": "awq", "bits": 4}}, {}, r"\(quantization_config .*: awq\)"),
+    ({}, {"model.layers.0.self_attn.q_proj.qweight": np.ones((2, 2), np.int32),
+          "model.layers.0.self_attn.q_proj.weight": None}, r"\(1 tensors such as .*qweight\)"),
+])
+def test_quantised_releases_are_named_before_their_names_are_compared(tmp_path, settings, tensors, words):
+    folder = hf_release(tmp_path / "hf", **tensors)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **settings}))
+    with pytest.raises(ToolkitError, match=f"are quantised {words}.* download the release that is not"):
+        import_model(folder, tmp_path / "x.ckpt", None, False)
+
+
+@pytest.mark.parametrize("whole", [None, [], ["embed_tokens", "lm_head"]])
+def test_an_adapter_of_peft_is_named_as_one(run, tmp_path, whole):
+    folder = tmp_path / "peft"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "modules_to_save": whole}))
+    name = "base_model.model.model.layers.0.attention.wo.lora_A.weight"
+    save_file({name: np.ones((4, 8), np.float32)}, folder / "adapter_model.safetensors")
+    (folder / "adapter_model.bin").write_bytes(b"pickled")
+    words = "adapter of PEFT or XTuner" + (" with modules_to_save embed_tokens, lm_head;" if whole else ";")
+    with pytest.raises(ToolkitError, match=words):
+        import_model(folder, tmp_path / "x.ckpt", None, False)
+    for file in ("adapter_model.safetensors", "adapter_model.bin"):
+        with pytest.raises(ToolkitError, match=f"{words} this toolkit's merge takes adapters of its own"):
+            merge(run[1], folder / file, tmp_path / "m.ckpt", False)
+
+
+def test_all_git_lfs_pointers_of_a_release_are_named_at_once(tmp_path):
+    folder = hf_release(tmp_path / "hf")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    (folder / "tokenizer.model").write_text(pointer)  # alone it is in nobody's way
+    import_model(folder, tmp_path / "x.ckpt", None, False)
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    for name in names:
+        (folder / name).write_text(pointer)
+    index = {"weight_map": dict(zip("ab", names, strict=True))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ToolkitError, match=f"^{names[0]}, {names[1]}, tokenizer.model in .* are Git LFS "):
+        import_model(folder, tmp_path / "y.ckpt", None, False)
+
+
 def test_a_tied_head_becomes_a_copy_of_the_embedding(tmp_path):
     folder = hf_release(tmp_path / "hf", **{"lm_head.weight": None})
     config = json.loads((folder / "config.json").read_text())
@@ -146,6 +190,24 @@ def test_the_rotary_entry_of_internlm_s_own_config_is_read(rotary, theta):
     own = {key: value for key, value in config.items() if key not in ("rope_theta", "attention_bias")}
     assert hf_config.to_model_config({**own, "model_type": "internlm", "bias": True,
                                       "rotary": rotary})["theta"] == theta
+
+
+def test_what_config_json_leaves_out_is_the_release_s_default_and_no_recipe_s():
+    config = {**hf_config.from_model_config(CONFIG, "fp32"), "model_type": "internlm2", "bias": False}
+    del config["rms_norm_eps"], config["rope_theta"], config["attention_bias"]
+    found = hf_config.to_model_config(config)
+    assert (found["rms_norm_eps"], found["theta"]) == (1e-6, 10000.0)
+
+
+@pytest.mark.parametrize("rope", [
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 777.0}},
+    {"rope_scaling": {"type": "default"}, "rope_parameters": {"rope_theta": 777.0}},
+    {"rotary": {"base": 777.0, "type": "origin"}}])
+def test_a_rotary_base_stated_twice_must_be_the_same(rope):
+    config = hf_config.from_model_config(CONFIG, "fp32")
+    with pytest.raises(ToolkitError, match=r"stated twice .*rope_theta 10000.*777"):
+        hf_config.to_model_config({**config, **rope})
+    assert hf_config.to_model_config({**config, **rope, "rope_theta": 777})["theta"] == 777
 
 
 @pytest.mark.parametrize(("index", "message"), [

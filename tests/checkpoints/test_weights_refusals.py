@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,25 @@ def test_overwrite_replaces_an_export_whole(place):
     (place / "out" / "pytorch_model.bin").write_text("of another model")
     with pytest.raises(ToolkitError, match=r"holds 1 files that are no earlier export's \(pytorch_model"):
         call(place, TO_HF + "{}/out")
+
+
+def test_what_an_import_knows_is_compared_by_merge_and_export(place):
+    """Names and shapes do not tell another rotary base; the logits do, by up to 11.5."""
+    hf_release(place / "hf777", {**CONFIG, "theta": 777.0})
+    call(place, "from-hf {}/hf777 {}/base.ckpt --overwrite")
+    with pytest.raises(ToolkitError, match=r"theta is 777\.0 there and 10000\.0 in the recipe"):
+        call(place, MERGE + "{}/m.ckpt")
+    with pytest.raises(ToolkitError, match=r"theta is 777\.0 there and 10000\.0 in the recipe"):
+        call(place, TO_HF + "{}/out")
+    assert not (place / "m.ckpt").exists() and not (place / "out").exists()
+    shutil.rmtree(place / "run")
+    make_run(place / "run", place / "base.ckpt", {**CONFIG, "theta": 777.0})
+    call(place, MERGE + "{}/m.ckpt")
+    merged = TO_HF.replace("base.ckpt", "m.ckpt") + "{}/out"
+    call(place, merged)
+    assert json.loads((place / "out" / "config.json").read_text())["rope_theta"] == 777.0
+    with pytest.raises(ToolkitError, match=r"m\.ckpt was made with other settings.* theta is 777\.0 there"):
+        call(place, merged + " model.model_config.theta=10000.0")
 
 
 def test_an_error_of_the_system_on_a_path_is_one_line(place):

@@ -8,8 +8,22 @@ from research_internlm.data.choice import choice_output
 from research_internlm.data.families import FAMILIES
 from research_internlm.data.label_categories import label_categories
 from research_internlm.data.tokens import load_tokenizer, special_tokens
-from research_internlm.evaluation import audit_findings
+from research_internlm.evaluation import audit_findings, label_losses
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import sha256_of, write_manifest
+
+
+def test_data_with_a_flipped_bit_is_not_audited(tmp_path):
+    data, model = tmp_path / "valid.mindrecord", tmp_path / "tokenizer.model"
+    data.write_bytes(b"rows")
+    model.write_bytes(b"pieces")
+    part = {"file": data.name, "bytes": 4, "sha256": sha256_of(data)}
+    write_manifest(data, parts=[part], record_length=64, seq_length=63, prompt_version="internlm-chat-1",
+                   tokenizer_sha256=sha256_of(model))
+    label_losses._check_data(data, model, "x.yaml")
+    data.write_bytes(b"rowt")
+    with pytest.raises(ToolkitError, match=r"--dataset: valid\.mindrecord in .* changed"):
+        label_losses._check_data(data, model, "x.yaml")
 
 
 @pytest.fixture(scope="module", params=["internlm", "internlm2"])

@@ -58,13 +58,13 @@ def make_run(folder, base, config=CONFIG):
     return write(folder / "checkpoint_trainable" / "rank_0" / "a.ckpt", lora_tensors())
 
 
-def hf_release(folder, config=CONFIG, **tensors):
+def hf_release(folder, config=CONFIG, shapes=SHAPES, **tensors):
     """A model folder of one safetensors file, as internlm-7b's config names things."""
     folder.mkdir()
     own = hf_config.from_model_config(config, "fp32")
     own |= {"model_type": "internlm", "bias": own.pop("attention_bias")}
     (folder / "config.json").write_text(json.dumps(own))
-    values = {weight_names.to_hf(name): value for name, value in random_tensors(SHAPES).items()} | tensors
+    values = {weight_names.to_hf(name): value for name, value in random_tensors(shapes).items()} | tensors
     kept = {name: value for name, value in values.items() if value is not None}
     save_file(kept, folder / "model.safetensors")
     return folder

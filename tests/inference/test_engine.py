@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 
 from research_internlm import recipes
-from research_internlm.inference.engine import Engine
+from research_internlm.inference.engine import Engine, _build
 from research_internlm.inference.sampling import Sampling
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import write_manifest
 from tests.helpers.commands import run_script
+from tests.helpers.weight_files import CONFIG, SHAPES, random_tensors, write
+
+
+def test_weights_recorded_with_other_settings_are_refused_before_the_model_is_built(tmp_path):
+    path = write(tmp_path / "base.ckpt", random_tensors(SHAPES))
+    write_manifest(path, model_config={"theta": 777.0})
+    with pytest.raises(ToolkitError, match=r"theta is 777\.0 there and 10000\.0 in the recipe"):
+        _build({"model": {"model_config": CONFIG}}, 1, path, None)
 
 
 @pytest.fixture(scope="module")

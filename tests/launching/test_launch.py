@@ -16,6 +16,8 @@ import time
 import pytest
 
 from research_internlm import launch as launch_module
+from research_internlm import recipes
+from research_internlm.checkpoints import weight_names
 from research_internlm.launching import machine_checks, msrun, options
 from research_internlm.recipes.schedule import Saving, Steps
 from research_internlm.runs import same_run, saved_steps
@@ -36,6 +38,7 @@ from tests.helpers.launches import (
     prepare,
     workers_of,
 )
+from tests.helpers.weight_files import random_tensors, read, write
 
 
 def attempts(run):
@@ -228,8 +231,7 @@ def test_overwrite_moves_another_run_aside_but_never_its_own(work, start_one):
 
 
 def test_a_start_that_was_cut_off_leaves_a_folder_that_can_be_used(work, start_one, monkeypatch):
-    (work / "base.ckpt").write_bytes(b"x")
-    base = "--load_checkpoint", str(work / "base.ckpt")
+    base = "--load_checkpoint", str(base_weights(work))
 
     def killed(path):
         raise KeyboardInterrupt
@@ -241,6 +243,56 @@ def test_a_start_that_was_cut_off_leaves_a_folder_that_can_be_used(work, start_o
     (work / "cut" / "resolved_config.yaml").write_text("half: 1")
     assert "--resume_training" not in start_one("cut", *base)[1]
     assert start_one("cut", *base)[1][-2:] == ["--resume_training", "True"]
+
+
+def base_weights(work):
+    """Random weights of the launched model."""
+    if (work / "base.ckpt").exists():
+        return work / "base.ckpt"
+    arguments = command.parse_arguments(["--config", "yaml/lora_finetune.yaml",
+                                         *launch_command(work, "base", 1)[5:]])
+    shapes = weight_names.parameter_shapes(recipes.model_config(command.resolve(arguments)))
+    return write(work / "base.ckpt", random_tensors(shapes))
+
+
+def test_weights_of_another_model_are_refused_before_a_worker_starts(work, start_one):
+    with pytest.raises(ToolkitError, match=r"1 problem\(s\) .* does not fit the model.*\.layers\.1\."):
+        start_one("other", "--load_checkpoint", str(base_weights(work)), "model.model_config.num_layers=2")
+    assert not (work / "other" / "run.json").exists()
+
+
+def test_a_resume_from_a_folder_looks_at_the_files_it_would_load(work):
+    folder = work / "elsewhere"
+    good = write(folder / "rank_0" / "a-1.ckpt", {**read(base_weights(work)), **random_tensors(dict.fromkeys(
+        ("step_num", "epoch_num", "loss_scale", "global_batch_size"), (1,)))})
+    (folder / "rank_0" / "a-2.ckpt").write_bytes(b"cut off")  # newer, and passed over
+
+    def problems(*more):
+        arguments = command.parse_arguments(["--config", "yaml/lora_finetune.yaml", *launch_command(
+            work, "resumed", 1, "--load_checkpoint", str(folder), *more)[5:]])
+        return list(command.base_weight_problems(command.resolve(arguments)))
+
+    assert problems("--resume_training", "True") == []
+    assert problems("--resume_training", good.name) == []
+    assert "a-2.ckpt" in problems("--resume_training", "a-2.ckpt")[0]
+    assert "does not fit the model" in problems("--resume_training", "True",
+                                                "model.model_config.num_layers=2")[0]
+
+
+def test_a_flipped_bit_of_the_data_is_found_before_a_worker_starts(work, start_one, tmp_path):
+    for part in work.glob("train.mindrecord*"):
+        shutil.copy(part, tmp_path)
+    data = tmp_path / "train.mindrecord"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    flags = "--train_dataset", str(data)
+    with pytest.raises(ToolkitError, match=r"1 problem\(s\) .*--train_dataset: train\.mindrecord in .* cha"):
+        start_one("flipped", *flags)
+    arguments = command.parse_arguments(["--config", "yaml/lora_finetune.yaml", "--use_parallel", "False",
+                                         *launch_command(work, "flipped", 1, *flags)[5:]])
+    with pytest.raises(ToolkitError, match=r"--train_dataset: train\.mindrecord in .* changed"):
+        worker.preflight(command.resolve(arguments), arguments)
 
 
 def checkpoint(folder, step):

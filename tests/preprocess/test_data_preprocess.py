@@ -198,6 +198,8 @@ UNREADABLE = {
     "other instruction": ({"instruction": "Answer:"}, "not the official one"),
     "bad letter": ({"output": "The right option is E."}, "is not 'The right option is X.'"),
     "loose output": ({"output": "The right option is A, surely."}, "is not 'The right option is X.'"),
+    "a system prompt": ({"system": "Be brief.", "history": None}, "no place for system,"),
+    "no input": ({"input": None}, "has no reading"),
     "text of another option": ({"output": "The right option is A.x"}, "has no reading"),
 }
 
@@ -224,6 +226,15 @@ def test_unreadable_items_stop_or_are_listed(tmp_path, change, reason):
 def test_structured_fields_must_agree(tmp_path, change, reason):
     with pytest.raises(ToolkitError, match=reason):
         run(tmp_path, [item(), item() | change])
+
+
+def test_json_lines_are_read_as_a_list(tmp_path):
+    items = categories(3)
+    expected, _ = run(tmp_path, items)
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, items)), "utf-8")
+    data_preprocess.main(["--input", str(tmp_path / "in.jsonl"), "--output_dir", str(tmp_path / "lines")])
+    assert [json.loads((tmp_path / "lines" / f"{part}_alpaca_format.json").read_text("utf-8"))
+            for part in ("train", "valid", "test")] == expected
 
 
 @pytest.mark.parametrize(("items", "flags", "message"), [

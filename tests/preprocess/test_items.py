@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocess.mindrecord import items as item_files
+from research_internlm.data.choice import ChoiceQuestion
 from research_internlm.shared.errors import ToolkitError
 
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=9),
@@ -51,12 +52,73 @@ def test_what_is_no_list_is_refused(tmp_path, blocks, text):
     ('[{"instruction": "a", "input": 1, "output": "b"}]', "item 1: expected an object with the texts"),
     ('[{"instruction": "a", "input": "", "output": ""}]', "nothing to learn"), ("[", "not JSON"),
     ("\udcff", "not UTF-8"), ("", "is empty"),
-    ('[{"instruction": "\\ud83d", "input": "", "output": "b"}]', "half a character")])
+    ('[{"instruction": "\\ud83d", "input": "", "output": "b"}]', "half of a surrogate pair"),
+    ('[{"a": 1, "a": 2}]', "the key 'a' twice"), ("[" * 100_000, "nested too deeply"),
+    ('[{"instruction": "a", "input": "", "output": "b", "id": "\\ud83d"}]', "half of a surrogate pair")])
 def test_items_are_checked(tmp_path, content, message):
     path = tmp_path / "items.json"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(ToolkitError, match=message):
         list(item_files.read_items(path))
+
+
+ITEM = {"instruction": "Which one is cold?", "input": "", "output": "Blue."}
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("items.jsonl", "\n".join(["{}"] * 3)), ("items.jsonl", "\ufeff\n {}\r\n\n{}\r\n{}\r\n\n"),
+    ("items.JSONL", "[{},\n{},{}]"), ("items.json", "{}\n{}\n{}\n")])
+def test_json_lines_are_the_items_of_a_list(tmp_path, name, text):
+    for number in range(3):
+        item = {**ITEM, "output": f"Blue\u2028{number}"}
+        text = text.replace("{}", json.dumps(item, ensure_ascii=False), 1)
+    (tmp_path / name).write_bytes(text.encode())
+    assert list(item_files.read_items(tmp_path / name)) == [
+        {**ITEM, "output": f"Blue\u2028{number}"} for number in range(3)]
+
+
+def test_one_line_is_json_lines_by_its_name_only(tmp_path):
+    (tmp_path / "items.jsonl").write_text(json.dumps(ITEM))
+    assert list(item_files.read_items(tmp_path / "items.jsonl")) == [ITEM]
+    (tmp_path / "items.json").write_text(json.dumps(ITEM))
+    with pytest.raises(ToolkitError, match="not a list of items"):
+        list(item_files.read_items(tmp_path / "items.json"))
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ('{"a": 1, "a": 2}', "line 2, has the key 'a' twice"), ("{", "line 2, is not JSON"),
+    ('{"a": ' + "[" * 100_000, "line 2, is nested too deeply"), ("[1]", "item 2: expected an object"),
+    ('{"a": "\\ud83d"}', "line 2, holds the text"), ('{"a": ' + "1" * 5000 + "}", "line 2, holds a number")])
+def test_a_line_is_refused_as_a_file_would_be(tmp_path, line, message):
+    (tmp_path / "items.jsonl").write_text(f"{json.dumps(ITEM)}\n{line}\n")
+    with pytest.raises(ToolkitError, match=message):
+        list(item_files.read_items(tmp_path / "items.jsonl"))
+
+
+def test_an_alpaca_item_may_leave_input_out(tmp_path):
+    path = tmp_path / "items.json"
+    without = {"instruction": ITEM["instruction"], "output": ITEM["output"]}
+    path.write_text(json.dumps([without, {**without, "input": None}, ITEM]))
+    assert list(item_files.read_items(path)) == [ITEM] * 3
+
+
+@pytest.mark.parametrize(("fields", "named"), [
+    ({"system": "You are a painter.", "history": [["Name two.", "Red and blue."]]}, "system, history"),
+    ({"mood": 0}, "mood"), ({"passage": "p", "question": "q"}, "instruction")])
+def test_content_that_no_prompt_shows_is_refused_by_name(tmp_path, fields, named):
+    path = tmp_path / "items.json"
+    path.write_text(json.dumps([ITEM, {**ITEM, **fields}]))
+    with pytest.raises(ToolkitError, match=f"item 2: its prompt has no place for {named},"):
+        list(item_files.read_items(path))
+
+
+def test_empty_fields_and_notes_of_our_own_items_are_not_refused(tmp_path):
+    question = ChoiceQuestion("mmlu/law/test/1", "Choose.", "q", tuple("wxyz"), "B", "mmlu", "law",
+                              (("split", "test"), ("file", "f.csv"), ("row", 1)))
+    items = [{**ITEM, "system": "", "history": [], "extra": None}, question.item(True, id="x", ordering=2),
+             {"passage": "p", "question": "q", "output": "o", "id": "1", "input": ""}]
+    item_files.write_items(tmp_path / "items.json", items)
+    assert list(item_files.read_items(tmp_path / "items.json")) == items
 
 
 def test_a_pattern_that_matches_no_file_is_refused(tmp_path):

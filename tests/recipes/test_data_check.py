@@ -2,7 +2,7 @@
 
 import pytest
 
-from research_internlm.recipes.data_check import check_mindrecord
+from research_internlm.recipes.data_check import check_mindrecord, require_unchanged
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import sha256_of, write_manifest
 from tests.helpers.run_info import manifest
@@ -39,3 +39,18 @@ def test_a_new_squad_wording_leaves_exam_data_valid(tmp_path, monkeypatch):
     check(tmp_path, wordings=["exam-1"])
     with pytest.raises(ToolkitError, match="squad-1"):
         check(tmp_path, wordings=["squad-1"])
+
+
+def test_one_flipped_bit_of_a_part_is_found(tmp_path):
+    parts = []
+    for number in range(3):
+        part = tmp_path / f"train.mindrecord{number}"
+        part.write_bytes(b"rows" * 1000 + bytes([number]))
+        parts.append({"file": part.name, "bytes": 4001, "sha256": sha256_of(part)})
+    write_manifest(tmp_path / "train.mindrecord", **manifest(1, parts=parts))
+    require_unchanged(tmp_path / "train.mindrecord", "--train_dataset")
+    for number in (0, 2):
+        part = tmp_path / f"train.mindrecord{number}"
+        part.write_bytes(part.read_bytes()[:-1] + bytes([number ^ 16]))
+    with pytest.raises(ToolkitError, match=r"--train_dataset: train\.mindrecord0, train\.mindrecord2 in "):
+        require_unchanged(tmp_path / "train.mindrecord", "--train_dataset")

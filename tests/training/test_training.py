@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
+from research_internlm.checkpoints import weight_names
 from research_internlm.runs.loss_lines import Record, events
 from research_internlm.runs.train_log_file import read_lines
 from research_internlm.shared.run_layout import TRAIN_LOG
-from tests.helpers.commands import ROOT, assert_user_error
+from tests.helpers.commands import ROOT, assert_user_error, run_script
 from tests.helpers.warm import run_warm
+from tests.helpers.weight_files import hf_release
 
 pytestmark = pytest.mark.model
 
@@ -224,6 +226,28 @@ def test_the_loss_audit_s_mean_is_the_trainer_s_own_evaluation_loss(run, work, d
 ])
 def test_what_cannot_work_is_said_before_anything_is_built(run, work, settings, more, words):
     assert_user_error(train(work, run[0], settings, *more, check=False), *words)
+
+
+def test_weights_under_hugging_face_s_names_are_refused_until_they_are_converted(work, settings):
+    """MindFormers takes none of them and trains the random weights it began with."""
+    config = {"type": "InternLMConfig", **{key.rpartition(".")[2]: int(value) for key, value in
+                                           (word.split("=") for word in settings)},
+              "intermediate_size": 352, "rms_norm_eps": 1e-6, "has_bias": True}
+    shapes = weight_names.parameter_shapes(config)
+    folder = work / "hf"
+    hf_release(folder, config, shapes)
+    base = work / "base.ckpt"
+    for given, words in ((folder, f"from-hf {folder}"), (folder / "model.safetensors", "from-hf HF_DIR")):
+        done = train(work, work / "no", settings, "--load_checkpoint", given,
+                     "model.model_config.intermediate_size=352", check=False)
+        assert_user_error(done, "weights.py", words)
+    assert not (work / "no" / "run.json").exists()
+    run_script("research_internlm/weights.py", "from-hf", folder, base)
+    # Ends at the next check, the data's.
+    done = train(work, work / "no", settings, "--load_checkpoint", base, "--train_dataset", work / "none",
+                 "model.model_config.intermediate_size=352", check=False)
+    assert_user_error(done, "none does not exist")
+    assert "--load_checkpoint" not in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_checkpoint_of_another_shape_is_refused(run, work, demo_data, settings):
