@@ -43,6 +43,7 @@ from research_internlm.data.tokens import (
 from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import read_manifest, sha256_of, write_manifest
+from research_internlm.shared.process_role import leave_job_variables_out
 
 _ROWS_AT_ONCE = 512
 
@@ -284,7 +285,9 @@ def _facts(arguments: argparse.Namespace, paths: list[Path], special: SpecialTok
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
-    convert(parse_arguments(argv))
+    arguments = parse_arguments(argv)
+    leave_job_variables_out()
+    convert(arguments)
     return 0
 
 

@@ -18,6 +18,7 @@ from research_internlm.evaluation.audit_findings import draw, table
 from research_internlm.runs.log_summary import json_ready
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import require_absent, require_file, write_json
+from research_internlm.shared.process_role import leave_job_variables_out
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,6 +43,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     arguments = parse_arguments(argv)
+    leave_job_variables_out()
     if arguments.limit is not None and arguments.limit < 1:
         raise ToolkitError(f"--limit {arguments.limit} audits no row; give 1 or more, or leave it out")
     output = require_absent(arguments.output, arguments.overwrite)

@@ -23,6 +23,7 @@ from research_internlm.evaluation import runner, squad
 from research_internlm.evaluation.tasks import TASKS
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import require_absent, require_file, write_json
+from research_internlm.shared.process_role import leave_job_variables_out
 from research_internlm.shared.run_layout import PREDICTIONS
 
 
@@ -98,6 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     started = time.time()
     arguments = parse_arguments(argv)
+    leave_job_variables_out()
     if not arguments.output:
         go_into_run_folder(arguments)
     require_absent(arguments.output, arguments.overwrite)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -19,24 +18,10 @@ from research_internlm.runs import same_run, saved_steps
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError, added_to
 from research_internlm.shared.files import sha256_of, write_json
+from research_internlm.shared.process_role import rank, worker_count
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS, is_run
 from research_internlm.training.command import base_weight_problems, checkpoint_format
 from research_internlm.training.preflight import recipe_problems
-
-
-def rank() -> int:
-    """This worker's rank as msrun sets it; 0 without msrun."""
-    return int(os.environ.get("RANK_ID", "0"))
-
-
-def is_scheduler() -> bool:
-    """Whether msrun started this process as the workers' rendezvous (the scheduler); it trains nothing."""
-    return os.environ.get("MS_ROLE") == "MS_SCHED"
-
-
-def worker_count() -> int:
-    """Number of workers msrun started; 1 without msrun."""
-    return int(os.environ.get("MS_WORKER_NUM", "1"))
 
 
 def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
