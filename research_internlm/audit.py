@@ -19,6 +19,7 @@ from research_internlm.runs.log_summary import json_ready
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import require_absent, require_file, write_json
 from research_internlm.shared.process_role import leave_job_variables_out
+from research_internlm.shared.versions import require_installed_packages
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in (arguments.load_checkpoint, arguments.base):
         if path:
             require_file(path, "the checkpoint")
+    require_installed_packages()
     from research_internlm.evaluation.label_losses import audit
     from research_internlm.evaluation.runner import predict_recipe
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)

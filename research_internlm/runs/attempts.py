@@ -45,7 +45,8 @@ def record_start(attempt: Path, **facts: Any) -> None:
     """
     write_json(attempt / ATTEMPT, {
         **facts, "folder": os.getcwd(), "environment": recorded_environment(),
-        "versions": versions.installed_versions(), "started": _now(), "ended": None, "exit_code": None})
+        "versions": versions.installed_versions(), "imported_from": versions.imported_from(),
+        "started": _now(), "ended": None, "exit_code": None})
 
 
 def record_end(attempt: Path, code: int) -> None:

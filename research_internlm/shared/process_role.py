@@ -11,9 +11,9 @@ from pathlib import Path
 
 from research_internlm.shared.processes import RUN_MARK
 
-# MindSpore 2.9.0 (MindData included) and MindFormers 1.9.0 take the place of a process in a job from these, in
-# part when they are imported. DEVICE_ID and ASCEND_RT_VISIBLE_DEVICES are not among them: they also choose the
-# NPU of a process that works by itself.
+# MindSpore 2.9.0 (MindData included) and MindFormers 1.9.0 take the place of a process in a job from these,
+# in part while they are imported. DEVICE_ID and ASCEND_RT_VISIBLE_DEVICES are not among them: they choose the
+# NPU of a process that works by itself, too.
 JOB_VARIABLES = ("MS_ROLE", "MS_WORKER_NUM", "MS_SERVER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_NODE_ID",
                  "MS_CLUSTER", "RANK_ID", "RANK_SIZE", "RANK_TABLE_FILE", "LOCAL_RANK", "LOCAL_RANK_SIZE",
                  "DEVICE_NUM", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE",
@@ -60,5 +60,5 @@ def leave_job_variables_out() -> None:
         return
     for name in found:
         del os.environ[name]
-    print(f"not used: {', '.join(found)} in the environment describe a job of several processes; this one was "
-          "not started by msrun and works by itself", flush=True)
+    print(f"not used: {', '.join(found)} in the environment describe a job of several processes; this one "
+          "was not started by msrun and works by itself", flush=True)

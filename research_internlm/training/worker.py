@@ -15,7 +15,7 @@ from research_internlm.model import cpu_patches, lora
 from research_internlm.recipes.data_check import check_data
 from research_internlm.recipes.for_mindformers import mindformers_config
 from research_internlm.runs import same_run, saved_steps
-from research_internlm.shared import run_layout
+from research_internlm.shared import run_layout, versions
 from research_internlm.shared.errors import ToolkitError, added_to
 from research_internlm.shared.files import sha256_of, write_json
 from research_internlm.shared.process_role import rank, worker_count
@@ -33,6 +33,7 @@ def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace) -> dict[str
     Raises:
         ToolkitError: Keys, types, LoRA targets, device or data do not fit together.
     """
+    versions.require_installed_packages()
     wrong = recipe_problems(recipe)
     problems = [f"{len(wrong)} wrong setting(s) in the config: {'; '.join(wrong)}"] if wrong else []
     facts: dict[str, Any] = {}
@@ -81,6 +82,7 @@ def prepare_output(recipe: recipes.Recipe, facts: Mapping[str, Any], arguments: 
         "seed": recipe.get("seed"),
         "versions": {name: metadata.version(name)
                      for name in ("research-internlm", "mindspore", "mindformers", "numpy")},
+        "imported_from": versions.imported_from(),
         "load_checkpoint_sha256": _checkpoint_sha256(recipe.get("load_checkpoint")),
         **facts,
     })

@@ -1,7 +1,5 @@
 """What a process is in a job comes from msrun's launch, not from variables that others set."""
 
-import importlib
-import inspect
 import json
 import os
 import subprocess
@@ -55,13 +53,28 @@ def test_processes_of_msrun_keep_their_place(tmp_path, by):
     assert said == [] and facts == [3, 8, True, sorted(OTHERS)]
 
 
-@pytest.mark.parametrize("command", ["research_internlm.run_internlm", "research_internlm.evaluate",
-                                     "research_internlm.audit", "preprocess.alpaca_data_preprocess_v1"])
-def test_commands_drop_them_before_mindspore_reads_them(command):
-    program = f"import sys, {command}; print({{'mindspore', 'mindformers'}} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
-    assert "leave_job_variables_out()" in inspect.getsource(importlib.import_module(command).main)
+@pytest.mark.parametrize(("command", "arguments"), [
+    ("research_internlm.evaluate", "squad-score --squad_file no --predictions no --output o"),
+    ("research_internlm.audit",
+     "--config c --load_checkpoint no --dataset no --model_file no --output o"),
+    ("preprocess.alpaca_data_preprocess_v1", "--input_glob no --output_file o --model_file no"),
+])
+def test_commands_of_one_process_drop_them_before_mindspore_is_imported(command, arguments, tmp_path):
+    program = f"""
+import os, sys
+from {command} import main
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.process_role import JOB_VARIABLES
+assert "mindspore" not in sys.modules and os.environ["MS_ROLE"]
+try:
+    main({arguments.split()})
+except ToolkitError:
+    assert not set(os.environ) & set(JOB_VARIABLES)
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=clean_environment() | OTHERS, cwd=tmp_path,
+                          capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["refused"], done.stderr
 
 
 @pytest.mark.model
