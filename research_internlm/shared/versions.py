@@ -75,8 +75,9 @@ def _installed_place(name: str) -> Path | None:
         distribution = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return None
-    if any(file.as_posix() == f"{name}/__init__.py" for file in distribution.files or ()):
-        return Path(distribution.locate_file(name))
+    package = Path(distribution.locate_file(name))  # its list of files would take a second to read
+    if (package / "__init__.py").is_file():
+        return package
     direct = json.loads(distribution.read_text("direct_url.json") or "{}")  # PEP 610
     if direct.get("dir_info", {}).get("editable"):
         return Path(unquote(urlsplit(direct["url"]).path))
