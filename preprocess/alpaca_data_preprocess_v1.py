@@ -51,6 +51,7 @@ from research_internlm.data.tokens import (
 from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import sha256_of, write_manifest
+from research_internlm.shared.process_role import leave_job_variables_out
 from research_internlm.shared.schema import to_json
 
 _ROWS_AT_ONCE = 512
@@ -295,7 +296,9 @@ def _manifest(arguments: argparse.Namespace, paths: list[Path], special: Special
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
-    convert(parse_arguments(argv))
+    arguments = parse_arguments(argv)
+    leave_job_variables_out()
+    convert(arguments)
     return 0
 
 

@@ -18,6 +18,8 @@ from research_internlm.evaluation.audit_findings import draw, table
 from research_internlm.runs.log_summary import json_ready
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import require_absent, require_file, write_json
+from research_internlm.shared.process_role import leave_job_variables_out
+from research_internlm.shared.versions import require_installed_packages
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,12 +44,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     arguments = parse_arguments(argv)
+    leave_job_variables_out()
     if arguments.limit is not None and arguments.limit < 1:
         raise ToolkitError(f"--limit {arguments.limit} audits no row; give 1 or more, or leave it out")
     output = require_absent(arguments.output, arguments.overwrite)
     for path in (arguments.load_checkpoint, arguments.base):
         if path:
             require_file(path, "the checkpoint")
+    require_installed_packages()
     from research_internlm.evaluation.label_losses import audit
     from research_internlm.evaluation.runner import predict_recipe
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)

@@ -23,7 +23,9 @@ from research_internlm.evaluation import runner, squad
 from research_internlm.evaluation.tasks import TASKS
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import require_absent, require_file, write_json
+from research_internlm.shared.process_role import leave_job_variables_out
 from research_internlm.shared.run_layout import PREDICTIONS
+from research_internlm.shared.versions import require_installed_packages
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -68,6 +70,7 @@ def _add_output_options(parser: argparse.ArgumentParser, in_run_folder: bool) ->
 
 def evaluate(arguments: argparse.Namespace, started: float) -> dict[str, Any]:
     """Runs a task: writes the raw predictions, prints the verdict and returns the result."""
+    require_installed_packages()
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
 
     kind = TASKS[arguments.command]
@@ -98,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     started = time.time()
     arguments = parse_arguments(argv)
+    leave_job_variables_out()
     if not arguments.output:
         go_into_run_folder(arguments)
     require_absent(arguments.output, arguments.overwrite)

@@ -31,6 +31,9 @@ def describe(summary: Mapping[str, Any]) -> Iterator[str]:
     finite = summary["last_finite_step"] or 0
     since = "" if finite == summary["step"] else f" up to step {finite:,}, and no number since"
     yield f"loss {summary['first_loss']:.4f} at first, {summary['last_loss']:.4f} lately{since}"
+    if summary["loss_ranks"] != summary["ranks"]:
+        ranks = ", ".join(map(str, summary["loss_ranks"]))
+        yield f"pipeline stages: the loss is that of rank(s) {ranks}; the other ranks compute none"
     for entry in summary["valid_loss"]:
         best = " (best)" if entry["step"] == summary["best_valid_step"] else ""
         yield f"validation loss {entry['loss']:.4f} after step {entry['step']:,}{best}"

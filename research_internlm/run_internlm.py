@@ -17,16 +17,14 @@ from research_internlm.model.lora import count_parameters
 from research_internlm.recipes.data_check import fill_from_data
 from research_internlm.recipes.for_mindformers import set_log_folder
 from research_internlm.shared.errors import ToolkitError, run_main
-from research_internlm.training.command import parse_arguments, resolve
-from research_internlm.training.worker import (
-    continue_run,
+from research_internlm.shared.process_role import (
     is_scheduler,
-    preflight,
-    prepare_output,
+    leave_job_variables_out,
     rank,
-    train,
     worker_count,
 )
+from research_internlm.training.command import parse_arguments, resolve
+from research_internlm.training.worker import continue_run, preflight, prepare_output, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     if not recipe.get("output_dir"):
         raise ToolkitError("no --output_dir given and the recipe names none")
     set_log_folder(recipe)
+    if not recipe.get("use_parallel"):
+        leave_job_variables_out()
     if is_scheduler() and not recipe.get("use_parallel"):
         return 0  # no scheduler is needed for one worker
     if not is_scheduler():

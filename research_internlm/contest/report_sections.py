@@ -113,11 +113,14 @@ def _settings(recipe: Mapping[str, Any], translate: Translate) -> Iterator[tuple
 
 def training(run: RunFolder, summary: Mapping[str, Any], translate: Translate) -> Iterator[str]:
     """How the training went, with its figures."""
+    some = summary["loss_ranks"] if summary["loss_ranks"] != summary["ranks"] else []
     yield from rows((translate("项目", "item"), translate("值", "value")), [
         (translate("完成步数", "steps done"), f"{summary['step']:,} / {summary['total_steps']:,}"),
         (translate("首个记录损失", "first logged loss"), f"{summary['first_loss']:.4f}"),
         (translate(f"最后 {RECENT} 条记录平均损失", f"mean loss of the last {RECENT} lines"),
          f"{summary['last_loss']:.4f}"),
+        *([(translate("有损失的进程（流水线并行）", "ranks with a loss (pipeline parallelism)"),
+            ", ".join(map(str, some)))] if some else []),
         (translate("单步时间（毫秒，中位数）", "step time (ms, median)"), f"{summary['step_ms']:g}"),
         (translate("有效词元/秒", "useful tokens/s"), f"{summary['useful_tokens_per_second']:,.1f}"
          if summary["useful_tokens_per_second"] else translate("未测", "not measured")),

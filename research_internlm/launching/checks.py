@@ -24,6 +24,7 @@ def check(launch: Launch, state: RunState) -> None:
     """
     device = launch.recipe["context"]["device_target"]
     problems = [*machine_checks.version_problems(versions.installed_versions(), device),
+                *versions.import_problems(),
                 *machine_checks.device_problems(launch.local_workers, device),
                 *machine_checks.writable_problems(launch.output),
                 *state.problems, *folder_problems(launch, state)]
@@ -41,7 +42,7 @@ def check(launch: Launch, state: RunState) -> None:
         problems += command.base_weight_problems(launch.recipe)
     if launch.mirror and launch.is_master:
         problems += beside_a_run.problems(launch.mirror, run, launch.output, state.last_step)
-    problems += process_problems(launch)
+    problems = list(dict.fromkeys((*problems, *process_problems(launch))))
     if problems:
         raise ToolkitError(f"{len(problems)} problem(s) before the start: "
                            + " ".join(f"({number}) {text}." for number, text in enumerate(problems, 1)))

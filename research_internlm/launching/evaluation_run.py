@@ -42,6 +42,7 @@ def check_before_start(run: Path, recipe: recipes.Recipe, device_target: str | N
     """
     device = device_target or (recipe.get("context") or {}).get("device_target", "Ascend")
     problems = [*machine_checks.version_problems(versions.installed_versions(), device),
+                *versions.import_problems(),
                 *machine_checks.device_problems(1, device), *machine_checks.writable_problems(run)]
     free = shutil.disk_usage(next(folder for folder in (run, *run.parents) if folder.exists())).free
     if free < LEAST_FREE:

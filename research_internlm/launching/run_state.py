@@ -83,7 +83,8 @@ def setting_problems(recipe: recipes.Recipe) -> list[str]:
     The check imports MindSpore. Its 0.8 GB would stay in the launcher for hours, and the variables it sets
     would be inherited by the workers and recorded as the user's.
     """
-    if any(machine_checks.version_problems(versions.installed_versions(), "CPU")):
+    if any((*machine_checks.version_problems(versions.installed_versions(), "CPU"),
+            *versions.import_problems())):
         return []  # said by the check of the machine; there is nothing to check the recipe against
     context = multiprocessing.get_context("fork")
     receiving, sending = context.Pipe(duplex=False)

@@ -11,6 +11,7 @@ from typing import Any
 from research_internlm import recipes
 from research_internlm.model.lora import ParameterCount
 from research_internlm.planning import cost, memory
+from research_internlm.recipes import renamed
 from research_internlm.recipes.data_check import check_data
 from research_internlm.recipes.schedule import (
     Saving,
@@ -54,11 +55,13 @@ def check_recipe(recipe: Mapping[str, Any], config: str) -> None:
     """Checks that a recipe trains, and the numbers of its model that the plan counts with.
 
     Raises:
-        ToolkitError: It is none, or a number or pattern is none.
+        ToolkitError: It is none, it uses names of 2024, or a number or pattern is none.
     """
     if "train_dataset" not in recipe or "runner_config" not in recipe:
         raise ToolkitError(f"{config} is no training recipe (it has no train_dataset and runner_config); "
                            "give yaml/lora_finetune.yaml or your copy of it")
+    if old := list(renamed.problems(recipe)):
+        raise ToolkitError(f"{len(old)} wrong setting(s) in the config: {'; '.join(old)}")
     pet_config = recipes.model_config(recipe).get("pet_config")
     for key in ("seq_length", "hidden_size", "num_layers", "num_heads", "vocab_size",
                 *(["pet_config.lora_rank"] if pet_config else [])):

@@ -17,6 +17,7 @@ from mindformers.tools.register import MindFormerModuleType as Module
 from mindformers.tools.register import MindFormerRegister
 from mindformers.tools.register.template import CONFIG_NAME_TO_CLASS, GeneralConfig
 
+from research_internlm.recipes import renamed
 from research_internlm.shared.errors import ToolkitError
 
 # Keys that MindFormers reads although no constructor or template names them.
@@ -64,6 +65,7 @@ def check(recipe: Mapping[str, Any]) -> None:
 
 def problems(recipe: Mapping[str, Any]) -> Iterable[str]:
     """Unknown keys, wrong types and unresolvable `type`s of a resolved recipe, one sentence each."""
+    yield from renamed.problems(recipe)
     general = {key: getattr(GeneralConfig, key) for key in GeneralConfig.keys()}
     yield from _unknown(recipe, {*general, *CONFIG_NAME_TO_CLASS, *_TOP_LEVEL_EXTRA}, "")
     for key, value in recipe.items():
@@ -87,8 +89,9 @@ def problems(recipe: Mapping[str, Any]) -> Iterable[str]:
             yield from _check_mapping(recipe[section], _DATASET_KEYS, section)
             yield from _check_component(recipe[section].get("data_loader"), Module.DATASET_LOADER,
                                         f"{section}.data_loader", {"dataset_dir": str, "shuffle": bool})
-    for item in (recipe.get("callbacks") or []) + (recipe.get("eval_callbacks") or []):
-        yield from _check_component(item, Module.CALLBACK, "callbacks")
+    for section in ("callbacks", "eval_callbacks"):
+        for item in recipe.get(section) or []:
+            yield from _check_component(item, Module.CALLBACK, section)
     yield from _check_model(recipe.get("model") or {})
     yield from _check_packed(recipe)
     yield from _check_processor(recipe.get("processor"))
@@ -133,7 +136,8 @@ def _check_component(value: Any, module: str, where: str, extra: Mapping[str, An
     try:
         cls = MindFormerRegister.get_cls(module, value["type"])
     except ValueError:
-        yield f"{where}.type {value['type']!r} is not registered with MindFormers as a {module}"
+        if value["type"] not in renamed.TYPES:  # said already
+            yield renamed.unknown_type(where, value["type"], module, MindFormerRegister.registry[module])
         return
     settings = {key: item for key, item in value.items() if key != "type"}
     where = f"{where}[{value['type']}]"
@@ -200,10 +204,11 @@ def _check_mapping(value: Any, types: Mapping[str, Any], where: str) -> Iterable
 def _unknown(value: Mapping[str, Any], known: Iterable[str], where: str) -> Iterable[str]:
     known = list(known)
     for key in value:
-        if key not in known:
+        path = f"{where}.{key}" if where else str(key)
+        if key not in known and path not in renamed.KEYS:  # those are said already
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            yield f"unknown key {where + '.' if where else ''}{key}{hint}"
+            yield f"unknown key {path}{hint}"
 
 
 def _wrong_type(value: Any, accepted: Any, where: str) -> Iterable[str]:

@@ -7,12 +7,14 @@ what does not fill a batch; CheckpointMonitor saves every so many steps and once
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from research_internlm import recipes
+from research_internlm.recipes import renamed
 from research_internlm.shared.arguments import is_whole
 from research_internlm.shared.errors import ToolkitError
 
@@ -228,13 +230,21 @@ def saving_of(recipe: Mapping[str, Any], steps: Steps) -> Saving:
     """What the recipe's own settings save, keep and evaluate."""
     monitor = recipes.callback(recipe, "CheckpointMonitor")
     if monitor is None:
-        raise ToolkitError("the config has no CheckpointMonitor under callbacks, so the run saves nothing")
+        raise ToolkitError(_without_monitor(recipe))
     name = "callbacks.CheckpointMonitor"
     interval = whole_number(recipe, f"{name}.save_checkpoint_steps", default=1)
     keep = whole_number(recipe, f"{name}.keep_checkpoint_max", least=0, default=5)
     evaluates = recipe.get("do_eval")
     eval_interval = whole_number(recipe, "eval_step_interval", also=-1, default=100) if evaluates else 0
     return Saving.simulate(steps, interval, keep, eval_interval)
+
+
+def _without_monitor(recipe: Mapping[str, Any]) -> str:
+    """Why a run saves nothing; in the words of recipes/check.py, so that a launch says it once."""
+    types = [item["type"] for item in recipe.get("callbacks") or []]
+    for near in difflib.get_close_matches("CheckpointMonitor", types, n=1, cutoff=0.8):
+        return renamed.unknown_type("callbacks", near, "callback", ["CheckpointMonitor"])
+    return "the config has no CheckpointMonitor under callbacks, so the run saves nothing"
 
 
 def last_evaluation(eval_interval: int, total: int) -> int:

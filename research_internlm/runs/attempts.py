@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from research_internlm.shared import run_layout, schema, versions
@@ -30,6 +30,7 @@ class Attempt:
         folder: Working directory.
         environment: Variables that matter to a run.
         versions: Package -> version.
+        imported_from: Package -> file that its import runs; empty in records from before it was noted.
         started: Local time with its offset.
         ended: The same; None while it runs, or where it was killed.
         exit_code: Of msrun; None likewise.
@@ -42,6 +43,7 @@ class Attempt:
     folder: str
     environment: dict[str, str]
     versions: dict[str, str]
+    imported_from: dict[str, str] = field(default_factory=dict)
     started: str
     ended: str | None = None
     exit_code: int | None = None
@@ -76,7 +78,8 @@ def record_start(attempt: Path, command: str, msrun: str, overwrite: bool, from_
     """
     write_json(attempt / ATTEMPT, to_json(Attempt(
         command=command, msrun=msrun, overwrite=overwrite, from_step=from_step, folder=os.getcwd(),
-        environment=recorded_environment(), versions=versions.installed_versions(), started=_now())))
+        environment=recorded_environment(), versions=versions.installed_versions(),
+        imported_from=versions.imported_from(), started=_now())))
 
 
 def record_end(attempt: Path, code: int) -> None:

@@ -28,15 +28,20 @@ def table(logs: Mapping[int, RankLog]) -> list[dict[str, Any]]:
 
     Returns:
         Rows with the keys of CSV_COLUMNS: loss and valid_loss are means over the ranks that logged them
-        (each sees its own shard), step_ms is the slowest rank's, overflow any rank's.
+        (each sees its own shard; of a pipeline only the last stage has one), step_ms is the slowest rank's,
+        overflow any rank's.
     """
     valid = evaluations(logs)
     rows = []
     for step, records in steps_of_all(dict(logs)):
         first = records[0]
+        losses = [log.records[step].loss for log in logs.values()
+                  if log.has_loss is not False and step in log.records]
+        if not losses:  # the last pipeline stage has not logged this step yet
+            continue
         rows.append({
             "step": step, "epoch": first.epoch,
-            "loss": statistics.fmean(record.loss for record in records), "ranks": len(records),
+            "loss": statistics.fmean(losses), "ranks": len(records),
             "learning_rate": first.learning_rate, "step_ms": max(record.step_ms for record in records),
             "overflow": any(record.overflow for record in records), "loss_scale": first.loss_scale,
             "global_norm": first.global_norm, "valid_loss": valid.get(step),
@@ -84,7 +89,9 @@ def summarize(logs: Mapping[int, RankLog], tokens_per_step: float | None = None,
     best = min((step for step, loss in valid.items() if math.isfinite(loss)), key=valid.get, default=None)
     finite = [loss for loss in losses if math.isfinite(loss)]
     return {
-        "ranks": sorted(logs), "files": [file.name for log in logs.values() for file in log.files],
+        "ranks": sorted(logs),
+        "loss_ranks": sorted(rank for rank, log in logs.items() if log.has_loss is not False),
+        "files": [file.name for log in logs.values() for file in log.files],
         "step": last.step, "total_steps": last.total_steps, "epoch": last.epoch,
         "logged_lines": sum(len(log.records) for log in logs.values()),
         "unreadable_lines": sum(log.unreadable for log in logs.values()),

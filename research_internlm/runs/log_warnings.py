@@ -47,6 +47,11 @@ class Code(enum.Enum):
         "say",
         "损失自日志的第二个四分之一起停在 {late:.3f}（当时为 {early:.3f}）：如此高的平台说明某些标签词元完全"
         "没有学到，例如冻结的输出层无法生成的结束符")
+    LOSS_RANKS_UNKNOWN = (
+        "the run has several pipeline stages, of which only the last has a valid loss, and these logs do not "
+        "tell which losses are its own; read the run's folder, with worker_N.log of every rank",
+        "该训练分为多个流水线阶段，只有最后一个阶段的损失有效，而这些日志无法说明哪些损失属于它；"
+        "请读取含有全部进程 worker_N.log 的运行目录")
     OVERFLOWS = (
         "{overflows} of {steps} logged steps overflowed and changed no weight; lower the learning rate or "
         "start with a smaller loss_scale_value",
@@ -87,7 +92,10 @@ def warnings(logs: Mapping[int, RankLog], rows: Sequence[Mapping[str, Any]], wor
     yield from _not_finite({row["step"]: row["loss"] for row in rows},
                            Code.LOSS_NOT_FINITE, Code.LAST_LOSS_NOT_FINITE)
     yield from _not_finite(evaluations(logs), Code.VALID_LOSS_NOT_FINITE, Code.LAST_VALID_LOSS_NOT_FINITE)
-    yield from _still(rows)
+    if any(log.has_loss is None for log in logs.values()):
+        yield LogWarning(Code.LOSS_RANKS_UNKNOWN, {})
+    else:
+        yield from _still(rows)
     overflows = sum(row["overflow"] for row in rows)
     if overflows > _OVERFLOW_SHARE * len(rows):
         yield LogWarning(Code.OVERFLOWS, {"overflows": overflows, "steps": len(rows)})

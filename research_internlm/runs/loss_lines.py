@@ -26,7 +26,8 @@ def _field(pattern: str) -> re.Pattern[str]:
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_WORDS = ("Epoch:", "Eval result:", "Network Parameters:")
+_WORDS = ("Epoch:", "Eval result:", "Network Parameters:", "the loss on the last card is valid",
+          "loss is valid only on rank 0")
 _START = re.compile(r"\{\s*Epoch:\s*\[")
 _PLACE = re.compile(r"\{\s*Epoch:\s*\[\s*(\d+)\s*/\s*(\d+)\s*\]\s*,?\s*step:\s*\[\s*(\d+)\s*/\s*(\d+)\s*\]")
 _LOSS = _field(r"\bloss:\s*" + _NUMBER)
@@ -36,6 +37,7 @@ _OPTIONAL = {attribute: _field(rf"\b{name}:\s*" + _NUMBER) for attribute, name i
 _OVERFLOW = _field(r"\boverflow cond:\s*" + _WRAPPED + r"(?:true|1)\b")
 _EVALUATION = _field(r"Eval result:\s*\{.*?'loss':\s*" + _NUMBER)
 _PARAMETERS = _field(r"Network Parameters:\s*(\d[\d,]*)(\.\d+)?(\s*M\b)?")
+_STAGES = re.compile(r"pipeline stages:\s*(\d+) > 1")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
@@ -89,13 +91,31 @@ class Parameters:
 
 
 @dataclass(frozen=True)
+class Pipeline:
+    """MindFormers' word on whose loss is valid in a pipeline-parallel run.
+
+    Attributes:
+        stages: Pipeline stages; None under zero-bubble-v, which brings the loss back to rank 0.
+    """
+
+    stages: int | None
+
+    def ranks_with_loss(self, workers: int) -> range:
+        """The ranks of the last stage; none where so many workers cannot be divided among the stages."""
+        if self.stages is None:
+            return range(1)
+        per_stage, rest = divmod(workers, self.stages)
+        return range(0) if rest else range(workers - per_stage, workers)
+
+
+@dataclass(frozen=True)
 class Unreadable:
     """What looks like a loss or evaluation line, e.g. torn by a kill, but cannot be read."""
 
     text: str
 
 
-Event = Record | Evaluation | Parameters | Unreadable
+Event = Record | Evaluation | Parameters | Pipeline | Unreadable
 
 
 def events(line: str) -> list[Event]:
@@ -111,6 +131,9 @@ def events(line: str) -> list[Event]:
     if "Eval result:" in line:
         match = _EVALUATION.search(line)
         return [Evaluation(float(match["value"])) if match else Unreadable(line.strip())]
+    if "is valid" in line:
+        match = _STAGES.search(line)
+        return [Pipeline(int(match.group(1)) if match else None)]
     match = _PARAMETERS.search(line)
     return [_parameters(*match.groups())] if match else []
 

@@ -44,6 +44,7 @@ class RunInfo:
         device_target: `Ascend` or `CPU`.
         seed: The recipe's.
         versions: Package -> version.
+        imported_from: Package -> file that its import runs; empty in runs from before it was noted.
         load_checkpoint_sha256: Of the base weights; None for random ones, or a folder.
         parameters: Of the model.
         data: `train_dataset` and `eval_dataset`, as far as the run reads them.
@@ -55,6 +56,7 @@ class RunInfo:
     device_target: str
     seed: int | None
     versions: dict[str, str]
+    imported_from: dict[str, str] = field(default_factory=dict)
     load_checkpoint_sha256: str | None
     parameters: Parameters
     data: dict[str, RunData] = field(default_factory=dict)

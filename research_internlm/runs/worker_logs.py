@@ -18,11 +18,13 @@ from research_internlm.runs.loss_lines import (
     Evaluation,
     Event,
     Parameters,
+    Pipeline,
     Record,
     Unreadable,
     events,
     time_of,
 )
+from research_internlm.runs.pipeline import mark_ranks_with_loss
 from research_internlm.shared.errors import ToolkitError
 
 _EXAMPLE_LENGTH = 160
@@ -42,6 +44,9 @@ class RankLog:
         example: The first of them.
         parameters: Trainable parameters by the "Network Parameters" line, or None.
         millions: Whether that number is rounded to millions.
+        pipeline: What the log says of pipeline stages, or None.
+        has_loss: False for a rank of another pipeline stage than the last, which computes no loss; None where
+            that cannot be told.
     """
 
     rank: int
@@ -53,6 +58,8 @@ class RankLog:
     example: str = ""
     parameters: int | None = None
     millions: bool = False
+    pipeline: Pipeline | None = None
+    has_loss: bool | None = True
 
     @property
     def last(self) -> int:
@@ -202,6 +209,9 @@ def _take(logs: Sequence[RankLog], event: Event) -> None:
     elif isinstance(event, Parameters):
         for log in logs:
             log.parameters, log.millions = event.count, event.millions
+    elif isinstance(event, Pipeline):
+        for log in logs:
+            log.pipeline = event
     else:
         logs[0].unreadable += 1
         logs[0].example = logs[0].example or event.text[:_EXAMPLE_LENGTH]
@@ -220,6 +230,7 @@ def read_run(run: str | Path) -> dict[int, RankLog]:
     shared = len(files) == 1 and all(_rank_of(file) is None for file in files[min(files)])
     logs = {log.rank: log for rank, paths in files.items() for log in read_rank(rank, paths, shared)}
     if any(log.records for log in logs.values()):
+        mark_ranks_with_loss(Path(run), logs, shared)
         return logs
     names = ", ".join(file.name for paths in files.values() for file in paths)
     unreadable = sum(log.unreadable for log in logs.values())
@@ -239,7 +250,8 @@ def steps_of_all(logs: dict[int, RankLog]) -> Iterator[tuple[int, list[Record]]]
 
 
 def evaluations(logs: Mapping[int, RankLog]) -> dict[int, float]:
-    """Step -> validation loss, mean over the ranks."""
+    """Step -> validation loss, mean over the ranks that have one."""
+    logs = {rank: log for rank, log in logs.items() if log.has_loss is not False}
     steps = sorted(set().union(*(log.evaluations for log in logs.values())))
     return {step: statistics.fmean(log.evaluations[step] for log in logs.values() if step in log.evaluations)
             for step in steps}

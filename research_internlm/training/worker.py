@@ -17,29 +17,15 @@ from research_internlm.recipes.data_check import check_data, require_unchanged
 from research_internlm.recipes.for_mindformers import mindformers_config
 from research_internlm.runs import same_run, saved_steps
 from research_internlm.runs.run_info import Parameters, RunInfo
-from research_internlm.shared import run_layout
+from research_internlm.shared import run_layout, versions
 from research_internlm.shared.errors import ToolkitError, added_to
 from research_internlm.shared.files import sha256_of, write_json
+from research_internlm.shared.process_role import rank, worker_count
 from research_internlm.shared.processes import RUN_MARK
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS, is_run
 from research_internlm.shared.schema import to_json
 from research_internlm.training.command import base_weight_problems, checkpoint_format
 from research_internlm.training.preflight import recipe_problems
-
-
-def rank() -> int:
-    """This worker's rank as msrun sets it; 0 without msrun."""
-    return int(os.environ.get("RANK_ID", "0"))
-
-
-def is_scheduler() -> bool:
-    """Whether msrun started this process as the workers' rendezvous (the scheduler); it trains nothing."""
-    return os.environ.get("MS_ROLE") == "MS_SCHED"
-
-
-def worker_count() -> int:
-    """Number of workers msrun started; 1 without msrun."""
-    return int(os.environ.get("MS_WORKER_NUM", "1"))
 
 
 def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace
@@ -52,6 +38,7 @@ def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace
     Raises:
         ToolkitError: Keys, types, LoRA targets, device or data do not fit together.
     """
+    versions.require_installed_packages()
     wrong = recipe_problems(recipe)
     problems = [f"{len(wrong)} wrong setting(s) in the config: {'; '.join(wrong)}"] if wrong else []
     data: dict[str, RunData] = {}
@@ -105,6 +92,7 @@ def prepare_output(recipe: recipes.Recipe, parameters: Parameters, data: Mapping
         seed=recipe.get("seed"),
         versions={name: metadata.version(name)
                   for name in ("research-internlm", "mindspore", "mindformers", "numpy")},
+        imported_from=versions.imported_from(),
         load_checkpoint_sha256=_checkpoint_sha256(recipe.get("load_checkpoint")),
         parameters=parameters,
         data=dict(data),

@@ -31,6 +31,7 @@ CASES = {
     Code.LOSS_STUCK: ([log(0, [7.5] * 30)], {"count": 20, "loss": 7.5}),
     Code.LOSS_FLOOR: ([log(0, FLOOR)], {"early": pytest.approx(1.1505, abs=1e-3),
                                         "late": pytest.approx(1.1505, abs=1e-3)}),
+    Code.LOSS_RANKS_UNKNOWN: ([log(rank, [7.5] * 30, has_loss=None) for rank in (0, 1)], {}),
     Code.OVERFLOWS: ([log(0, falling(9), overflow=True)], {"overflows": 9, "steps": 9}),
     Code.NO_LOG: ([log(0, falling(9)), log(3, falling(9))], {"ranks": "1, 2"}),
     Code.RANK_LAGS: ([log(0, falling(9)), log(1, falling(4))], {"rank": 1, "step": 4, "lead": 9}),

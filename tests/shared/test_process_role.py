@@ -1,0 +1,102 @@
+"""What a process is in a job comes from msrun's launch, not from variables that others set."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from research_internlm.shared import process_role
+from research_internlm.shared.processes import RUN_MARK
+from tests.helpers.commands import convert_items, exam_items, run_script
+
+OTHERS = {"MS_ROLE": "MS_SCHED", "MS_WORKER_NUM": "8", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "2229",
+          "RANK_ID": "3", "RANK_SIZE": "8"}
+PROGRAM = """
+import json, os
+from research_internlm.shared import process_role
+process_role.leave_job_variables_out()
+print(json.dumps([process_role.rank(), process_role.worker_count(), process_role.is_scheduler(),
+                  sorted(set(os.environ) & set(process_role.JOB_VARIABLES))]))
+"""
+
+
+def clean_environment():
+    return {name: value for name, value in os.environ.items()
+            if name not in {*process_role.JOB_VARIABLES, RUN_MARK}}
+
+
+def run(variables, *parent):
+    done = subprocess.run([*parent, sys.executable, "-c", PROGRAM], env=clean_environment() | variables,
+                          capture_output=True, text=True, check=True)
+    *said, facts = done.stdout.splitlines()
+    return said, json.loads(facts)
+
+
+def test_variables_that_others_set_say_nothing_of_a_process_by_itself():
+    [said], facts = run(OTHERS)
+    assert facts == [0, 1, False, []]
+    assert said.startswith(f"not used: {', '.join(OTHERS)} in the environment ")
+
+
+def test_without_such_variables_nothing_is_said():
+    assert run({"DEVICE_ID": "2"}) == ([], [0, 1, False, []])
+
+
+@pytest.mark.parametrize("by", ["the launcher", "msrun"])
+def test_processes_of_msrun_keep_their_place(tmp_path, by):
+    msrun = tmp_path / "msrun"
+    msrun.write_text("import subprocess, sys\nsys.exit(subprocess.call(sys.argv[1:]))\n")
+    mark = {RUN_MARK: str(tmp_path)} if by == "the launcher" else {}
+    said, facts = run(OTHERS | mark, *([] if mark else [sys.executable, str(msrun)]))
+    assert said == [] and facts == [3, 8, True, sorted(OTHERS)]
+
+
+@pytest.mark.parametrize(("command", "arguments"), [
+    ("research_internlm.evaluate", "squad-score --squad_file no --predictions no --output o"),
+    ("research_internlm.audit",
+     "--config c --load_checkpoint no --dataset no --model_file no --output o"),
+    ("preprocess.alpaca_data_preprocess_v1", "--input_glob no --output_file o --model_file no"),
+])
+def test_commands_of_one_process_drop_them_before_mindspore_is_imported(command, arguments, tmp_path):
+    program = f"""
+import os, sys
+from {command} import main
+from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.process_role import JOB_VARIABLES
+assert "mindspore" not in sys.modules and os.environ["MS_ROLE"]
+try:
+    main({arguments.split()})
+except ToolkitError:
+    assert not set(os.environ) & set(JOB_VARIABLES)
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=clean_environment() | OTHERS, cwd=tmp_path,
+                          capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["refused"], done.stderr
+
+
+@pytest.mark.model
+def test_a_training_under_such_variables_is_one_of_one_worker(demo_data, tmp_path, monkeypatch):
+    for name, value in OTHERS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(RUN_MARK, raising=False)
+    data = convert_items(tmp_path, demo_data / "tokenizer.model", exam_items(demo_data)[:8],
+                         "--seq_length", 64)
+    vocab_size = json.loads((tmp_path / "train.mindrecord.manifest.json").read_text()
+                            )["special_ids"]["vocab_size"]
+    shape = [f"model.model_config.{setting}" for setting in (
+        f"vocab_size={vocab_size}", "seq_length=64", "hidden_size=32", "num_layers=1", "num_heads=2")]
+    overlay = ("--overlay", "yaml/overlays/cpu_tiny.yaml")
+    done = run_script(
+        "research_internlm/run_internlm.py", "--config", "yaml/lora_finetune.yaml", *overlay,
+        "--train_dataset", data, "--output_dir", tmp_path / "run", "--use_parallel", "False", *shape,
+        "do_eval=False", "runner_config.epochs=1", "callbacks.CheckpointMonitor.save_checkpoint_steps=2")
+    assert "not used: MS_ROLE, MS_WORKER_NUM" in done.stdout
+    assert json.loads((tmp_path / "run/run.json").read_text())["workers"] == 1
+    lines = [json.loads(line) for line in (tmp_path / "run/train_log.jsonl").read_text().splitlines()]
+    assert len(lines) == 2  # 8 rows, batch 4: all of them, no shard of 8 workers'
+    tokens = json.loads((tmp_path / "run/run.json").read_text())["data"]["train_dataset"]["tokens"]["total"]
+    assert lines[1]["useful_tokens_per_s"] == pytest.approx(tokens / 2 * 1000 / lines[1]["step_ms"], rel=1e-2)
+    assert list((tmp_path / "run/checkpoint/rank_0").glob("*.ckpt"))
