@@ -21,7 +21,7 @@ from research_internlm.launching.msrun import start
 from research_internlm.launching.options import Launch, parse
 from research_internlm.launching.run_state import RunState, read_state
 from research_internlm.mirroring import beside_a_run
-from research_internlm.recipes.schedule import steps_of
+from research_internlm.recipes.schedule import steps_from_recipe
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import run_main
 
@@ -59,7 +59,7 @@ def resume_run(launch: Launch, state: RunState) -> int:
     for reason in state.checkpoints.broken.values():
         print(f"not used: {reason}", flush=True)
     last = state.last_step
-    total = steps_of(launch.recipe, state.data["train_dataset"].counts.out, launch.workers).total
+    total = steps_from_recipe(launch.recipe, state.data["train_dataset"].counts.out, launch.workers).total
     if last < total:
         print(f"continuing {launch.output} from step {last:,} of {total:,}", flush=True)
         return start(launch, True, last)

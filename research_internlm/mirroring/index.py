@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from research_internlm import recipes
 from research_internlm.data.manifest import RunData
-from research_internlm.recipes.schedule import saving_of, steps_of
+from research_internlm.recipes.schedule import plan_from_recipe, steps_from_recipe
 from research_internlm.runs import same_run
 from research_internlm.runs.run_info import RunInfo, read_run_info
 from research_internlm.shared import schema
@@ -180,8 +180,8 @@ def wanted_steps(run: Index, local: Iterable[int]) -> set[int]:
         local: Steps of the complete checkpoints on this machine.
     """
     rows = run.facts.data["train_dataset"].counts.out
-    saving = saving_of(run.recipe, steps_of(run.recipe, rows, run.facts.workers))
-    return {*(saving.five or saving.kept), max([*local, run.last], default=0)}
+    plan = plan_from_recipe(run.recipe, steps_from_recipe(run.recipe, rows, run.facts.workers))
+    return {*(plan.to_submit or plan.kept), max([*local, run.last], default=0)}
 
 
 def inputs_of(facts: RunInfo) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from research_internlm import recipes
-from research_internlm.recipes.schedule import Saving
+from research_internlm.recipes.schedule import CheckpointPlan
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import require_absent, write_text
 
@@ -51,11 +51,11 @@ def write_plan(layers: Sequence[str | Path], overrides: Sequence[str], numbers: 
     return path
 
 
-def derived_numbers(saving: Saving, cards: int) -> recipes.Recipe:
+def derived_numbers(plan: CheckpointPlan, cards: int) -> recipes.Recipe:
     """The plan's numbers under the keys of a recipe."""
-    monitor = {"type": "CheckpointMonitor", "save_checkpoint_steps": saving.interval,
-               "keep_checkpoint_max": saving.keep}
-    return {"eval_step_interval": saving.eval_interval, "callbacks": [monitor],
+    monitor = {"type": "CheckpointMonitor", "save_checkpoint_steps": plan.interval,
+               "keep_checkpoint_max": plan.keep}
+    return {"eval_step_interval": plan.eval_interval, "callbacks": [monitor],
             "parallel_config": {"data_parallel": cards}}
 
 

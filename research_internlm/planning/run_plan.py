@@ -13,7 +13,7 @@ from research_internlm.model.lora import ParameterCount
 from research_internlm.planning import cost, memory
 from research_internlm.recipes.data_check import check_data
 from research_internlm.recipes.schedule import (
-    Saving,
+    CheckpointPlan,
     Steps,
     interval_to_the_end,
     last_evaluation,
@@ -99,26 +99,27 @@ def describe_steps(steps: Steps, data: Data) -> Iterator[str]:
                f"{steps.sink_size} and are not run")
 
 
-def describe_saving(saving: Saving, steps: Steps) -> Iterator[str]:
+def describe_checkpoints(plan: CheckpointPlan, steps: Steps) -> Iterator[str]:
     """Lines on what is saved and evaluated when."""
-    yield (f"plan: save_checkpoint_steps {saving.interval:,}, keep_checkpoint_max {saving.keep}, "
-           f"eval_step_interval {saving.eval_interval:,} (sink_size {steps.sink_size})")
-    yield "plan: the five evenly spaced checkpoints: steps " + ", ".join(f"{step:,}" for step in saving.five)
-    last = last_evaluation(saving.eval_interval, steps.total)
-    yield f"plan: evaluations {steps.total // saving.eval_interval}, the last at step {last:,}"
+    yield (f"plan: save_checkpoint_steps {plan.interval:,}, keep_checkpoint_max {plan.keep}, "
+           f"eval_step_interval {plan.eval_interval:,} (sink_size {steps.sink_size})")
+    to_submit = ", ".join(f"{step:,}" for step in plan.to_submit)
+    yield f"plan: the five evenly spaced checkpoints: steps {to_submit}"
+    last = last_evaluation(plan.eval_interval, steps.total)
+    yield f"plan: evaluations {steps.total // plan.eval_interval}, the last at step {last:,}"
     if last < steps.total:
         # Not chosen by itself: evaluations would no longer fall on the saved steps.
-        other = interval_to_the_end(saving.eval_interval, steps)
+        other = interval_to_the_end(plan.eval_interval, steps)
         choice = f", or set eval_step_interval {other:,}" if other else ""
         yield (f"plan: the final checkpoint, step {steps.total:,}, is not evaluated by the training: "
                f"evaluate it with --run_mode eval{choice}")
 
 
-def describe_cost(recipe: Mapping[str, Any], count: ParameterCount, saving: Saving, cards: int
+def describe_cost(recipe: Mapping[str, Any], count: ParameterCount, plan: CheckpointPlan, cards: int
                   ) -> Iterator[str]:
     """Lines on parameters, disk and memory."""
     full, adapter = memory.checkpoint_bytes(recipe, count)
-    yield (f"disk: about {len(saving.kept) * cards * (full + adapter) / 1e9:,.1f} GB for {len(saving.kept)} "
+    yield (f"disk: about {len(plan.kept) * cards * (full + adapter) / 1e9:,.1f} GB for {len(plan.kept)} "
            f"saves x {cards} ranks ({full / 1e9:.2f} GB full, {adapter / 1e9:.3f} GB adapter each)")
     yield f"device memory: about {memory.device_memory(recipe, count)} a card; an estimate, not measured"
 

@@ -139,7 +139,7 @@ class RunFolder:
     @cached_property
     def steps(self) -> schedule.Steps:
         """The step counts that config and data give."""
-        return schedule.steps_of(self.recipe, self.train_data.counts.out, self.info.workers)
+        return schedule.steps_from_recipe(self.recipe, self.train_data.counts.out, self.info.workers)
 
     @property
     def train_data(self) -> RunData:

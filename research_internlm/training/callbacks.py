@@ -19,7 +19,7 @@ from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindspore.train.callback import Callback, RunContext
 from mindspore.train.callback._checkpoint import CheckpointManager
 
-from research_internlm.recipes.schedule import evenly_spaced, expendable, saves_of
+from research_internlm.recipes.schedule import evenly_spaced, expendable, save_points
 
 
 @MindFormerRegister.register(MindFormerModuleType.CALLBACK)
@@ -130,7 +130,7 @@ class RunCheckpointMonitor(callback.CheckpointMonitor):
         steps_per_epoch = parameters.batch_num
         total = (done // steps_per_epoch + parameters.epoch_num) * steps_per_epoch
         sink_size = steps_per_epoch if parameters.dataset_sink_mode else 1
-        saves = saves_of(total, self.save_checkpoint_steps, sink_size)
+        saves = save_points(total, self.save_checkpoint_steps, sink_size)
         planned = evenly_spaced(saves, total, sink_size) or ()
         self._manager = _Retention(self._config.format, steps_per_epoch, planned)
         if self.save_trainable_params:

@@ -17,7 +17,7 @@ import pytest
 
 from research_internlm import launch as launch_module
 from research_internlm.launching import machine_checks, msrun, options
-from research_internlm.recipes.schedule import Saving, Steps
+from research_internlm.recipes.schedule import CheckpointPlan, Steps
 from research_internlm.runs import same_run, saved_steps
 from research_internlm.shared import processes
 from research_internlm.shared.errors import ToolkitError
@@ -132,9 +132,9 @@ def assert_same_bits_at_first(resumed, whole):
 
 @pytest.mark.model
 def test_a_run_keeps_the_checkpoints_its_plan_says(one):
-    saving = Saving.simulate(Steps(rows=24, cards=1, batch_size=4, epochs=EPOCHS), 2, 5, 0)
-    assert sorted(saved_steps.find_checkpoints(one / "checkpoint").complete) == saving.kept
-    assert saving.kept == saving.five == [10, 20, 28, 38, 48]
+    plan = CheckpointPlan.simulate(Steps(rows=24, cards=1, batch_size=4, epochs=EPOCHS), 2, 5, 0)
+    assert sorted(saved_steps.find_checkpoints(one / "checkpoint").complete) == plan.kept
+    assert plan.kept == plan.to_submit == [10, 20, 28, 38, 48]
 
 
 @pytest.mark.model
