@@ -30,7 +30,7 @@ def launch_run(launch: Launch) -> int:
     """Checks, then starts or continues the run, or says that it is finished.
 
     Raises:
-        ToolkitError: Something does not hold, or the folder holds another run.
+        ToolkitError: A check fails, or the folder holds another run.
     """
     acquire_run_lock(launch)
     if launch.source:
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _interrupt(*_: Any) -> None:
-    # Raised here and not by SIGINT, which a shell has a job behind & ignore.
+    # Raised here and not by SIGINT: a job that a shell starts with & ignores that signal.
     raise KeyboardInterrupt
 
 

@@ -53,7 +53,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                       "tokens")
     add("--cards", type=whole(1), default=4, help="data-parallel workers (default: %(default)s)")
     add("--saves", type=whole(1), default=10, metavar="N", help="checkpoints to write over the run, a "
-        "multiple of the five to hand in (default: %(default)s)")
+        "multiple of the five to submit (default: %(default)s)")
     add("--rank", type=whole(1), nargs="+", default=[4, 8, 16, 32], metavar="R",
         help="LoRA ranks of the score table (default: %(default)s)")
     add("--targets", nargs="+", metavar="REGEX", help="target_modules of the score table (default: the "
@@ -82,12 +82,12 @@ def main(argv: list[str] | None = None) -> int:
     check_recipe(recipe, arguments.config)
     data = read_data(arguments, recipe)
     steps = steps_from_recipe(recipe, data.rows, arguments.cards)
-    own = plan_from_recipe(recipe, steps)
+    recipe_plan = plan_from_recipe(recipe, steps)
     plan = search_plan(steps, arguments.saves)
     count = count_parameters(recipes.model_config(recipe))
     pet_config = recipes.model_config(recipe).get("pet_config")
     lines = [*describe_steps(steps, data), *describe_checkpoints(plan, steps),
-             *(f"warning: {arguments.config}: {text}" for text in warnings(own, steps)),
+             *(f"warning: {arguments.config}: {text}" for text in warnings(recipe_plan, steps)),
              scoring.parameter_line(count), *describe_cost(recipe, count, plan, arguments.cards), ""]
     if pet_config:
         targets = arguments.targets or list(dict.fromkeys((pet_config["target_modules"], ALL_LINEARS)))

@@ -1,6 +1,6 @@
-"""What must hold before workers are started; every problem is found before any is reported.
+"""What must be right before workers are started; every problem is found before any is reported.
 
-A launch that fails after minutes of compilation on paid NPUs is what this is for. No MindSpore needed.
+Without these checks a launch fails after minutes of compilation on paid NPUs. No MindSpore needed.
 """
 
 from __future__ import annotations

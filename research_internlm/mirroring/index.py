@@ -1,7 +1,7 @@
 """What a mirror of a run holds, as its one object `mirror.json` says: written last, so it is never ahead.
 
 Objects lie under PREFIX/files/ and carry their checksum in the name, so no object is ever replaced: an
-index always names bytes that are there, whatever was being sent when the machine went away. It also names
+index always names bytes that are there, whatever was being sent when the machine was lost. It also names
 what its pushers may remove; nothing else under the prefix is ever touched.
 """
 
@@ -173,7 +173,7 @@ def refusal(mirror: Index, run: RunSettings, last: int, url: str, folder: Path) 
 
 
 def wanted_steps(run: Index, local: Iterable[int]) -> set[int]:
-    """Checkpoints worth keeping: the last, and the five to hand in (all that stay, where there are no five).
+    """Checkpoints worth keeping: the last, and the five to submit (all that stay, where there are no five).
 
     Args:
         run: The run, with the files its mirror holds.

@@ -24,7 +24,7 @@ def write_plan(layers: Sequence[str | Path], overrides: Sequence[str], numbers: 
     """Writes the planned recipe with the derived numbers.
 
     A recipe by itself is copied with the numbers in place, comments kept. One that extends others holds few
-    of the keys, and overlays and arguments are no part of it, so then a yaml that extends them is written.
+    of the keys, and overlays and arguments are not part of it, so then a yaml that extends them is written.
 
     Args:
         layers: The recipe, and the overlays on it.

@@ -42,22 +42,22 @@ class Data:
 
 
 def check_pattern(pattern: str, what: str) -> None:
-    """Refuses what is no regular expression; MindFormers would, after the model was built."""
+    """Refuses what is not a valid regular expression; MindFormers would, after the model was built."""
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:
-        raise ToolkitError(f"{what} {pattern!r} is no regular expression ({error}); write for instance "
-                           "'.*wq|.*wk|.*wv|.*wo'") from error
+        raise ToolkitError(f"{what} {pattern!r} is not a valid regular expression ({error}); write for "
+                           "instance '.*wq|.*wk|.*wv|.*wo'") from error
 
 
 def check_recipe(recipe: Mapping[str, Any], config: str) -> None:
     """Checks that a recipe trains, and the numbers of its model that the plan counts with.
 
     Raises:
-        ToolkitError: It is none, or a number or pattern is none.
+        ToolkitError: The file is not a recipe, or a number or pattern is invalid.
     """
     if "train_dataset" not in recipe or "runner_config" not in recipe:
-        raise ToolkitError(f"{config} is no training recipe (it has no train_dataset and runner_config); "
+        raise ToolkitError(f"{config} is not a training recipe (it has no train_dataset and runner_config); "
                            "give yaml/lora_finetune.yaml or your copy of it")
     pet_config = recipes.model_config(recipe).get("pet_config")
     for key in ("seq_length", "hidden_size", "num_layers", "num_heads", "vocab_size",
@@ -131,11 +131,11 @@ def cost_table(recipe: Mapping[str, Any], steps: Steps, data: Data,
     Raises:
         ToolkitError: The run of --measured has no step to take, or is of another model.
     """
-    own = recipes.model_config(recipe)["seq_length"]
+    length = recipes.model_config(recipe)["seq_length"]
     measured = None
     if arguments.measured:
         measured = cost.measured_run(arguments.measured, recipe)
     elif arguments.step_time_ms:
-        measured = cost.Measured(arguments.step_time_ms, steps.batch_size * own, own)
-    found = cost.costs(recipe, steps, data.text_tokens, measured, arguments.seq_length, data.samples)
-    yield from cost.table(found, measured, data.guessed)
+        measured = cost.Measured(arguments.step_time_ms, steps.batch_size * length, length)
+    rows = cost.costs(recipe, steps, data.text_tokens, measured, arguments.seq_length, data.samples)
+    yield from cost.table(rows, measured, data.guessed)

@@ -78,7 +78,7 @@ def whole_number(recipe: Mapping[str, Any], path: str, least: int = 1, also: int
         default: MindFormers' value where the recipe has none; None where it needs one.
 
     Raises:
-        ToolkitError: The recipe has none, or one that is no whole number of that size.
+        ToolkitError: The recipe has none, or it is not a whole number of that size.
     """
     value: Any = recipe
     for key in path.split("."):
@@ -99,7 +99,7 @@ def steps_from_recipe(recipe: Mapping[str, Any], rows: int, cards: int) -> Steps
     A sink_size of -1 is one epoch (MindFormers 1.9.0, trainer/utils.py, check_runner_config).
 
     Raises:
-        ToolkitError: A number of runner_config is none, or the data does not fill one step.
+        ToolkitError: A number of runner_config is invalid, or the data does not fill one step.
     """
     batch_size, epochs = (whole_number(recipe, f"runner_config.{key}") for key in ("batch_size", "epochs"))
     sink_size = 1
@@ -125,7 +125,7 @@ def save_points(total: int, interval: int, sink_size: int = 1) -> list[int]:
 
 
 def expendable(saved: Sequence[int], planned: Collection[int]) -> int | None:
-    """Step of the file that retention deletes before the next save: the earliest that is none of the planned.
+    """Step of the file that retention deletes before the next save: the earliest that is not planned.
 
     None where all are planned; the run then keeps more files than keep_checkpoint_max.
     """
@@ -136,7 +136,7 @@ def evenly_spaced(saved: Sequence[int], total: int, slack: int = 1) -> list[int]
     """Picks the five of the rules out of the saved steps: those nearest to the fifths of the run.
 
     Distances count from step 0 on. They may differ by 10 % of a fifth; further by what rounding costs, which
-    is one step, or two sinks (a fifth that is no whole number of sinks leaves up to two over after the
+    is one step, or two sinks (a fifth that is not a whole number of sinks leaves up to two over after the
     fourth save) as far as these are no more than a quarter of a fifth. The last pick is the end of the run,
     to 10 % of a fifth.
 
@@ -179,7 +179,7 @@ class CheckpointPlan:
 
     @classmethod
     def simulate(cls, steps: Steps, interval: int, keep: int, eval_interval: int) -> CheckpointPlan:
-        """Plays a run's saves through its retention (checkpoint_monitor.py); a `keep` of 0 keeps all."""
+        """Plays a run's saves through its retention (training/callbacks.py); a `keep` of 0 keeps all."""
         saved = save_points(steps.total, interval, steps.sink_size)
         planned = evenly_spaced(saved, steps.total, steps.sink_size) or ()
         kept: list[int] = []
@@ -205,8 +205,8 @@ def search_plan(steps: Steps, saves: int) -> CheckpointPlan:
         ToolkitError: The run cannot hold them.
     """
     if saves % REQUIRED_CHECKPOINTS:
-        raise ToolkitError(f"--saves {saves} is no multiple of the {REQUIRED_CHECKPOINTS} checkpoints to "
-                           "hand in")
+        raise ToolkitError(f"--saves {saves} is not a multiple of the {REQUIRED_CHECKPOINTS} checkpoints "
+                           "to submit")
     intervals = [units * unit for count in range(saves, 0, -REQUIRED_CHECKPOINTS)
                  for unit in (2 * steps.sink_size, steps.sink_size)
                  for units in (-(-steps.total // (count * unit)), steps.total // (count * unit))]
@@ -248,25 +248,25 @@ def interval_to_the_end(eval_interval: int, steps: Steps) -> int | None:
         A multiple of sink_size between half and twice the interval, or None where none divides the run.
     """
     sinks = steps.total // steps.sink_size
-    found = [count * steps.sink_size for count in range(1, sinks + 1) if sinks % count == 0]
-    return min((interval for interval in found if eval_interval / 2 <= interval <= 2 * eval_interval),
+    divisors = [count * steps.sink_size for count in range(1, sinks + 1) if sinks % count == 0]
+    return min((interval for interval in divisors if eval_interval / 2 <= interval <= 2 * eval_interval),
                key=lambda interval: abs(interval - eval_interval), default=None)
 
 
 def warnings(plan: CheckpointPlan, steps: Steps) -> list[str]:
     """What a run with these settings would lose without saying so."""
-    found = []
+    texts = []
     if plan.to_submit is None:
         kept = ", ".join(f"{step:,}" for step in plan.kept)
-        found.append(f"save_checkpoint_steps {plan.interval:,} with keep_checkpoint_max {plan.keep} "
+        texts.append(f"save_checkpoint_steps {plan.interval:,} with keep_checkpoint_max {plan.keep} "
                      f"leaves the checkpoints of steps {kept}: not {REQUIRED_CHECKPOINTS} evenly spaced ones")
     if plan.interval % steps.sink_size:
-        found.append(f"save_checkpoint_steps {plan.interval:,} is no multiple of sink_size "
+        texts.append(f"save_checkpoint_steps {plan.interval:,} is not a multiple of sink_size "
                      f"{steps.sink_size}: saves come late")
     if plan.eval_interval > 0 and plan.eval_interval % steps.sink_size:
-        found.append(f"eval_step_interval {plan.eval_interval:,} is no multiple of sink_size "
+        texts.append(f"eval_step_interval {plan.eval_interval:,} is not a multiple of sink_size "
                      f"{steps.sink_size}: some or all evaluations never happen")
     if plan.eval_interval > steps.total:
-        found.append(f"eval_step_interval {plan.eval_interval:,} is beyond the last step {steps.total:,}: "
+        texts.append(f"eval_step_interval {plan.eval_interval:,} is beyond the last step {steps.total:,}: "
                      "no evaluation happens")
-    return found
+    return texts

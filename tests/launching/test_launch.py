@@ -289,7 +289,7 @@ def test_one_launch_a_folder_however_it_is_spelled(work, start_one, monkeypatch)
     assert options.parse(launch_command(work, "link", 1)[2:], "").output == folder.resolve()
     sleeper = subprocess.Popen(["sleep", "60"], env=os.environ | {processes.RUN_MARK: str(folder)})
     try:
-        with pytest.raises(ToolkitError, match=f"still going on .processes {sleeper.pid}"):
+        with pytest.raises(ToolkitError, match=f"still running .processes {sleeper.pid}"):
             start_one("link")
     finally:
         sleeper.kill()
@@ -336,7 +336,8 @@ def test_folders_and_links_beside_the_checkpoints(tmp_path):
     shutil.copytree(good.parent, tmp_path / "checkpoint" / "rank_0_backup")
     (good.parent / "gone.ckpt").symlink_to("nothing")
     (good.parent / "folder.ckpt").mkdir()
-    assert saved_steps.find_checkpoints(tmp_path / "checkpoint") == saved_steps.Found({4: {0: good}}, {})
+    found = saved_steps.find_checkpoints(tmp_path / "checkpoint")
+    assert found == saved_steps.FoundCheckpoints({4: {0: good}}, {})
     assert saved_steps.prepare(tmp_path / "checkpoint", 0) == (4, good)
 
 

@@ -176,14 +176,14 @@ def test_the_interval_that_ends_on_the_last_step():
 def test_steps_that_never_fire_are_named():
     steps = Steps(1_000, cards=1, batch_size=1, epochs=1, sink_size=2)
     found = " ".join(warnings(CheckpointPlan.simulate(steps, 99, 0, 51), steps))
-    assert "save_checkpoint_steps 99 is no multiple" in found
-    assert "eval_step_interval 51 is no multiple" in found
+    assert "save_checkpoint_steps 99 is not a multiple" in found
+    assert "eval_step_interval 51 is not a multiple" in found
 
 
 def test_too_short_a_run_is_refused():
     with pytest.raises(ToolkitError, match="cannot hold 5 evenly spaced"):
         search_plan(Steps(4, cards=1, batch_size=1, epochs=1), saves=5)
-    with pytest.raises(ToolkitError, match="--saves 8 is no multiple of the 5"):
+    with pytest.raises(ToolkitError, match="--saves 8 is not a multiple of the 5"):
         search_plan(Steps(4_000, cards=1, batch_size=1, epochs=1), saves=8)
 
 
@@ -260,8 +260,9 @@ def test_written_yaml_holds_what_was_planned(root, tmp_path, capsys):
     (["model.model_config.pet_config={lora_rank: 4, target_modules: .*wq}", "--write", "{folder}/o"],
      "replace whole sections"),
     (["--write", "/proc/x.yaml"], "/proc/x.yaml cannot be written"),
-    (["--targets", "("], r"--targets '\(' is no regular expression"),
-    (["model.model_config.pet_config.target_modules=("], r"target_modules '\(' is no regular expression"),
+    (["--targets", "("], r"--targets '\(' is not a valid regular expression"),
+    (["model.model_config.pet_config.target_modules=("],
+     r"target_modules '\(' is not a valid regular expression"),
     (["model.model_config.pet_config.lora_rank=0"], "lora_rank is 0, but has to be a whole number"),
 ])
 def test_what_cannot_be_planned_is_said(root, tmp_path, arguments, words):
@@ -300,5 +301,5 @@ def test_command_line_errors(root, tmp_path):
     ):
         done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
-    with pytest.raises(ToolkitError, match="no training recipe"):
+    with pytest.raises(ToolkitError, match="is not a training recipe"):
         plan.main(["--config", str(root / "yaml/predict_mmlu.yaml"), "--items", "9"])
