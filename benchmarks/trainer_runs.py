@@ -42,7 +42,7 @@ class Run:
     """What one training run took.
 
     Attributes:
-        step_ms: Median step behind the warm-up, milliseconds.
+        step_ms: Median step after the warm-up, milliseconds.
         useful_per_second: Median unpadded tokens per second.
         peak_mib: Largest resident memory of the process.
         losses: Of all its steps.

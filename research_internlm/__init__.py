@@ -1,4 +1,4 @@
-"""InternLM on MindFormers: the model, its prompts and records, training, evaluation, hand-in."""
+"""InternLM on MindFormers: the model, its prompts and records, training, evaluation, submission."""
 
 import os
 

@@ -64,7 +64,7 @@ def _add_output_options(parser: argparse.ArgumentParser, in_run_folder: bool) ->
                         help="results; the raw predictions go beside it as F.predictions.json")
     if in_run_folder:
         output.add_argument("--run_dir", metavar="RUN_DIR", help="in place of --output: results and log go "
-                            "into this run folder, where report and hand-in look for them")
+                            "into this run folder, where report and submission look for them")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
 
 

@@ -21,7 +21,7 @@ from research_internlm.launching.msrun import start
 from research_internlm.launching.options import Launch, parse
 from research_internlm.launching.run_state import RunState, read_state
 from research_internlm.mirroring import beside_a_run
-from research_internlm.recipes.schedule import steps_of
+from research_internlm.recipes.schedule import steps_from_recipe
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import run_main
 
@@ -30,7 +30,7 @@ def launch_run(launch: Launch) -> int:
     """Checks, then starts or continues the run, or says that it is finished.
 
     Raises:
-        ToolkitError: Something does not hold, or the folder holds another run.
+        ToolkitError: A check fails, or the folder holds another run.
     """
     acquire_run_lock(launch)
     if launch.source:
@@ -59,7 +59,7 @@ def resume_run(launch: Launch, state: RunState) -> int:
     for reason in state.checkpoints.broken.values():
         print(f"not used: {reason}", flush=True)
     last = state.last_step
-    total = steps_of(launch.recipe, state.data["train_dataset"].counts.out, launch.workers).total
+    total = steps_from_recipe(launch.recipe, state.data["train_dataset"].counts.out, launch.workers).total
     if last < total:
         print(f"continuing {launch.output} from step {last:,} of {total:,}", flush=True)
         return start(launch, True, last)
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _interrupt(*_: Any) -> None:
-    # Raised here and not by SIGINT, which a shell has a job behind & ignore.
+    # Raised here and not by SIGINT: a job that a shell starts with & ignores that signal.
     raise KeyboardInterrupt
 
 

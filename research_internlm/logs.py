@@ -29,8 +29,8 @@ def describe(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary["network_parameters"]:
         yield f"trainable parameters by the log: {summary['network_parameters']:,}"
     finite = summary["last_finite_step"] or 0
-    since = "" if finite == summary["step"] else f" up to step {finite:,}, and no number since"
-    yield f"loss {summary['first_loss']:.4f} at first, {summary['last_loss']:.4f} lately{since}"
+    since = "" if finite == summary["step"] else f" (not a number after step {finite:,})"
+    yield f"loss {summary['first_loss']:.4f} at first, {summary['last_loss']:.4f} at the end{since}"
     if summary["loss_ranks"] != summary["ranks"]:
         ranks = ", ".join(map(str, summary["loss_ranks"]))
         yield f"pipeline stages: the loss is that of rank(s) {ranks}; the other ranks compute none"

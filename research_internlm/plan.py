@@ -23,15 +23,15 @@ from research_internlm.planning.run_plan import (
     check_pattern,
     check_recipe,
     cost_table,
+    describe_checkpoints,
     describe_cost,
-    describe_saving,
     describe_steps,
     read_data,
 )
 from research_internlm.recipes.schedule import (
-    plan_saving,
-    saving_of,
-    steps_of,
+    plan_from_recipe,
+    search_plan,
+    steps_from_recipe,
     warnings,
 )
 from research_internlm.shared.arguments import number, whole
@@ -53,7 +53,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                       "tokens")
     add("--cards", type=whole(1), default=4, help="data-parallel workers (default: %(default)s)")
     add("--saves", type=whole(1), default=10, metavar="N", help="checkpoints to write over the run, a "
-        "multiple of the five to hand in (default: %(default)s)")
+        "multiple of the five to submit (default: %(default)s)")
     add("--rank", type=whole(1), nargs="+", default=[4, 8, 16, 32], metavar="R",
         help="LoRA ranks of the score table (default: %(default)s)")
     add("--targets", nargs="+", metavar="REGEX", help="target_modules of the score table (default: the "
@@ -81,14 +81,14 @@ def main(argv: list[str] | None = None) -> int:
     recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
     check_recipe(recipe, arguments.config)
     data = read_data(arguments, recipe)
-    steps = steps_of(recipe, data.rows, arguments.cards)
-    own = saving_of(recipe, steps)
-    saving = plan_saving(steps, arguments.saves)
+    steps = steps_from_recipe(recipe, data.rows, arguments.cards)
+    recipe_plan = plan_from_recipe(recipe, steps)
+    plan = search_plan(steps, arguments.saves)
     count = count_parameters(recipes.model_config(recipe))
     pet_config = recipes.model_config(recipe).get("pet_config")
-    lines = [*describe_steps(steps, data), *describe_saving(saving, steps),
-             *(f"warning: {arguments.config}: {text}" for text in warnings(own, steps)),
-             scoring.parameter_line(count), *describe_cost(recipe, count, saving, arguments.cards), ""]
+    lines = [*describe_steps(steps, data), *describe_checkpoints(plan, steps),
+             *(f"warning: {arguments.config}: {text}" for text in warnings(recipe_plan, steps)),
+             scoring.parameter_line(count), *describe_cost(recipe, count, plan, arguments.cards), ""]
     if pet_config:
         targets = arguments.targets or list(dict.fromkeys((pet_config["target_modules"], ALL_LINEARS)))
         lines += [*scoring.score_table(recipe, arguments.rank, targets, arguments.accuracy), ""]
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     print("\n".join(lines).rstrip())
     if arguments.write:
         written = write_plan([arguments.config, *arguments.overlay], arguments.overrides,
-                             derived_numbers(saving, arguments.cards), arguments.write, arguments.overwrite)
+                             derived_numbers(plan, arguments.cards), arguments.write, arguments.overwrite)
         print(f"written: {written}")
     return 0
 

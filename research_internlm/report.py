@@ -5,7 +5,7 @@
 
 Every number comes from run.json, resolved_config.yaml, the logs, the results*.json of evaluate.py and the
 upload record; what is not there is called not measured. Figures go to RUN_DIR/analysis. The report's manifest
-holds the sha256 of everything it was written from, so that the hand-in can tell whether it still says so.
+holds the sha256 of everything it was written from, so that the submission refuses an outdated report.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Entry point: the hand-in, one reproducible zip named after the team, or everything that is wrong with it.
+"""Entry point: the submission as one reproducible zip named after the team, or all that is wrong with it.
 
     bash scripts/package_submission.sh output/run1 --team NAME
 

@@ -5,7 +5,7 @@
     bash scripts/upload_obs.sh merged.ckpt obs://bucket/weights --public_read --record RUN_DIR/obs_links.json
 
 A file goes to obs://bucket/prefix/NAME, a folder's files below obs://bucket/prefix/ with their relative
-paths, linked folders followed. After a kill the same command goes on with the parts the server lacks. What
+paths, linked folders followed. After a kill the same command continues with the parts the server lacks. What
 cannot be sent, or changes meanwhile, is listed at the end, with exit code 2.
 """
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Evaluates a checkpoint of a run; results and log stay in RUN_DIR, where report and hand-in look for them.
+# Evaluates a checkpoint of a run; results and log stay in RUN_DIR, where report and submission look for them.
 #
 #   bash scripts/evaluate.sh RUN_DIR mmlu|squad [evaluate.py options]
 #

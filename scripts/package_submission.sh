@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks a run and packs its hand-in: bash scripts/package_submission.sh RUN_DIR --team NAME (--help says more)
+# Checks a run and packs its submission: bash scripts/package_submission.sh RUN_DIR --team NAME (--help says more)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [[ -d $root/.venv ]] && export PATH="$root/.venv/bin:$PATH"

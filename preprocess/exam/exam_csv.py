@@ -3,10 +3,10 @@
 MMLU (Hendrycks et al.): six columns, no header row, folders dev/, test/ and val/, files
 `{subject}_{split}.csv`. CMMLU (Li et al.): a header row `,Question,A,B,C,D,Answer`, an index column, folders
 dev/ and test/, files `{subject}.csv`. Both are verified row by row: a header read as data, or data read as a
-header, costs questions without a word.
+header, costs questions silently.
 
 Every cell stays the text it is: no number, no missing value, no stripping. So the answer must be exactly
-one of the four letters, and " A" is an error (none of the files at hand has one). Blank lines are no rows.
+one of the four letters, and " A" is an error (none of the files at hand has one). Blank lines are not rows.
 Other forms in circulation are recognised by their header (csv_forms.py).
 """
 
@@ -157,7 +157,7 @@ def read_file(path: Path, source: str, split: str, faults: list[str]) -> list[Ex
 
     Args:
         path: The file.
-        source: `mmlu` or `cmmlu`, the layout to hold it against.
+        source: `mmlu` or `cmmlu`, the layout to check it against.
         split: The folder it came from.
         faults: Faulty rows are added here, one text each; they are not among the returned rows.
 
@@ -216,7 +216,7 @@ def _parse(raw: bytes, path: Path) -> list[tuple[int, list[str]]]:
 def _verify_layout(
     table: list[tuple[int, list[str]]], path: Path, source: str
 ) -> list[tuple[int, list[str]]]:
-    """Holds the first row against the set's layout; returns the data rows as six cells or odd ones."""
+    """Checks the first row against the set's layout; returns the data rows as six cells or odd ones."""
     first = table[0][1]
     if source == "mmlu":
         if first == CMMLU_HEADER:

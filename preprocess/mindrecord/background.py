@@ -74,5 +74,5 @@ def _put(made: Any, message: tuple[str, Any], parent: int) -> None:
         try:
             return made.put(message, timeout=_SECONDS)
         except queue.Full:
-            if os.getppid() != parent:  # nobody is left to ask for it
+            if os.getppid() != parent:  # the process that asked for it has ended
                 os._exit(1)

@@ -4,7 +4,7 @@ SentencePiece's BPE starts from single characters and joins neighbours whose uni
 first. A join across a place in the text makes a piece that holds the two characters beside that place, side
 by side. So where no piece of the vocabulary holds the two, nothing is ever joined across, the joins on one
 side do not depend on the other, and the ids of the text are the ids of its two parts. `Splitter` finds such
-places: before a space (a word) and behind a newline (a line). In InternLM's vocabularies no piece has a
+places: before a space (a word) and after a newline (a line). In InternLM's vocabularies no piece has a
 letter, digit or Han character before a space, and none has a newline before a letter.
 
 The orderings of a question share their lines and all exam questions share their words, so almost every text
@@ -66,7 +66,7 @@ class Splitter:
                 model_proto=serialized + model.SerializeToString())
 
     def lines(self, text: str) -> list[str]:
-        """Cuts a text (prefix included) behind newlines."""
+        """Cuts a text (prefix included) after newlines."""
         return self._line(text) if self._line else [text]
 
     def words(self, line: str) -> list[str]:

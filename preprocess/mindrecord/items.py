@@ -64,7 +64,7 @@ def _encode(value: Any) -> str:
 
 
 def inputs_of(pattern: str) -> list[Path]:
-    """Files behind --input_glob, sorted; manifests are not input.
+    """Files that --input_glob matches, sorted; manifests are not input.
 
     Raises:
         ToolkitError: Nothing matches.
@@ -163,7 +163,7 @@ def _skip_space(file: Any, text: str, place: int) -> tuple[str, int]:
 
 
 def _next_item(decoder: json.JSONDecoder, file: Any, text: str, place: int) -> tuple[Any, str, int]:
-    """The item behind `place`, the text it was found in and the place behind it."""
+    """The item after `place`, the text it was found in and the place after it."""
     text, place = _skip_space(file, text, place)
     while True:
         try:

@@ -1,6 +1,6 @@
 """Packing: which samples share a row, so that little of a row is padding.
 
-Samples are shuffled with a seed. A row takes samples in that order while room for a short one is left behind
+Samples are shuffled with a seed. A row takes samples in that order while room for a short one is left after
 them, and then the longest sample that fits (best fit), again and again until none does. Best fit alone would
 leave most rows some 40 tokens of padding, because no sample is shorter than its instruction; a row that is
 ended in time nearly always finds a sample of exactly the missing length.

@@ -20,7 +20,7 @@ from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
 
 @dataclass
 class Adapter:
-    """An adapter held against its run.
+    """An adapter checked against its run.
 
     Attributes:
         file: The opened checkpoint: an adapter alone, or base and adapter together.
@@ -99,7 +99,7 @@ def run_config_of(path: Path) -> Path:
     other folder above it may be another run's.
 
     Raises:
-        ToolkitError: There is none; says where it was looked for.
+        ToolkitError: There is none; the text names the folders searched.
     """
     folders = [path.absolute().parent]
     if run := run_layout.run_of(path.absolute()):

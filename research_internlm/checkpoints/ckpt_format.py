@@ -12,9 +12,9 @@ from typing import BinaryIO
 from research_internlm.checkpoints import dtypes
 from research_internlm.checkpoints.dtypes import Entry
 
-# Protocol buffer: a field is a key (number << 3 | wire type) and a number or a length with bytes behind it.
+# Protocol buffer: a field is a key (number << 3 | wire type) and a number or a length with bytes after it.
 _NUMBER, _BYTES = 0, 2
-_CHECKSUM = b"crc_num"  # written bare behind the last value
+_CHECKSUM = b"crc_num"  # written bare after the last value
 
 
 def read_entries(file: BinaryIO, size: int) -> dict[str, Entry]:
@@ -108,7 +108,7 @@ def value_start(name: str, entry: Entry, content_bytes: int) -> bytes:
     Args:
         name: The tensor.
         entry: Its whole shape and type.
-        content_bytes: Size of the piece, which the caller writes right behind.
+        content_bytes: Size of the piece, which the caller writes right after it.
     """
     dims = b"".join(_key(1, _NUMBER) + _number(size) for size in entry.shape or (0,))
     tensor_start = dims + _sized(2, dtypes.TO_CKPT[entry.dtype].encode()) + _key(3, _BYTES) + _number(

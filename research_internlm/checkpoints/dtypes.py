@@ -1,7 +1,7 @@
 """The owner of tensor types: their names in each file format, bfloat16, casts and the finite check.
 
 numpy has no bfloat16. Here it is a structured type of one 16-bit field, so that an array still knows what
-it is and nobody computes with it by accident; `to_float32` and `cast` go in and out of it.
+it is and is not computed with by accident; `to_float32` and `cast` go in and out of it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Entry:
 
     Attributes:
         shape: Dimensions; empty for a scalar.
-        dtype: Its type, or None where it is none of this module's.
+        dtype: Its type, or None where this module does not know it.
         pieces: (offset, bytes) of its content in the file, in order.
     """
 
@@ -106,7 +106,7 @@ def is_finite(array: np.ndarray) -> bool:
 
 
 class FiniteCheck:
-    """Looks at every block of a result and tells of all tensors that are not finite at once.
+    """Checks every block of a result and reports all tensors that are not finite at once.
 
     Args:
         advice: What the user can do, for the message.

@@ -68,7 +68,7 @@ def step_of(header: Mapping[str, Value], path: str | os.PathLike) -> int:
     """
     entry = header.get("step_num")
     if entry is None or entry.number is None:
-        raise ToolkitError(f"{path} holds no step_num: no full training checkpoint of MindFormers, or "
+        raise ToolkitError(f"{path} has no step_num: it is not a full training checkpoint, or is "
                            "truncated")
     return int(entry.number)
 

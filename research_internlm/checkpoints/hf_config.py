@@ -111,7 +111,7 @@ def left_out(config: Mapping[str, Any]) -> list[str]:
 def check_model_config(model_config: Mapping[str, Any], where: str) -> None:
     """Checks the values of a recipe that say what its weights are.
 
-    MindFormers' own check of a recipe (recipe_check.py) needs MindSpore, which the weights do not.
+    MindFormers' own check of a recipe (recipes/check.py) needs MindSpore, which the weights do not.
 
     Args:
         model_config: A recipe's `model.model_config`.
@@ -178,7 +178,7 @@ def _require_internlm(config: Any) -> None:
     if not wrong:
         wrong = _unsupported(config)
     if wrong:
-        raise ToolkitError(f"config.json describes no InternLM or InternLM2: {'; '.join(wrong)}")
+        raise ToolkitError(f"config.json does not describe InternLM or InternLM2: {'; '.join(wrong)}")
 
 
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -108,7 +108,7 @@ def _require_output(output: Path, overwrite: bool, inputs: Iterable[Path], ours:
     found = output.iterdir() if output.exists() else ()
     others = sorted(path.name for path in found if path.name not in ours)
     if others:
-        raise ToolkitError(f"{output} holds {len(others)} files that are no earlier export's "
+        raise ToolkitError(f"{output} holds {len(others)} files that no earlier export wrote "
                            f"({', '.join(others)}); --overwrite replaces exports only, name another folder")
 
 

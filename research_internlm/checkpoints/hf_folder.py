@@ -1,7 +1,7 @@
 """A model folder of Hugging Face as one set of tensors: safetensors or pytorch_model*.bin, sharded or not.
 
 Shards come from the index file where there is one. Of safetensors only the rows asked for are read; a .bin
-shard is mapped by torch (weights only, no pickled code runs) and let go of before the next one.
+shard is mapped by torch (weights only, no pickled code runs) and closed before the next one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def shards_of(folder: str | os.PathLike) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ToolkitError(f"the model folder {folder} does not exist or is no folder; give the folder that "
+        raise ToolkitError(f"the model folder {folder} is missing or is not a folder; give the folder that "
                            "holds config.json and the weights")
     for stem, suffix in _KINDS:
         index = folder / f"{stem}{suffix}.index.json"
@@ -44,7 +44,7 @@ def shards_of(folder: str | os.PathLike) -> list[Path]:
         pieces = sorted(folder.glob(f"{stem}-*-of-*{suffix}"))
         if pieces:
             raise ToolkitError(f"{folder} holds {len(pieces)} shards such as {pieces[0].name} but no "
-                               f"{index.name}, so nobody can tell whether all are there; download it too")
+                               f"{index.name}, which lists them all; download it too")
     raise ToolkitError(f"{folder} holds neither model*.safetensors nor pytorch_model*.bin")
 
 
@@ -82,7 +82,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     odd = [f"{name}: {shard!r}" for name, shard in weight_map.items()
            if not isinstance(shard, str) or Path(shard).name != shard]
     if odd:
-        raise ToolkitError(f"the index file {index} names no files for {len(odd)} tensors ({', '.join(odd)}"
+        raise ToolkitError(f"the index file {index} has no file for {len(odd)} tensors ({', '.join(odd)}"
                            "); download it again")
     return weight_map
 
@@ -128,14 +128,14 @@ class HfFolder:
         return self._opened[1]
 
     def close(self) -> None:
-        """Lets go of the open shard."""
+        """Closes the open shard."""
         if self._opened is not None:
             self._opened[1].close()
             self._opened = None
 
 
 class _BinShard:
-    """A pytorch_model*.bin file with TensorFile's face."""
+    """A pytorch_model*.bin file with TensorFile's interface."""
 
     def __init__(self, path: Path) -> None:
         self._tensors = _load_bin(path)
@@ -177,5 +177,5 @@ def _load_bin(path: Path) -> dict[str, Any]:
         raise ToolkitError(f"{path} cannot be read as PyTorch weights (truncated, or it holds code, which "
                            f"is never run): {str(error).splitlines()[0]}") from None
     if not isinstance(tensors, dict) or not all(isinstance(item, torch.Tensor) for item in tensors.values()):
-        raise ToolkitError(f"{path} holds no plain mapping of names to tensors")
+        raise ToolkitError(f"{path} is not a plain mapping of names to tensors")
     return {name: tensor.detach() for name, tensor in tensors.items()}  # parameters are read as their values

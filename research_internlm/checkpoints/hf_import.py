@@ -27,8 +27,8 @@ from research_internlm.shared.files import (
 )
 
 
-def import_model(hf_dir: Path, output: Path, dtype: str | None, overwrite: bool, form: str | None = None
-                 ) -> dict[str, Any]:
+def import_model(hf_dir: Path, output: Path, dtype: str | None, overwrite: bool,
+                 file_format: str | None = None) -> dict[str, Any]:
     """Converts a model folder of InternLM, InternLM2, or a Llama of their structure.
 
     Memory: one block of rows of one tensor (safetensors), or one mapped shard (.bin).
@@ -38,7 +38,7 @@ def import_model(hf_dir: Path, output: Path, dtype: str | None, overwrite: bool,
         output: File to make.
         dtype: `fp16`, `bf16` or `fp32`; None keeps each tensor's type.
         overwrite: Replace an existing output.
-        form: `ckpt` or `safetensors`; None goes by the output's suffix.
+        file_format: `ckpt` or `safetensors`; None goes by the output's suffix.
 
     Returns:
         The facts written into the manifest; `notes` are for the user to read.
@@ -46,7 +46,7 @@ def import_model(hf_dir: Path, output: Path, dtype: str | None, overwrite: bool,
     Raises:
         ToolkitError: Config, tensors or output do not allow it.
     """
-    format_of(output, form)
+    format_of(output, file_format)
     require_absent(output, overwrite)
     require_no_peft(hf_dir)
     config = read_json(hf_dir / "config.json", "the model's config", "give the folder of the HF release")
@@ -58,7 +58,7 @@ def import_model(hf_dir: Path, output: Path, dtype: str | None, overwrite: bool,
     shapes = weight_names.parameter_shapes(model_config)
     sources = _sources(model_config, hf_config.spelling_of(config), folder, config)
     buffers = _check_tensors(folder, sources, shapes, hf_dir, dtype)
-    digests = _write(folder, sources, _layout(folder, sources, shapes, dtype), output, form, inputs)
+    digests = _write(folder, sources, _layout(folder, sources, shapes, dtype), output, file_format, inputs)
     facts = {
         "tool": "weights.py from-hf", "inputs": digests, "model_config": model_config,
         "counts": {"in": len(folder.entries), "out": len(sources), "dropped": {"buffers": len(buffers)}},
@@ -85,7 +85,7 @@ def _require_unquantised(folder: HfFolder, config: Mapping[str, Any], where: Pat
 
 
 def _write(folder: HfFolder, sources: Mapping[str, Source], layout: Mapping[str, Entry], output: Path,
-           form: str | None, inputs: Sequence[Path]) -> dict[str, str]:
+           file_format: str | None, inputs: Sequence[Path]) -> dict[str, str]:
     """Writes the checkpoint; returns the inputs' sha256 by file name."""
     check = dtypes.FiniteCheck("use another --dtype, or download the model again")
 
@@ -101,7 +101,7 @@ def _write(folder: HfFolder, sources: Mapping[str, Source], layout: Mapping[str,
         pool = ThreadPoolExecutor(1)
         stack.callback(pool.shutdown, cancel_futures=True)  # no hashing on after an error
         digests = pool.map(sha256_of, inputs)
-        write_tensors(stage / output.name, layout, blocks_of, form=form)
+        write_tensors(stage / output.name, layout, blocks_of, file_format=file_format)
         folder.close()
         check.finish()
         facts = dict(zip((path.name for path in inputs), digests, strict=True))
@@ -121,7 +121,7 @@ def _sources(model_config: Mapping[str, Any], spelling: str, folder: HfFolder, c
 
 def _check_tensors(folder: HfFolder, sources: Mapping[str, Source], shapes: Mapping[str, tuple[int, ...]],
                    where: Path, dtype: str | None) -> list[str]:
-    """Holds all tensors against the model; returns the names of buffers, which are left out."""
+    """Checks all tensors against the model; returns the names of buffers, which are left out."""
     wanted: dict[str, tuple[int, ...]] = {}
     for name, source in sources.items():
         rows, *rest = shapes[name]
@@ -134,7 +134,7 @@ def _check_tensors(folder: HfFolder, sources: Mapping[str, Source], shapes: Mapp
     types = {name: folder.entries[name].dtype for name in found}
     odd = [name for name in found if types[name] not in (*dtypes.FLAG_TYPES.values(), dtypes.FP64)]
     if odd:
-        raise ToolkitError(f"{where}: {len(odd)} tensors are no floating-point numbers ({', '.join(odd)}); "
+        raise ToolkitError(f"{where}: {len(odd)} tensors are not floating-point numbers ({', '.join(odd)}); "
                            "quantised weights cannot be converted")
     wide = [name for name in found if types[name] == dtypes.FP64]
     if wide and not dtype:

@@ -92,7 +92,7 @@ def _check_base(base: TensorFile, adapter: Adapter, layout: dict[str, Entry], ba
     """Refuses a base unless it is shown to be the one the adapter was trained on, inside a run's folder.
 
     Shown by the adapter's own file where that holds the base too, by the sha256 in run.json, or by the
-    values in one of the run's full checkpoints: the same weights in another file form are the same base. A
+    values in one of the run's full checkpoints: the same weights in another file format are the same base. A
     base that an adapter was merged into already is another one by each of these. Taken out of its run, an
     adapter says nothing of its base; then only what `merge` itself wrote is refused.
 

@@ -3,7 +3,7 @@
 MindFormers loads what fits by name and leaves the rest of the network at random values, with at most a line
 in a long log. So every name and shape is checked here, from the file's header, before anything is built. What
 names and shapes cannot tell (rotary base, epsilon, heads of equal width) is in the manifest that from-hf
-writes and merge hands on.
+writes and merge passes on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tensors in .ckpt and .safetensors files, read and written a few rows at a time, without MindSpore.
 
-A safetensors file is a JSON header and the tensors behind it; a .ckpt is described in ckpt_format. Both
+A safetensors file is a JSON header and the tensors after it; a .ckpt is described in ckpt_format. Both
 can be written front to back, so the memory needed is one block of rows, whatever the size of the file.
 """
 
@@ -70,14 +70,14 @@ class TensorFile:
     def __init__(self, path: str | os.PathLike, what: str = "the checkpoint") -> None:
         self.path = require_file(path, what)
         size = self.path.stat().st_size
-        form = _format_to_read(self.path)
-        parse = {"ckpt": ckpt_format.read_entries, "safetensors": _safetensors_entries}[form]
+        kind = _format_to_read(self.path)
+        parse = {"ckpt": ckpt_format.read_entries, "safetensors": _safetensors_entries}[kind]
         self._file = open(path, "rb")  # noqa: SIM115 (closed by close)
         try:
             self.entries: dict[str, Entry] = parse(self._file, size)
         except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
             self._file.close()
-            raise ToolkitError(f"{what} {path} ({size:,} bytes) is truncated, damaged or no {form} file: "
+            raise ToolkitError(f"{what} {path} ({size:,} bytes) is truncated, damaged or not a {kind} file: "
                                f"{error}; download or write it again") from None
 
     def __enter__(self) -> TensorFile:
@@ -127,7 +127,7 @@ def row_blocks(entry: Entry, ranges: Iterable[tuple[int, int]] | None = None) ->
 
 
 def write_tensors(path: Path, layout: Mapping[str, Entry], blocks_of: Callable[[str], Iterable[np.ndarray]],
-                  framework: str = "ms", form: str | None = None) -> None:
+                  framework: str = "ms", file_format: str | None = None) -> None:
     """Writes tensors in the layout's order, block by block.
 
     Args:
@@ -135,12 +135,12 @@ def write_tensors(path: Path, layout: Mapping[str, Entry], blocks_of: Callable[[
         layout: Name to shape and type.
         blocks_of: Gives the consecutive row blocks of a named tensor, in the layout's type.
         framework: `format` in a safetensors file's metadata: `ms`, or `pt` for transformers.
-        form: `ckpt` or `safetensors`; None goes by the path's suffix.
+        file_format: `ckpt` or `safetensors`; None goes by the path's suffix.
 
     Raises:
         ValueError: The blocks of a tensor do not add up to its size.
     """
-    is_ckpt = format_of(path, form) == "ckpt"
+    is_ckpt = format_of(path, file_format) == "ckpt"
     total = sum(entry.nbytes for entry in layout.values())
     with open(path, "xb") as file, tqdm(total=total, desc=path.name, unit="B", unit_scale=True,
                                         delay=2) as bar:
@@ -176,7 +176,7 @@ def _safetensors_entries(file: BinaryIO, size: int) -> dict[str, Entry]:
 
 
 def _require_whole(entries: Mapping[str, Entry], start: int, size: int) -> None:
-    """Checks that the tensors fill the bytes behind a safetensors header: no gap, no overlap, right sizes.
+    """Checks that the tensors fill the bytes after a safetensors header: no gap, no overlap, right sizes.
 
     Raises:
         ValueError: They do not, as the format demands; every tensor concerned is named.

@@ -1,1 +1,1 @@
-"""Only what the contest needs: score, report and hand-in."""
+"""Only what the contest needs: score, report and submission."""

@@ -17,9 +17,9 @@ def best_mmlu(run: RunFolder) -> tuple[str, MmluResult] | None:
 def tuned_squad(run: RunFolder) -> tuple[str, SquadResult] | None:
     """The SQuAD result of the weights with the best accuracy, the only one that the gate may use."""
     best = best_mmlu(run)
-    found = {name: result for name, result in run.squad_results(base=False).items()
+    same_weights = {name: result for name, result in run.squad_results(base=False).items()
              if best is None or result.checkpoint_sha256 == best[1].checkpoint_sha256}
-    return max(found.items(), default=None, key=lambda item: item[0])
+    return max(same_weights.items(), default=None, key=lambda item: item[0])
 
 
 def base_squad(run: RunFolder) -> tuple[str, SquadResult] | None:

@@ -1,4 +1,4 @@
-"""Everything that stands between a run and its hand-in, credentials aside.
+"""Everything that must be right before a run is submitted, credentials aside.
 
 Each check reads its own sources, and the run names the sources that cannot be read, so that one broken file
 hides nothing that is wrong elsewhere.
@@ -25,14 +25,14 @@ _MILLION = 1_000_000
 
 def problems(run: RunFolder) -> list[str]:
     """Everything that is wrong, each thing once."""
-    found = run.unreadable()
+    texts = run.unreadable()
     for check in (checkpoint_problems, log_problems, report_tables.problems_of, agreement_problems,
                   squad_check.problems, weight_problems):
         try:
-            found.extend(check(run))  # what it says before it fails is kept
+            texts.extend(check(run))  # what it says before it fails is kept
         except ToolkitError as error:
-            found.append(str(error))
-    return list(dict.fromkeys(found))
+            texts.append(str(error))
+    return list(dict.fromkeys(texts))
 
 
 def checkpoint_problems(run: RunFolder) -> Iterator[str]:
@@ -41,7 +41,7 @@ def checkpoint_problems(run: RunFolder) -> Iterator[str]:
     if schedule.evenly_spaced(steps, run.steps.total, run.steps.sink_size) is None:
         folder = run_layout.rank_dir(run_layout.checkpoint_dir(run.path), 0)
         yield (f"the checkpoints in {run.path.name}/{run.name_of(folder)} (steps "
-               f"{', '.join(map(str, steps)) or 'none'}) do not hold {schedule.REQUIRED_CHECKPOINTS} evenly "
+               f"{', '.join(map(str, steps)) or 'none'}) have no {schedule.REQUIRED_CHECKPOINTS} evenly "
                f"spaced over {run.steps.total} steps; research_internlm/plan.py --write sets them")
 
 

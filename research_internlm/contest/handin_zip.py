@@ -1,4 +1,4 @@
-"""Collects the parts of a hand-in, checks them, and writes the zip."""
+"""Collects the parts of a submission, checks them, and writes the zip."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def project_root() -> Path:
 
 def source_parts(root: Path) -> Parts:
     """The source package: names below mindformers/research/internlm, and how to make it run."""
-    found: Parts = {f"{SOURCE_PREFIX.split('/')[0]}/README.md": _SOURCE_README}
+    parts: Parts = {f"{SOURCE_PREFIX.split('/')[0]}/README.md": _SOURCE_README}
     for name in _SOURCE:
         top = root / name
         files = sorted(top.rglob("*")) if top.is_dir() else [top]
         for file in files:
             if file.is_file() and "__pycache__" not in file.parts and not _is_hidden(file, root):
-                found[f"{SOURCE_PREFIX}/{file.relative_to(root).as_posix()}"] = file
-    return found
+                parts[f"{SOURCE_PREFIX}/{file.relative_to(root).as_posix()}"] = file
+    return parts
 
 
 def _is_hidden(file: Path, root: Path) -> bool:
@@ -50,7 +50,7 @@ def _is_hidden(file: Path, root: Path) -> bool:
 
 
 def training_parts(run: RunFolder) -> Parts:
-    """Config, run facts, every log file of every worker, and each attempt's record and words of msrun."""
+    """Config, run facts, every log file of every worker, and each attempt's record and output of msrun."""
     folder = run.path / run_layout.LOG_FOLDER
     files = [run.path / RESOLVED_CONFIG, run.path / RUN_FACTS, *sorted(run.path.rglob("scheduler.log")),
              *attempts.records(run.path), *sorted(folder.rglob(run_layout.MSRUN_LOG)),
@@ -100,7 +100,7 @@ def unsafe_names(parts: Parts, roots: Sequence[Path]) -> Iterator[str]:
 
 
 def package(folder: str | Path, team: str, output: str | Path, overwrite: bool = False) -> Path:
-    """Checks a run and packs its hand-in.
+    """Checks a run and packs its submission.
 
     Args:
         folder: The run folder.
@@ -122,11 +122,11 @@ def package(folder: str | Path, team: str, output: str | Path, overwrite: bool =
     parts = {name: path for collected in (report_parts(run), training_parts(run),
                                           source_parts(project_root()), squad_parts(run))
              for name, path in collected.items() if path.is_file()}
-    found = [*handin_checks.problems(run), *unsafe_names(parts, (run.path, project_root())),
+    problems = [*handin_checks.problems(run), *unsafe_names(parts, (run.path, project_root())),
              *credentials(parts)]
-    if found:
-        listed = "; ".join(f"({place}) {text}" for place, text in enumerate(found, 1))
-        raise ToolkitError(f"{folder} is not ready to hand in, {len(found)} problem(s): {listed}")
+    if problems:
+        listed = "; ".join(f"({place}) {text}" for place, text in enumerate(problems, 1))
+        raise ToolkitError(f"{folder} is not ready to submit, {len(problems)} problem(s): {listed}")
     write_zip(parts, target)
     return target
 

@@ -12,7 +12,7 @@ from typing import Any
 from research_internlm.runs.worker_logs import RankLog
 
 _TOLERANCE = 0.05  # the logs of 2024 print two digits
-# Share of the peak left after a share of the steps behind the warm-up.
+# Share of the peak left after a share of the steps that follow the warm-up.
 _DECAYS = {
     "ConstantWarmUpLR": lambda progress, cycles: 1.0,
     "LinearWithWarmUpLR": lambda progress, cycles: max(0.0, 1.0 - progress),

@@ -210,7 +210,7 @@ def environment(run: RunFolder, translate: Translate) -> Iterator[str]:
     yield ""
     yield translate(f"额外环境命令与复现命令，在源码包目录（提交包中的 {SOURCE_PREFIX}）中执行：",
                     "Extra environment commands and the command that repeats the run, in the folder of the "
-                    f"source package ({SOURCE_PREFIX} of the hand-in):")
+                    f"source package ({SOURCE_PREFIX} of the submission):")
     yield from ("", "```bash", "pip install -e .", run.command(), "```")
 
 

@@ -136,8 +136,8 @@ def problems_of(run: RunFolder) -> Iterator[str]:
     if missing := sorted(due - set(stated_by(run))):
         yield f"{path.name} has no row of {', '.join(missing)} in its table of hyper-parameters; {_AGAIN}"
     if not manifest_path(path).exists():
-        yield (f"{path.name} has no {path.name}.manifest.json beside it, so nobody can tell what it was "
-               f"written from; {_AGAIN}")
+        yield (f"{path.name} has no {path.name}.manifest.json beside it, so what it was written from "
+               f"is unknown; {_AGAIN}")
         return
     manifest = schema.read(manifest_path(path), _ReportManifest, "the manifest", _AGAIN)
     if manifest.sha256 != sha256_of(path):

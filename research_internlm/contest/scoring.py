@@ -60,7 +60,7 @@ class Gate:
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {value:.2f} (at least {least:.2f})" for name, value, least in zip(
             ("F1", "EM"), self.squad, self.threshold, strict=True))
-        hint = "" if self.measured else "; a base F1 of 0 is no measure, evaluate the base model again"
+        hint = "" if self.measured else "; a base F1 of 0 measures nothing, evaluate the base model again"
         return f"SQuAD gate {'passed' if self.passed else 'FAILED'}: {parts}{hint}"
 
 
@@ -71,7 +71,7 @@ def low_parameter_ratio(trainable: int, total: int) -> float:
         ToolkitError: The counts are not 0 <= trainable <= total, total > 0.
     """
     if not 0 <= trainable <= total or total == 0:
-        raise ToolkitError(f"{trainable:,} trainable of {total:,} parameters is no share of a model; "
+        raise ToolkitError(f"{trainable:,} trainable of {total:,} parameters is not a valid share; "
                            "give --trainable between 0 and --total")
     return trainable / total
 
@@ -109,7 +109,7 @@ def squad_pair(result: SquadResult) -> tuple[float, float]:
 
 def share(text: str) -> float:
     """Reads 0.9685 or 96.85%; a bare 96.85 is refused because 1 could mean either."""
-    return _bounded(text, 100 if text.endswith("%") else 1, "no share: write 0.9685 or 96.85%")
+    return _bounded(text, 100 if text.endswith("%") else 1, "not a valid share: write 0.9685 or 96.85%")
 
 
 def percent(text: str) -> float:

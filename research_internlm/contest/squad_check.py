@@ -1,6 +1,6 @@
 """Whether the SQuAD evaluations of a run are the complete ones that the gate asks for.
 
-How many questions there are is a fact of the SQuAD file. A hand-in over dev-v1.1 must have its counts; over
+The number of questions belongs to the SQuAD file. A submission over dev-v1.1 must have its counts; over
 another file, as in a rehearsal, base and tuned model must have been asked the same.
 """
 
@@ -49,7 +49,7 @@ def problems(run: RunFolder) -> Iterator[str]:
                f"({best[1].checkpoint}, sha256 {best[1].checkpoint_sha256[:12]}); evaluate those with "
                "scripts/evaluate.sh RUN_DIR squad")
     if base is None:
-        yield ("the SQuAD result of the base model is missing, so the gate cannot be told; make it with "
+        yield ("the SQuAD result of the base model is missing, so the gate is unknown; make it with "
                "scripts/evaluate.sh RUN_DIR squad on the weights that the run started from")
     if tuned and base:
         yield from _different_questions(tuned, base)
@@ -60,7 +60,7 @@ def problems(run: RunFolder) -> Iterator[str]:
                 yield from _unlogged(run, name, result)
     gate = facts.gate(run)
     if gate and not gate.passed:
-        yield f"the hand-in would not count: {gate}"
+        yield f"the submission would not count: {gate}"
 
 
 def _different_questions(tuned: tuple[str, SquadResult], base: tuple[str, SquadResult]) -> Iterator[str]:
@@ -116,7 +116,7 @@ def _holds_lines(path: Path, starts: Sequence[str]) -> bool:
 
 
 def file_lines(run: RunFolder, translate: Translate) -> Iterator[str]:
-    """The SQuAD files behind the results, for the report."""
+    """The SQuAD files of the results, for the report."""
     for digest in sorted({result.squad_file_sha256 for base in (False, True)
                           for result in run.squad_results(base).values()}):
         is_dev = digest == DEV_SHA256

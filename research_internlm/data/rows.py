@@ -8,7 +8,7 @@ The converter everyone starts from is wrong at the boundary: at n = L it silence
 it cuts the answer off (docs/traps.md#row-boundary). Here a sample either goes in whole or is refused, so a
 row always ends in a supervised end token followed by padding only.
 
-A packed row holds several whole samples, one behind the other, padding behind the last. Each sample starts
+A packed row holds several whole samples, one after the other, padding after the last. Each sample starts
 with `<s>`, which occurs nowhere else (encoding text never gives it) and has no label; so `<s>` tells where a
 sample begins, for both prompt families, and no label of one sample is predicted from another.
 """

@@ -70,7 +70,7 @@ def load_tokenizer(model_file: str | os.PathLike) -> sentencepiece.SentencePiece
         ToolkitError: Missing, not a SentencePiece model, or special pieces elsewhere than InternLM's.
     """
     path = require_file(model_file, "the tokenizer", "it is tokenizer.model of the InternLM release")
-    sentencepiece.set_min_log_level(2)  # the real model makes it warn about a piece nobody uses
+    sentencepiece.set_min_log_level(2)  # the real model makes it warn about a piece that is never used
     try:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:

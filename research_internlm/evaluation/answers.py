@@ -2,8 +2,8 @@
 
 The contest reads the letter from `The right option is {X}.{text}`. The readers its teams used search for
 a capital letter and find "T" in "The right ...", "C" in "B.Both A and C", or fall back to "C" where they
-find nothing. This one reads the sentence itself and says None to everything else; its callers list what
-was None and count it as wrong.
+find nothing. This one reads the sentence itself and returns None otherwise; its callers list these
+answers and count them as wrong.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 
 from research_internlm.data.choice import ANSWER_PHRASE, LETTERS
 
-# Behind the letter comes the dot of the format, or the line ends there (a generation cut short). Not any
+# After the letter comes the dot of the format, or the line ends there (a generation cut short). Not any
 # non-letter: in "The right option is A good one" the A is an article.
 _ANSWER = re.compile(rf"\s*{ANSWER_PHRASE} ([{''.join(LETTERS)}])(?:\.|\s*$)", re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""What the losses of the audit's labels say: means by kind, which stay high, which end would cost less."""
+"""What the losses of the audit's labels mean: means by kind, which stay high, which end would cost less."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def high_loss_labels(tuned: Mapping[str, Mapping[str, float]], base: Mapping[str
                      ) -> list[str]:
     """Kinds whose loss is not below 90 % of the base's, nor so low that there is nothing to learn.
 
-    That includes a kind that got worse from a low base, and a loss that is no number.
+    That includes a kind that got worse from a low base, and a loss that is not a number.
     """
     return [kind for kind, loss in tuned.items()
             if not loss["mean"] <= max(LEARNT, IMPROVED * base[kind]["mean"])]

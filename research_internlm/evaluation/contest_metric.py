@@ -5,7 +5,7 @@ Its oddities are kept, since the gate's numbers are made with them:
 - F1 is the longest common *contiguous* run of segments (its documentation says subsequence); a segment is
   one Chinese character or one of jieba's pieces of the rest, spaces among them.
 - The punctuation below is dropped, other ASCII punctuation and articles count. So "Denver Broncos."
-  against "Denver Broncos" is no exact match.
+  against "Denver Broncos" is not an exact match.
 - Two empty texts match exactly and have an F1 of 0.
 """
 

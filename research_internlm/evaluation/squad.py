@@ -2,7 +2,7 @@
 
 The two metrics are not comparable: the contest's asks the first question of each paragraph and knows one
 gold answer, the official one asks all and takes the best of several. Both are always reported. What the
-contest's numbers must reach is contest/scoring.py's business.
+contest's numbers must reach is decided in contest/scoring.py.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class Engine:
         """Continuation of one prompt, token by token; greedy, the tokens are those of `generate`.
 
         With the static cache each token is yielded as soon as it is chosen, and one stream must end before
-        the next is begun. Without it (on Ascend) MindFormers writes the whole answer first, with its own
+        the next is started. Without it (on Ascend) MindFormers writes the whole answer first, with its own
         sampler, and its tokens are yielded then; that way was never run on an NPU.
 
         Args:

@@ -163,7 +163,7 @@ class _Tokens(_Decoder):
 class StaticCacheDecoder:
     """Decoding of batches by a loaded network, a token of work for each token written.
 
-    The tokens are those of a causal model: padding is told from tokens by its place, behind a row's last
+    The tokens are those of a causal model: padding is told from tokens by its place, after a row's last
     one, so that id 0 is a token like any other (MindFormers hides every id 0 when it pads with 0). As in
     the network's own `generate`, stop ids have no chance before `min_new_tokens`, and a tie goes to the
     smaller id.
@@ -253,7 +253,7 @@ class StaticCacheDecoder:
             active &= ~np.isin(chosen, stop_ids)
             if not active.any() or step == max_new_tokens - 1:
                 break
-            # A row that has stopped goes on unread: the graph's batch is fixed.
+            # A row that has stopped still computes, unread: the graph's batch is fixed.
             logits = steps.send(chosen)
         return answers
 
@@ -270,7 +270,7 @@ class StaticCacheDecoder:
             (batch_size,) and gives the next ones.
 
         Raises:
-            RuntimeError: Another decoding was begun since, and the cache is now that one's.
+            RuntimeError: Another decoding was started since, and the cache is now that one's.
         """
         self._owner = owner = object()
         rows = np.arange(len(prompts))
@@ -283,7 +283,7 @@ class StaticCacheDecoder:
             chosen = yield logits
             if self._owner is not owner:
                 raise RuntimeError("the key-value cache holds another sequence by now: end one decoding "
-                                   "before the next is begun")
+                                   "before the next is started")
             ids[rows, positions] = chosen
             logits = self.next_logits(ids, positions)
             positions += 1

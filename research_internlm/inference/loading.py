@@ -22,12 +22,12 @@ def read_weights(path: str | Path) -> dict[str, mindspore.Parameter]:
         ToolkitError: The file is missing, a folder, truncated, or holds no weights.
     """
     path = require_file(path, "the checkpoint", "a training run leaves them in OUTPUT_DIR/checkpoint/rank_0")
-    form = "safetensors" if path.suffix == ".safetensors" else "ckpt"
+    kind = "safetensors" if path.suffix == ".safetensors" else "ckpt"
     try:
         return mindspore.load_checkpoint(
-            str(path), format=form, choice_func=lambda name: not is_training_state(name))
+            str(path), format=kind, choice_func=lambda name: not is_training_state(name))
     except (ValueError, RuntimeError, OSError) as error:
-        raise ToolkitError(f"{path} cannot be read as a {form} checkpoint (truncated, or another format): "
+        raise ToolkitError(f"{path} cannot be read as a {kind} checkpoint (truncated, or another format): "
                            f"{str(error).splitlines()[0]}") from error
 
 

@@ -1,4 +1,4 @@
-"""What must hold before workers are started: settings, data, machine, folder, mirror and processes."""
+"""What must be right before workers are started: settings, data, machine, folder, mirror and processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check(launch: Launch, state: RunState) -> None:
     """Checks a launch as a whole.
 
     Raises:
-        ToolkitError: Something does not hold; all of it is listed.
+        ToolkitError: Something is wrong; all of it is listed.
     """
     device = launch.recipe["context"]["device_target"]
     problems = [*machine_checks.version_problems(versions.installed_versions(), device),
@@ -57,8 +57,8 @@ def folder_problems(launch: Launch, state: RunState) -> Iterator[str]:
                f"{'; '.join(state.differences)}; choose another --output_dir, or pass --overwrite after -- "
                "to move that run aside")
     elif state.missing and state.checkpoints.complete:
-        yield (f"{launch.output} holds checkpoints but no {' and no '.join(state.missing)}: put them back (a "
-               "fetch that broke off is continued by the same --resume), choose another --output_dir, or "
+        yield (f"{launch.output} holds checkpoints but no {' and no '.join(state.missing)}: put them back "
+               "(an interrupted fetch is continued by the same --resume), choose another --output_dir, or "
                "pass --overwrite after -- to move the folder aside")
 
 
@@ -66,7 +66,7 @@ def process_problems(launch: Launch) -> Iterator[str]:
     """Processes that are in the way: an earlier launch's, or whatever listens on the port."""
     if running := processes_of(launch.output):
         ids = " ".join(map(str, running))
-        yield (f"a run in {launch.output} is still going on (processes {ids}): wait for it, or end it with "
+        yield (f"a run in {launch.output} is still running (processes {ids}): wait for it, or end it with "
                f"kill -9 {ids}")
     elif launch.is_master:
         yield from machine_checks.port_problems(int(launch.msrun["master_port"]))

@@ -1,7 +1,7 @@
 """An evaluation that leaves its results and its log in a run folder.
 
 The contest wants the complete log of the SQuAD evaluation, so the log is kept under a name that report and
-hand-in find, one for each checkpoint.
+submission find, one for each checkpoint.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def check_before_start(run: Path, recipe: recipes.Recipe, device_target: str | N
 
 
 def keep_log(log: Path, replace: bool) -> None:
-    """Goes on in a child process whose whole output is printed and also written to a log file.
+    """Continues in a child process whose whole output is printed and also written to a log file.
 
     The parent copies and then exits with the child's code, so the log is complete however the child ends:
     with lines of native code, of its own children, and those of a crash. Call it while the process has no

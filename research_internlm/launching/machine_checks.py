@@ -1,6 +1,6 @@
-"""What must hold before workers are started; every problem is found before any is reported.
+"""What must be right before workers are started; every problem is found before any is reported.
 
-A launch that fails after minutes of compilation on paid NPUs is what this is for. No MindSpore needed.
+Without these checks a launch fails after minutes of compilation on paid NPUs. No MindSpore needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from research_internlm import recipes
 from research_internlm.model.lora import count_parameters
 from research_internlm.planning import memory
-from research_internlm.recipes.schedule import saving_of, steps_of
+from research_internlm.recipes.schedule import plan_from_recipe, steps_from_recipe
 from research_internlm.shared.versions import CANN_OF, MINDSPORE_OF, PYTHON_PACKAGES
 
 
@@ -69,10 +69,10 @@ def disk_problems(recipe: recipes.Recipe, rows: int, workers: int, local_workers
         local_workers: Those that write to this machine's disk.
         last_step: Step the run continues from.
     """
-    steps = steps_of(recipe, rows, workers)
-    saving = saving_of(recipe, steps)
+    steps = steps_from_recipe(recipe, rows, workers)
+    plan = plan_from_recipe(recipe, steps)
     full, adapter = memory.checkpoint_bytes(recipe, count_parameters(recipes.model_config(recipe)))
-    saves = len([step for step in saving.kept if step > last_step])
+    saves = len([step for step in plan.kept if step > last_step])
     needed = saves * local_workers * (full + adapter)
     output = Path(recipe["output_dir"])
     free = shutil.disk_usage(next(folder for folder in (output, *output.parents) if folder.exists())).free

@@ -29,7 +29,7 @@ def run_msrun(command: Sequence[str], attempt: Path, output: Path, has_scheduler
     """Runs msrun to its end; prints its output and also writes it to a log file.
 
     A dead worker ends the job: msrun kills the others at once, but then waits for its scheduler. A dead
-    scheduler ends it too: msrun does not look after it, and workers without a rendezvous wait for hours.
+    scheduler ends it too: msrun does not watch it, and workers without a rendezvous wait for hours.
 
     Args:
         command: msrun and its options.

@@ -104,7 +104,7 @@ def parse(argv: Sequence[str], description: str) -> Launch:
 
 
 def _free_port() -> str:
-    """A port nobody listens on: on one machine nobody else needs to know it, and two runs never share it."""
+    """A free port: on one machine no other node needs to know it, and two runs never share it."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return str(probe.getsockname()[1])

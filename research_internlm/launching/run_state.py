@@ -1,4 +1,4 @@
-"""What the output folder of a launch holds, seen from its command: read once, then handed on."""
+"""What the output folder of a launch holds, compared with its command: read once, then passed on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from research_internlm.launching import machine_checks
 from research_internlm.launching.options import Launch
 from research_internlm.recipes.data_check import check_data, fill_from_data
 from research_internlm.runs import attempts, same_run
-from research_internlm.runs.saved_steps import Found, find_checkpoints
+from research_internlm.runs.saved_steps import FoundCheckpoints, find_checkpoints
 from research_internlm.shared import run_layout, versions
 from research_internlm.shared.errors import added_to
 from research_internlm.training.preflight import recipe_problems
@@ -24,7 +24,7 @@ from research_internlm.training.preflight import recipe_problems
 
 @dataclass(frozen=True)
 class RunState:
-    """The run in a folder, held against a command.
+    """The run in a folder, checked against a command.
 
     Attributes:
         data: Facts of the command's data, as check_data gives them; empty where they are not known.
@@ -40,7 +40,7 @@ class RunState:
     data: Mapping[str, RunData]
     problems: tuple[str, ...]
     missing: tuple[str, ...]
-    checkpoints: Found
+    checkpoints: FoundCheckpoints
     differences: tuple[str, ...]
     is_same_run: bool
 
@@ -92,13 +92,13 @@ def setting_problems(recipe: recipes.Recipe) -> list[str]:
     process.start()
     sending.close()
     try:
-        found = receiving.recv()
+        answer = receiving.recv()
     except EOFError:
-        found = "its process died"
+        answer = "its process died"
     process.join()
-    if isinstance(found, str):
-        raise RuntimeError(f"the check of the recipe failed (exit code {process.exitcode}): {found}")
-    return found
+    if isinstance(answer, str):
+        raise RuntimeError(f"the check of the recipe failed (exit code {process.exitcode}): {answer}")
+    return answer
 
 
 def _send_problems(recipe: recipes.Recipe, sending: Connection) -> None:

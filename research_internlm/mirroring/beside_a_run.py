@@ -42,7 +42,7 @@ def problems(url: str, run: RunSettings | None, folder: Path, last: int) -> Iter
 def mirroring(url: str | None, folder: Path, attempt: Path) -> Iterator[None]:
     """Runs the mirror beside the training; the end of its standard input tells it that training ended.
 
-    So it also learns when this process is killed. Its last words are waited for and go to the terminal.
+    So it also learns when this process is killed. Its last messages are waited for and printed.
 
     Args:
         url: Where to, or None for no mirror.

@@ -52,14 +52,14 @@ def read_index(store: ObjectStore, prefix: str) -> Index:
     return index
 
 
-def fetch(store: ObjectStore, prefix: str, folder: Path, say: Callable[[str], None]) -> Index:
+def fetch(store: ObjectStore, prefix: str, folder: Path, log: Callable[[str], None]) -> Index:
     """Fetches a run; a second call continues where the first was cut off.
 
     Args:
         store: The bucket.
         prefix: Where in it.
         folder: The run folder.
-        say: Takes a line for the user.
+        log: Takes a line for the user.
 
     Returns:
         The mirror's index.
@@ -69,14 +69,14 @@ def fetch(store: ObjectStore, prefix: str, folder: Path, say: Callable[[str], No
     """
     index = read_index(store, prefix)
     _refuse_another_run(index, folder, f"obs://{store.bucket}/{prefix}")
-    # One that is older than those here and not to be handed in would only be deleted again.
+    # One that is older than those here and not to be submitted would only be deleted again.
     wanted = wanted_steps(index, saved_steps.find_checkpoints(run_layout.checkpoint_dir(folder)).complete)
     states = {name: _state(folder / name, file) for name, file in index.files.items()
               if file.step is None or file.step in wanted}
     missing = [name for name, state in states.items() if state == "missing"]
     _check_space(folder, sum(index.files[name].bytes for name in missing))
     lost = []
-    # The config last: without it the folder is no run, so nothing starts from half of one.
+    # The config last: without it the folder is not a run, so nothing starts from half of one.
     for name in sorted(missing, key=lambda name: name == RESOLVED_CONFIG):
         file = index.files[name]
         try:
@@ -86,16 +86,16 @@ def fetch(store: ObjectStore, prefix: str, folder: Path, say: Callable[[str], No
         except ToolkitError as error:
             if file.step is not None or name in IDENTITY:
                 raise
-            say(f"not fetched: {name}: {error}")
+            log(f"not fetched: {name}: {error}")
             lost.append(name)
             continue
-        say(f"fetched: {name} ({file.bytes:,} bytes)")
+        log(f"fetched: {name} ({file.bytes:,} bytes)")
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     kept = [name for name, state in states.items() if state == "other"]
     for name in kept:
-        say(f"kept: {name} is here already with other content")
+        log(f"kept: {name} is here already with other content")
     there = len(states) - len(missing) - len(kept)
-    say(f"{len(states)} file(s): {len(missing) - len(lost)} fetched, {there} there already, "
+    log(f"{len(states)} file(s): {len(missing) - len(lost)} fetched, {there} there already, "
         f"{len(kept)} kept, {len(lost)} lost")
     return index
 

@@ -1,7 +1,7 @@
 """What a mirror of a run holds, as its one object `mirror.json` says: written last, so it is never ahead.
 
 Objects lie under PREFIX/files/ and carry their checksum in the name, so no object is ever replaced: an
-index always names bytes that are there, whatever was being sent when the machine went away. It also names
+index always names bytes that are there, whatever was being sent when the machine was lost. It also names
 what its pushers may remove; nothing else under the prefix is ever touched.
 """
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from research_internlm import recipes
 from research_internlm.data.manifest import RunData
-from research_internlm.recipes.schedule import saving_of, steps_of
+from research_internlm.recipes.schedule import plan_from_recipe, steps_from_recipe
 from research_internlm.runs import same_run
 from research_internlm.runs.run_info import RunInfo, read_run_info
 from research_internlm.shared import schema
@@ -173,15 +173,15 @@ def refusal(mirror: Index, run: RunSettings, last: int, url: str, folder: Path) 
 
 
 def wanted_steps(run: Index, local: Iterable[int]) -> set[int]:
-    """Checkpoints worth keeping: the last, and the five to hand in (all that stay, where there are no five).
+    """Checkpoints worth keeping: the last, and the five to submit (all that stay, where there are no five).
 
     Args:
         run: The run, with the files its mirror holds.
         local: Steps of the complete checkpoints on this machine.
     """
     rows = run.facts.data["train_dataset"].counts.out
-    saving = saving_of(run.recipe, steps_of(run.recipe, rows, run.facts.workers))
-    return {*(saving.five or saving.kept), max([*local, run.last], default=0)}
+    plan = plan_from_recipe(run.recipe, steps_from_recipe(run.recipe, rows, run.facts.workers))
+    return {*(plan.to_submit or plan.kept), max([*local, run.last], default=0)}
 
 
 def inputs_of(facts: RunInfo) -> Iterator[str]:

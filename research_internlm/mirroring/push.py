@@ -2,13 +2,13 @@
 
 Of the full checkpoints only rank 0's go: in data-parallel training every rank holds the same bits, and
 saved_steps.prepare makes the other ranks' files from them; they contain the adapter too, so the adapter-only
-files do not go. Kept are the last and the five to hand in, so the mirror stays as large as six checkpoints.
+files do not go. Kept are the last and the five to submit, so the mirror stays as large as six checkpoints.
 Everything is only read, and a file counts as finished when it is complete inside and was the same a round
 before.
 
-What is no longer wanted is removed, and what was begun and never finished: by the index's list of leftovers,
-on which a checkpoint stands before its first byte is sent. So a lost machine leaves nothing behind that the
-next one does not find, and nothing is removed that no mirror of this run has put there.
+What is no longer wanted is removed, and so is what was started and never finished: the index lists it
+before its first byte is sent. So the next machine finds everything that a lost one has left, and removes only
+what a mirror of this run has put there.
 """
 
 from __future__ import annotations
@@ -81,14 +81,14 @@ class Pusher:
         store: The bucket.
         prefix: Where in it.
         folder: The run folder; may not exist yet.
-        say: Takes a line for the log.
+        log: Takes a line for the log.
 
     Attributes:
         safe_step: Step of the last checkpoint that an index in the bucket names, if a run can be made of it.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str, folder: Path, say: Callable[[str], None]) -> None:
-        self.store, self.prefix, self.folder, self.say = store, prefix, folder, say
+    def __init__(self, store: ObjectStore, prefix: str, folder: Path, log: Callable[[str], None]) -> None:
+        self.store, self.prefix, self.folder, self.log = store, prefix, folder, log
         self.index: Index | None = None
         self.safe_step = 0
         self._sent: dict[str, _Stamp] = {}
@@ -107,7 +107,7 @@ class Pusher:
             Whether there was a run to look at.
 
         Raises:
-            ToolkitError, OSError: It broke off; the next round goes on. RefusedError: No round will do.
+            ToolkitError, OSError: It was interrupted; the next round continues. RefusedError: No round can.
         """
         run = read_run(self.folder)
         if run is None:
@@ -180,7 +180,7 @@ class Pusher:
                 self._steps[key] = complete_step(path)
             except ToolkitError as error:
                 self._steps[key] = None
-                self.say(f"not sent: {error}")
+                self.log(f"not sent: {error}")
         return self._steps[key]
 
     def _is_settled(self, file: Candidate, final: bool) -> bool:
@@ -220,8 +220,8 @@ class Pusher:
                 self._withheld[file.name] = reason
                 if file.name in IDENTITY:
                     raise RefusedError(f"{self.folder / file.name} cannot be sent ({reason}), and without it "
-                                       "the rest is no run; nothing is mirrored")
-                self.say(f"not sent: {printable(file.name)}: {reason}")
+                                       "the rest is not a run; nothing is mirrored")
+                self.log(f"not sent: {printable(file.name)}: {reason}")
                 return False
             self._put(copy, file, sha256_of(copy))
         return True
@@ -235,7 +235,7 @@ class Pusher:
                          bar=tqdm(disable=True))
         self.index.files[file.name] = Mirrored(item.size, sha256, file.step)
         self._unindexed[file.name] = file.stamp
-        self.say(f"sent: {file.name} ({item.size:,} bytes, {sent:,} sent)"
+        self.log(f"sent: {file.name} ({item.size:,} bytes, {sent:,} sent)"
                  + (f", step {file.step:,}" if file.step is not None else ""))
 
     def _drop_unwanted(self) -> bool:
@@ -272,7 +272,7 @@ class Pusher:
         """Removes the leftovers, finished or not; the index in the bucket no longer names them.
 
         Args:
-            waiting: Checkpoints still to be sent: what a killed pusher sent of them is gone on with.
+            waiting: Checkpoints still to be sent: the upload of these that a killed pusher left is continued.
         """
         kept = [name for name in self.index.leftovers if name.rpartition(".")[0] in waiting]
         for name in self.index.leftovers:
@@ -283,7 +283,7 @@ class Pusher:
 
 
 def printable(name: str | Path) -> str:
-    """A file's name for the terminal; those that are no UTF-8 with escapes."""
+    """A file's name for the terminal; those that are not UTF-8 with escapes."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 

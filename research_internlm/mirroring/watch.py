@@ -66,7 +66,7 @@ def keep_pushing(pusher: Pusher, ended: threading.Event, interval: float) -> Non
 def watch_for_the_end(ended: threading.Event, folder: Path) -> None:
     """Sets the event at SIGTERM or SIGINT, or when the launcher is gone and no process of the run lives.
 
-    A killed launcher lets go of standard input while its workers train on. A closed terminal ends nothing.
+    A killed launcher closes standard input while its workers keep training. A closed terminal ends nothing.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -94,9 +94,9 @@ def wait_for_another(folder: Path) -> None:
 
 
 def push(arguments: argparse.Namespace) -> int:
-    """Mirrors a run to its end; a thread does it, so that a dead network cannot hold up the last words."""
+    """Mirrors a run to its end; a thread does it, so that a dead network cannot delay the last messages."""
     if not arguments.folder.is_dir():
-        raise ToolkitError(f"{arguments.folder} is no folder of a run")
+        raise ToolkitError(f"{arguments.folder} is not the folder of a run")
     bucket, prefix = parse_url(arguments.url)
     pusher = Pusher(connect(bucket, arguments.server), prefix, arguments.folder, log)
     lower_priority()

@@ -1,4 +1,4 @@
-"""Faster forms of what dominates a training step on a CPU; portable.adapt puts them in, on a CPU only.
+"""Faster forms of what dominates a training step on a CPU; cpu_patches.adapt puts them in, on a CPU only.
 
 A profile of the tiny model says that MindSpore's CPU time goes into a few slow kernels, not into
 launching many small ones: the row sums of the softmax's and the norm's gradients, the random numbers of

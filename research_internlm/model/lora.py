@@ -52,7 +52,7 @@ def setting(pet_config: Mapping[str, Any], key: str) -> Any:
     """`lora_rank`, `lora_alpha` or `lora_dropout` as MindFormers takes it: its default where none is stated.
 
     Raises:
-        ToolkitError: The value is none MindFormers could train with.
+        ToolkitError: MindFormers cannot train with the value.
     """
     value = pet_config.get(key, MINDFORMERS_DEFAULTS[key])
     if key == "lora_rank" and not is_whole(value, 1):

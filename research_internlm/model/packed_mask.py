@@ -1,7 +1,7 @@
 """The attention mask of packed rows: every sample sees itself and its own past, nothing else.
 
 Each sample starts with `<s>` and has no other, so the number of `<s>` up to a position tells its sample.
-A row with one sample gets the stock mask, which hides keys of the padding's id too. Rotary angles go on
+A row with one sample gets the stock mask, which hides keys of the padding's id too. Rotary angles keep
 counting through the row, which changes nothing: attention depends on their differences only (Su et al. 2021,
 RoFormer).
 

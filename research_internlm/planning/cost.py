@@ -5,8 +5,7 @@ One measured step cannot tell the three apart, so a is taken to be zero and c / 
 architecture's FLOPs (attention over the whole row, as a dense mask computes it). It follows that steps of
 fewer tokens than the measured one are predicted too short where the fixed part counts, and that attention
 slower than matrix products is predicted too fast at longer rows. Cards are taken to work at the same time,
-at no cost for their exchange. benchmarks/step_time.py holds the
-prediction against measured steps.
+at no cost for their exchange. benchmarks/step_time.py checks the prediction against measured steps.
 """
 
 from __future__ import annotations
@@ -108,7 +107,7 @@ def costs(recipe: Mapping[str, Any], steps: Steps, text_tokens: float, measured:
 
     Cards and epochs stay the recipe's. So does, as far as whole rows allow, the number of samples an update
     sees, on which learning rate and schedule depend: each choice has the batch size that comes nearest.
-    Samples longer than a row are not counted out. Evaluation, saving and compilation are left out.
+    Samples longer than a row are not excluded. Evaluation, saving and compilation are left out.
 
     Args:
         recipe: The resolved recipe.
@@ -122,7 +121,7 @@ def costs(recipe: Mapping[str, Any], steps: Steps, text_tokens: float, measured:
     count = count_parameters(config)
     samples = samples or steps.rows
     wanted = samples / steps.rows * steps.batch_size  # a card and update
-    found = []
+    table_rows = []
     for length in sorted({config["seq_length"], *lengths}):
         for layout, rows in (("padded", samples), ("packed", packed_rows(text_tokens, length))):
             run = replace(steps, rows=rows, batch_size=max(1, round(wanted * rows / samples)))
@@ -130,17 +129,17 @@ def costs(recipe: Mapping[str, Any], steps: Steps, text_tokens: float, measured:
             hours = None
             if measured:
                 hours = run.total * step_ms(measured, card_tokens, length, config, count) / 3.6e6
-            found.append(Cost(
+            table_rows.append(Cost(
                 layout, length, rows, run.batch_size, samples / rows * run.batch_size * run.cards, run.total,
                 run.total * run.cards * card_tokens, min(1.0, text_tokens / (rows * (length + 1))), hours))
-    return found
+    return table_rows
 
 
-def table(found: Sequence[Cost], measured: Measured | None, guessed: bool) -> Iterator[str]:
+def table(rows: Sequence[Cost], measured: Measured | None, guessed: bool) -> Iterator[str]:
     """Lines of the cost table and of what it assumes.
 
     Args:
-        found: The rows.
+        rows: What `costs` gives.
         measured: The step the hours come from.
         guessed: Whether the text tokens are the mean of real questions and not a manifest's.
     """
@@ -150,7 +149,7 @@ def table(found: Sequence[Cost], measured: Measured | None, guessed: bool) -> It
     yield f"cost ({source}):"
     yield (f"{'seq_length':>10}  {'layout':<6} {'rows':>9} {'batch':>5} {'samples/update':>14} {'steps':>9} "
            f"{'tokens':>15} {'text':>6} {'hours':>8}")
-    for cost in found:
+    for cost in rows:
         hours = "" if cost.hours is None else f"{cost.hours:.2f}"
         yield (f"{cost.seq_length:>10}  {cost.layout:<6} {cost.rows:>9,} {cost.batch_size:>5} "
                f"{cost.samples:>14.1f} {cost.steps:>9,} {cost.tokens:>15,} {cost.useful:>6.1%} "

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from research_internlm import recipes
-from research_internlm.recipes.schedule import Saving
+from research_internlm.recipes.schedule import CheckpointPlan
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import require_absent, write_text
 
@@ -24,7 +24,7 @@ def write_plan(layers: Sequence[str | Path], overrides: Sequence[str], numbers: 
     """Writes the planned recipe with the derived numbers.
 
     A recipe by itself is copied with the numbers in place, comments kept. One that extends others holds few
-    of the keys, and overlays and arguments are no part of it, so then a yaml that extends them is written.
+    of the keys, and overlays and arguments are not part of it, so then a yaml that extends them is written.
 
     Args:
         layers: The recipe, and the overlays on it.
@@ -51,11 +51,11 @@ def write_plan(layers: Sequence[str | Path], overrides: Sequence[str], numbers: 
     return path
 
 
-def derived_numbers(saving: Saving, cards: int) -> recipes.Recipe:
+def derived_numbers(plan: CheckpointPlan, cards: int) -> recipes.Recipe:
     """The plan's numbers under the keys of a recipe."""
-    monitor = {"type": "CheckpointMonitor", "save_checkpoint_steps": saving.interval,
-               "keep_checkpoint_max": saving.keep}
-    return {"eval_step_interval": saving.eval_interval, "callbacks": [monitor],
+    monitor = {"type": "CheckpointMonitor", "save_checkpoint_steps": plan.interval,
+               "keep_checkpoint_max": plan.keep}
+    return {"eval_step_interval": plan.eval_interval, "callbacks": [monitor],
             "parallel_config": {"data_parallel": cards}}
 
 

@@ -14,7 +14,7 @@ from research_internlm.planning import cost, memory
 from research_internlm.recipes import renamed
 from research_internlm.recipes.data_check import check_data
 from research_internlm.recipes.schedule import (
-    Saving,
+    CheckpointPlan,
     Steps,
     interval_to_the_end,
     last_evaluation,
@@ -43,22 +43,22 @@ class Data:
 
 
 def check_pattern(pattern: str, what: str) -> None:
-    """Refuses what is no regular expression; MindFormers would, after the model was built."""
+    """Refuses what is not a valid regular expression; MindFormers would, after the model was built."""
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:
-        raise ToolkitError(f"{what} {pattern!r} is no regular expression ({error}); write for instance "
-                           "'.*wq|.*wk|.*wv|.*wo'") from error
+        raise ToolkitError(f"{what} {pattern!r} is not a valid regular expression ({error}); write for "
+                           "instance '.*wq|.*wk|.*wv|.*wo'") from error
 
 
 def check_recipe(recipe: Mapping[str, Any], config: str) -> None:
     """Checks that a recipe trains, and the numbers of its model that the plan counts with.
 
     Raises:
-        ToolkitError: It is none, it uses names of 2024, or a number or pattern is none.
+        ToolkitError: The file is not a recipe, it uses names of 2024, or a number or pattern is invalid.
     """
     if "train_dataset" not in recipe or "runner_config" not in recipe:
-        raise ToolkitError(f"{config} is no training recipe (it has no train_dataset and runner_config); "
+        raise ToolkitError(f"{config} is not a training recipe (it has no train_dataset and runner_config); "
                            "give yaml/lora_finetune.yaml or your copy of it")
     if old := list(renamed.problems(recipe)):
         raise ToolkitError(f"{len(old)} wrong setting(s) in the config: {'; '.join(old)}")
@@ -102,26 +102,27 @@ def describe_steps(steps: Steps, data: Data) -> Iterator[str]:
                f"{steps.sink_size} and are not run")
 
 
-def describe_saving(saving: Saving, steps: Steps) -> Iterator[str]:
+def describe_checkpoints(plan: CheckpointPlan, steps: Steps) -> Iterator[str]:
     """Lines on what is saved and evaluated when."""
-    yield (f"plan: save_checkpoint_steps {saving.interval:,}, keep_checkpoint_max {saving.keep}, "
-           f"eval_step_interval {saving.eval_interval:,} (sink_size {steps.sink_size})")
-    yield "plan: the five evenly spaced checkpoints: steps " + ", ".join(f"{step:,}" for step in saving.five)
-    last = last_evaluation(saving.eval_interval, steps.total)
-    yield f"plan: evaluations {steps.total // saving.eval_interval}, the last at step {last:,}"
+    yield (f"plan: save_checkpoint_steps {plan.interval:,}, keep_checkpoint_max {plan.keep}, "
+           f"eval_step_interval {plan.eval_interval:,} (sink_size {steps.sink_size})")
+    to_submit = ", ".join(f"{step:,}" for step in plan.to_submit)
+    yield f"plan: the five evenly spaced checkpoints: steps {to_submit}"
+    last = last_evaluation(plan.eval_interval, steps.total)
+    yield f"plan: evaluations {steps.total // plan.eval_interval}, the last at step {last:,}"
     if last < steps.total:
         # Not chosen by itself: evaluations would no longer fall on the saved steps.
-        other = interval_to_the_end(saving.eval_interval, steps)
+        other = interval_to_the_end(plan.eval_interval, steps)
         choice = f", or set eval_step_interval {other:,}" if other else ""
         yield (f"plan: the final checkpoint, step {steps.total:,}, is not evaluated by the training: "
                f"evaluate it with --run_mode eval{choice}")
 
 
-def describe_cost(recipe: Mapping[str, Any], count: ParameterCount, saving: Saving, cards: int
+def describe_cost(recipe: Mapping[str, Any], count: ParameterCount, plan: CheckpointPlan, cards: int
                   ) -> Iterator[str]:
     """Lines on parameters, disk and memory."""
     full, adapter = memory.checkpoint_bytes(recipe, count)
-    yield (f"disk: about {len(saving.kept) * cards * (full + adapter) / 1e9:,.1f} GB for {len(saving.kept)} "
+    yield (f"disk: about {len(plan.kept) * cards * (full + adapter) / 1e9:,.1f} GB for {len(plan.kept)} "
            f"saves x {cards} ranks ({full / 1e9:.2f} GB full, {adapter / 1e9:.3f} GB adapter each)")
     yield f"device memory: about {memory.device_memory(recipe, count)} a card; an estimate, not measured"
 
@@ -133,11 +134,11 @@ def cost_table(recipe: Mapping[str, Any], steps: Steps, data: Data,
     Raises:
         ToolkitError: The run of --measured has no step to take, or is of another model.
     """
-    own = recipes.model_config(recipe)["seq_length"]
+    length = recipes.model_config(recipe)["seq_length"]
     measured = None
     if arguments.measured:
         measured = cost.measured_run(arguments.measured, recipe)
     elif arguments.step_time_ms:
-        measured = cost.Measured(arguments.step_time_ms, steps.batch_size * own, own)
-    found = cost.costs(recipe, steps, data.text_tokens, measured, arguments.seq_length, data.samples)
-    yield from cost.table(found, measured, data.guessed)
+        measured = cost.Measured(arguments.step_time_ms, steps.batch_size * length, length)
+    rows = cost.costs(recipe, steps, data.text_tokens, measured, arguments.seq_length, data.samples)
+    yield from cost.table(rows, measured, data.guessed)

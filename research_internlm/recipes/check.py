@@ -1,4 +1,4 @@
-"""Holds every key of a recipe against what MindFormers and the named classes accept.
+"""Checks every key of a recipe against what MindFormers and the named classes accept.
 
 Sections without a class are checked against MindFormers' own template; components with a `type` are
 resolved in MindFormers' registry and checked against their constructor. All findings come in one error.

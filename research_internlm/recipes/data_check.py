@@ -1,4 +1,4 @@
-"""A run's data: its manifests are held against the recipe, and the recipe is told what only they know.
+"""A run's data: its manifests are checked against the recipe, and the recipe is told what only they know.
 
 No MindSpore needed.
 """
@@ -28,7 +28,7 @@ def check_mindrecord(path: str | os.PathLike, row_length: int, what: str, config
     """Checks that a MindRecord is whole and was made for this run.
 
     A file without a manifest (upstream's converter writes none) is refused: its row length and tokenizer
-    cannot be told from outside, and a wrong one costs a compile on paid hours or, worse, trains.
+    cannot be seen from outside, and a wrong one costs a compile on paid hours or, worse, trains.
 
     Args:
         path: The file, or the common name of its partitions (`train.mindrecord` of `train.mindrecord0` ...).
@@ -47,8 +47,8 @@ def check_mindrecord(path: str | os.PathLike, row_length: int, what: str, config
     manifest = read_mindrecord_manifest(path)
     if manifest is None:
         require_file(path, what, f"{_CONVERT} makes it")
-        raise ToolkitError(f"{what} {path} has no manifest {manifest_path(path).name} beside it, so nobody "
-                           f"can tell what its rows are; convert the json again with {_CONVERT}")
+        raise ToolkitError(f"{what} {path} has no manifest {manifest_path(path).name} beside it, so its "
+                           f"row length and tokenizer are unknown; convert the json again with {_CONVERT}")
     for part in manifest.parts:
         file = require_file(path.with_name(part.file), f"{what}'s part", "copy .mindrecord and .db files "
                             f"together, or convert again with {_CONVERT}")
@@ -95,7 +95,7 @@ def require_unchanged(path: str | os.PathLike, what: str) -> None:
 
 
 def mindrecord_files(path: str | os.PathLike) -> list[str]:
-    """The MindRecord files behind a name: itself, or its partitions, without the .db files.
+    """The MindRecord files of a name: itself, or its partitions, without the .db files.
 
     Raises:
         ToolkitError: There is no manifest, or it is not valid.
@@ -108,7 +108,7 @@ def mindrecord_files(path: str | os.PathLike) -> list[str]:
 
 
 def check_data(recipe: recipes.Recipe, config: str | os.PathLike) -> dict[str, RunData]:
-    """Holds the MindRecord manifests of a run against its resolved config.
+    """Checks the MindRecord manifests of a run against its resolved config.
 
     Args:
         recipe: The resolved recipe.

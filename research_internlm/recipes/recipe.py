@@ -61,7 +61,7 @@ def load_yaml(path: str | os.PathLike) -> Recipe:
     """
     value = parse_yaml(read_text(path, "the config"), f"the config {path}")
     if not isinstance(value, dict):
-        raise ToolkitError(f"{path} holds no mapping of settings at its top level")
+        raise ToolkitError(f"{path} is not a mapping of settings at its top level")
     return value
 
 

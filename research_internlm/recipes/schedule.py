@@ -80,7 +80,7 @@ def whole_number(recipe: Mapping[str, Any], path: str, least: int = 1, also: int
         default: MindFormers' value where the recipe has none; None where it needs one.
 
     Raises:
-        ToolkitError: The recipe has none, or one that is no whole number of that size.
+        ToolkitError: The recipe has none, or it is not a whole number of that size.
     """
     value: Any = recipe
     for key in path.split("."):
@@ -95,13 +95,13 @@ def whole_number(recipe: Mapping[str, Any], path: str, least: int = 1, also: int
                        f"{'' if also is None else f', or {also}'}; correct it in the yaml, or pass {path}=N")
 
 
-def steps_of(recipe: Mapping[str, Any], rows: int, cards: int) -> Steps:
+def steps_from_recipe(recipe: Mapping[str, Any], rows: int, cards: int) -> Steps:
     """The step counts of a recipe on a number of cards.
 
     A sink_size of -1 is one epoch (MindFormers 1.9.0, trainer/utils.py, check_runner_config).
 
     Raises:
-        ToolkitError: A number of runner_config is none, or the data does not fill one step.
+        ToolkitError: A number of runner_config is invalid, or the data does not fill one step.
     """
     batch_size, epochs = (whole_number(recipe, f"runner_config.{key}") for key in ("batch_size", "epochs"))
     sink_size = 1
@@ -116,19 +116,18 @@ def steps_of(recipe: Mapping[str, Any], rows: int, cards: int) -> Steps:
     return steps
 
 
-def save_steps(total: int, interval: int) -> list[int]:
-    """Steps at which CheckpointMonitor saves: every `interval`, and once more when the run ends."""
-    saves = list(range(interval, total + 1, interval))
-    return saves if saves and saves[-1] == total else [*saves, total]
+def save_points(total: int, interval: int, sink_size: int = 1) -> list[int]:
+    """Steps at which CheckpointMonitor saves: every `interval`, and once more when the run ends.
 
-
-def saves_of(total: int, interval: int, sink_size: int) -> list[int]:
-    """Steps at which a run saves: its callbacks come once a sink, so an interval is rounded up to sinks."""
-    return save_steps(total, -(-interval // sink_size) * sink_size)
+    Callbacks run once a sink, so the interval is rounded up to whole sinks.
+    """
+    interval = -(-interval // sink_size) * sink_size
+    points = list(range(interval, total + 1, interval))
+    return points if points and points[-1] == total else [*points, total]
 
 
 def expendable(saved: Sequence[int], planned: Collection[int]) -> int | None:
-    """Step of the file that retention deletes before the next save: the earliest that is none of the planned.
+    """Step of the file that retention deletes before the next save: the earliest that is not planned.
 
     None where all are planned; the run then keeps more files than keep_checkpoint_max.
     """
@@ -139,7 +138,7 @@ def evenly_spaced(saved: Sequence[int], total: int, slack: int = 1) -> list[int]
     """Picks the five of the rules out of the saved steps: those nearest to the fifths of the run.
 
     Distances count from step 0 on. They may differ by 10 % of a fifth; further by what rounding costs, which
-    is one step, or two sinks (a fifth that is no whole number of sinks leaves up to two over after the
+    is one step, or two sinks (a fifth that is not a whole number of sinks leaves up to two over after the
     fourth save) as far as these are no more than a quarter of a fifth. The last pick is the end of the run,
     to 10 % of a fifth.
 
@@ -161,7 +160,7 @@ def evenly_spaced(saved: Sequence[int], total: int, slack: int = 1) -> list[int]
 
 
 @dataclass(frozen=True)
-class Saving:
+class CheckpointPlan:
     """When a run saves and evaluates.
 
     Attributes:
@@ -169,7 +168,7 @@ class Saving:
         keep: `keep_checkpoint_max`.
         saved: All steps at which a checkpoint is written.
         kept: Those that retention leaves at the end.
-        five: The evenly spaced five among the kept ones, None where the run loses them.
+        to_submit: The evenly spaced five among the kept ones, None where the run loses them.
         eval_interval: `eval_step_interval`.
     """
 
@@ -177,24 +176,24 @@ class Saving:
     keep: int
     saved: list[int]
     kept: list[int]
-    five: list[int] | None
+    to_submit: list[int] | None
     eval_interval: int
 
     @classmethod
-    def simulate(cls, steps: Steps, interval: int, keep: int, eval_interval: int) -> Saving:
-        """Plays a run's saves through its retention (checkpoint_monitor.py); a `keep` of 0 keeps all."""
-        saved = saves_of(steps.total, interval, steps.sink_size)
+    def simulate(cls, steps: Steps, interval: int, keep: int, eval_interval: int) -> CheckpointPlan:
+        """Plays a run's saves through its retention (training/callbacks.py); a `keep` of 0 keeps all."""
+        saved = save_points(steps.total, interval, steps.sink_size)
         planned = evenly_spaced(saved, steps.total, steps.sink_size) or ()
         kept: list[int] = []
         for step in saved:
             if 0 < keep <= len(kept) and (oldest := expendable(kept, planned)) is not None:
                 kept.remove(oldest)
             kept.append(step)
-        five = evenly_spaced(kept, steps.total, steps.sink_size)
-        return cls(interval, keep, saved, kept, five, eval_interval)
+        to_submit = evenly_spaced(kept, steps.total, steps.sink_size)
+        return cls(interval, keep, saved, kept, to_submit, eval_interval)
 
 
-def plan_saving(steps: Steps, saves: int) -> Saving:
+def search_plan(steps: Steps, saves: int) -> CheckpointPlan:
     """Derives save and evaluation steps, multiples of sink_size, that keep the five of the rules.
 
     Two evaluations a save where the sink size allows it; the report's 34,504 steps and 10 saves give its
@@ -208,25 +207,25 @@ def plan_saving(steps: Steps, saves: int) -> Saving:
         ToolkitError: The run cannot hold them.
     """
     if saves % REQUIRED_CHECKPOINTS:
-        raise ToolkitError(f"--saves {saves} is no multiple of the {REQUIRED_CHECKPOINTS} checkpoints to "
-                           "hand in")
+        raise ToolkitError(f"--saves {saves} is not a multiple of the {REQUIRED_CHECKPOINTS} checkpoints "
+                           "to submit")
     intervals = [units * unit for count in range(saves, 0, -REQUIRED_CHECKPOINTS)
                  for unit in (2 * steps.sink_size, steps.sink_size)
                  for units in (-(-steps.total // (count * unit)), steps.total // (count * unit))]
     # Saving at every sink is only reached by runs so short that nothing coarser is even.
     for interval in filter(None, [*intervals, steps.sink_size]):
-        keep = len(save_steps(steps.total, interval))
+        keep = len(save_points(steps.total, interval))
         half, rest = divmod(interval, 2)
         eval_interval = interval if rest or half % steps.sink_size else half
-        saving = Saving.simulate(steps, interval, keep, eval_interval)
-        if saving.five:
-            return saving
+        plan = CheckpointPlan.simulate(steps, interval, keep, eval_interval)
+        if plan.to_submit:
+            return plan
     raise ToolkitError(f"a run of {steps.total:,} steps (sink_size {steps.sink_size:,}) cannot hold "
                        f"{REQUIRED_CHECKPOINTS} evenly spaced checkpoints; use a smaller sink_size or a "
                        "longer run")
 
 
-def saving_of(recipe: Mapping[str, Any], steps: Steps) -> Saving:
+def plan_from_recipe(recipe: Mapping[str, Any], steps: Steps) -> CheckpointPlan:
     """What the recipe's own settings save, keep and evaluate."""
     monitor = recipes.callback(recipe, "CheckpointMonitor")
     if monitor is None:
@@ -236,7 +235,7 @@ def saving_of(recipe: Mapping[str, Any], steps: Steps) -> Saving:
     keep = whole_number(recipe, f"{name}.keep_checkpoint_max", least=0, default=5)
     evaluates = recipe.get("do_eval")
     eval_interval = whole_number(recipe, "eval_step_interval", also=-1, default=100) if evaluates else 0
-    return Saving.simulate(steps, interval, keep, eval_interval)
+    return CheckpointPlan.simulate(steps, interval, keep, eval_interval)
 
 
 def _without_monitor(recipe: Mapping[str, Any]) -> str:
@@ -259,25 +258,25 @@ def interval_to_the_end(eval_interval: int, steps: Steps) -> int | None:
         A multiple of sink_size between half and twice the interval, or None where none divides the run.
     """
     sinks = steps.total // steps.sink_size
-    found = [count * steps.sink_size for count in range(1, sinks + 1) if sinks % count == 0]
-    return min((interval for interval in found if eval_interval / 2 <= interval <= 2 * eval_interval),
+    divisors = [count * steps.sink_size for count in range(1, sinks + 1) if sinks % count == 0]
+    return min((interval for interval in divisors if eval_interval / 2 <= interval <= 2 * eval_interval),
                key=lambda interval: abs(interval - eval_interval), default=None)
 
 
-def warnings(saving: Saving, steps: Steps) -> list[str]:
+def warnings(plan: CheckpointPlan, steps: Steps) -> list[str]:
     """What a run with these settings would lose without saying so."""
-    found = []
-    if saving.five is None:
-        kept = ", ".join(f"{step:,}" for step in saving.kept)
-        found.append(f"save_checkpoint_steps {saving.interval:,} with keep_checkpoint_max {saving.keep} "
+    texts = []
+    if plan.to_submit is None:
+        kept = ", ".join(f"{step:,}" for step in plan.kept)
+        texts.append(f"save_checkpoint_steps {plan.interval:,} with keep_checkpoint_max {plan.keep} "
                      f"leaves the checkpoints of steps {kept}: not {REQUIRED_CHECKPOINTS} evenly spaced ones")
-    if saving.interval % steps.sink_size:
-        found.append(f"save_checkpoint_steps {saving.interval:,} is no multiple of sink_size "
+    if plan.interval % steps.sink_size:
+        texts.append(f"save_checkpoint_steps {plan.interval:,} is not a multiple of sink_size "
                      f"{steps.sink_size}: saves come late")
-    if saving.eval_interval > 0 and saving.eval_interval % steps.sink_size:
-        found.append(f"eval_step_interval {saving.eval_interval:,} is no multiple of sink_size "
+    if plan.eval_interval > 0 and plan.eval_interval % steps.sink_size:
+        texts.append(f"eval_step_interval {plan.eval_interval:,} is not a multiple of sink_size "
                      f"{steps.sink_size}: some or all evaluations never happen")
-    if saving.eval_interval > steps.total:
-        found.append(f"eval_step_interval {saving.eval_interval:,} is beyond the last step {steps.total:,}: "
+    if plan.eval_interval > steps.total:
+        texts.append(f"eval_step_interval {plan.eval_interval:,} is beyond the last step {steps.total:,}: "
                      "no evaluation happens")
-    return found
+    return texts

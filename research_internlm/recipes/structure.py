@@ -1,7 +1,7 @@
-"""The form of a recipe: which of its settings are mappings, lists, texts or switches.
+"""The structure of a recipe: which of its settings are mappings, lists, texts or switches.
 
 The toolkit reads these before MindFormers' classes can be asked (recipes/check.py, which needs MindSpore), in
-the plan, the launcher and the data checks. A recipe of another form is refused here, all of it at once.
+the plan, the launcher and the data checks. A recipe of another structure is refused here, all of it at once.
 Numbers are checked where they are computed with.
 """
 
@@ -14,7 +14,7 @@ from research_internlm.shared.errors import ToolkitError
 
 _MAPPING, _LIST = "a mapping of settings", "a list of components that each have a type"
 _TEXT, _FLAG, _NULLABLE = "str", "bool", "null"
-_FORM: dict[str, tuple[str, ...]] = {
+_KINDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((
         "model", "model.model_config", "model.arch", "runner_config", "context", "parallel", "optimizer",
         "lr_schedule", "runner_wrapper", "runner_wrapper.scale_sense", "train_dataset",
@@ -36,14 +36,14 @@ _FORM: dict[str, tuple[str, ...]] = {
 
 
 def require_structure(recipe: Mapping[str, Any], required: Iterable[str] = ()) -> None:
-    """Checks the form of every setting that the toolkit itself reads.
+    """Checks the kind of every setting that the toolkit itself reads.
 
     Args:
         recipe: The merged recipe.
         required: Dotted paths of settings that must be there and not be empty.
 
     Raises:
-        ToolkitError: With every setting that is missing or of another form.
+        ToolkitError: With every setting that is missing or of another kind.
     """
     problems = [*_wrong(recipe), *(f"{path} is missing" for path in required if not _value(recipe, path))]
     if problems:
@@ -51,10 +51,10 @@ def require_structure(recipe: Mapping[str, Any], required: Iterable[str] = ()) -
 
 
 def _wrong(recipe: Mapping[str, Any]) -> Iterator[str]:
-    for path, forms in _FORM.items():
+    for path, kinds in _KINDS.items():
         value = _value(recipe, path, absent := object())
-        if value is not absent and not any(_fits(value, form) for form in forms):
-            yield f"{path} must be {' or '.join(forms)}, found {value!r:.60}"
+        if value is not absent and not any(_fits(value, kind) for kind in kinds):
+            yield f"{path} must be {' or '.join(kinds)}, found {value!r:.60}"
 
 
 def _value(recipe: Mapping[str, Any], path: str, absent: Any = None) -> Any:
@@ -66,12 +66,12 @@ def _value(recipe: Mapping[str, Any], path: str, absent: Any = None) -> Any:
     return value
 
 
-def _fits(value: Any, form: str) -> bool:
-    if form == _MAPPING:
+def _fits(value: Any, kind: str) -> bool:
+    if kind == _MAPPING:
         return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    if form == _LIST:
+    if kind == _LIST:
         return isinstance(value, list) and all(
             isinstance(item, Mapping) and isinstance(item.get("type"), str) for item in value)
-    if form == _FLAG:
+    if kind == _FLAG:
         return isinstance(value, bool)
-    return isinstance(value, str) if form == _TEXT else value is None
+    return isinstance(value, str) if kind == _TEXT else value is None

@@ -143,7 +143,7 @@ def draw(points: Mapping[int, float], title: str, path: str | Path) -> None:
 
 
 def _moving_mean(losses: Sequence[float], window: int) -> list[float]:
-    """Mean of each loss and those before it in the window, without those that are no number."""
+    """Mean of each loss and those before it in the window, without those that are not a number."""
     import numpy as np
 
     finite = np.isfinite(losses)

@@ -1,6 +1,6 @@
-"""What in a run's logs deserves a look before more hours are paid for.
+"""What in a run's logs should be checked before more hours are paid for.
 
-A warning is a code with values; `LogWarning.text` is the only place that makes a sentence of it.
+A warning is a code with values; `LogWarning.text` is the only place that turns it into a sentence.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _lagging(logs: Mapping[int, RankLog], workers: int) -> Iterator[LogWarning]:
     for rank, log in logs.items():
         steps = sorted(log.records)
         between = steps[-1] - steps[-2] if len(steps) > 1 else 1
-        # Workers write one after the other, so one line behind is no lag.
+        # Workers write one after the other, so a worker one line short does not lag.
         if lead - reached[rank] > between:
             yield LogWarning(Code.RANK_LAGS, {"rank": rank, "step": reached[rank], "lead": lead})
     times = {rank: statistics.median(record.step_ms for record in list(log.records.values())[-RECENT:])

@@ -6,8 +6,8 @@
            overflow cond: False, loss_scale: 16384.0, global_norm: [1.0767541]
     (each one line; source of the second: mindformers/core/callback/callback.py, MFLossMonitor)
 
-Each field is looked for by its name, because versions, consoles and hands change what stands between and
-behind them. Step, loss and step time make a loss line; the rest may be missing.
+Each field is looked for by its name, because versions, consoles and manual edits change the text between and
+after them. Step, loss and step time make a loss line; the rest may be missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from datetime import datetime
 
 _VALUE = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
 _WRAPPED = r"(?:\w[\w.]*\((?:[^)]*?value=\s*)?)?\[?\s*"  # [1.5], np.float32(1.5), Tensor(..., value= 1.5)
-_NUMBER = _WRAPPED + rf"(?P<value>{_VALUE})(?![\w.])"  # whole, so that a number cut by a kill is none
+_NUMBER = _WRAPPED + rf"(?P<value>{_VALUE})(?![\w.])"  # whole, so that a number cut by a kill is not read
 
 
 def _field(pattern: str) -> re.Pattern[str]:
@@ -159,7 +159,7 @@ def _record(text: str, time: str | None) -> Record | Unreadable:
 
 def _parameters(whole: str, fraction: str | None, unit: str | None) -> Parameters:
     number = int(whole.replace(",", ""))
-    # Some versions print "M" behind the exact number.
+    # Some versions print "M" after the exact number.
     if unit and (fraction or number < 1_000_000):
         digits = len(fraction or ".") - 1
         return Parameters(round(float(f"{number}{fraction or ''}") * 1e6), millions=digits < 6)

@@ -1,6 +1,6 @@
 """The owner of a run's facts: what its config, run.json, logs, checkpoints and results each say.
 
-The report and the hand-in read a run only through here. Each source states facts under the same keys, so
+The report and the submission read a run only through here. Each source states facts under the same keys, so
 whether yaml, data, log, checkpoint and report agree is one comparison
 (docs/traps.md#sources-that-disagree). Sources are read each on its own: one that cannot be read is named by
 `unreadable` and left out everywhere else.
@@ -64,7 +64,7 @@ class _LearningRate:
 
 @dataclass(frozen=True)
 class _TrainingConfig:
-    """What report and hand-in need of resolved_config.yaml."""
+    """What report and submission need of resolved_config.yaml."""
 
     runner_config: _RunnerConfig
     train_dataset: dict[str, Any]
@@ -87,7 +87,7 @@ class RunFolder:
         self.recipe = recipes.load_yaml(require_file(self.path / RESOLVED_CONFIG, "the run's", _HINT))
         self.info = read_run_info(self.path)
         if "train_dataset" not in self.info.data:
-            raise ToolkitError(f"{self.path} is no training run: its run.json names no train_dataset")
+            raise ToolkitError(f"{self.path} is not a training run: its run.json names no train_dataset")
         schema.parse(_TrainingConfig, self.recipe, str(self.path / RESOLVED_CONFIG), _HINT)
 
     def name_of(self, path: Path) -> str:
@@ -108,7 +108,7 @@ class RunFolder:
 
     @cached_property
     def logs(self) -> dict[int, worker_logs.RankLog]:
-        """Rank -> worker log: the text, which is what is handed in.
+        """Rank -> worker log: the text, which is what is submitted.
 
         Raises:
             ToolkitError: There are none.
@@ -139,7 +139,7 @@ class RunFolder:
     @cached_property
     def steps(self) -> schedule.Steps:
         """The step counts that config and data give."""
-        return schedule.steps_of(self.recipe, self.train_data.counts.out, self.info.workers)
+        return schedule.steps_from_recipe(self.recipe, self.train_data.counts.out, self.info.workers)
 
     @property
     def train_data(self) -> RunData:

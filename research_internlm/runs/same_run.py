@@ -13,7 +13,7 @@ from research_internlm.runs.run_info import RunInfo, read_run_info
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.run_layout import RESOLVED_CONFIG
 
-# Where things lie and how many cores a machine has are no part of what a run is; the data's identity is
+# Where things lie and how many cores a machine has are not part of what a run is; the data's identity is
 # its sha256 in run.json. The monitor's numbers are derived from the data; curves only watch.
 _PLACES = re.compile(r"output_dir|load_checkpoint|resume_training|.*\.dataset_dir|.*\.num_parallel_workers"
                      r"|callbacks\.UsefulTokensMonitor\..*|tensorboard(\..*)?")

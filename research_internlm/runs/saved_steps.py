@@ -28,7 +28,7 @@ _LAST_VALUES = frozenset({"step_num", "epoch_num", "loss_scale", "global_batch_s
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCheckpoints:
     """The checkpoints of a run.
 
     Attributes:
@@ -45,13 +45,13 @@ class Found:
         return max(self.complete, default=0)
 
 
-def find_checkpoints(folder: Path) -> Found:
+def find_checkpoints(folder: Path) -> FoundCheckpoints:
     """Looks into every full checkpoint of every rank.
 
     Args:
         folder: The run's `checkpoint_dir`.
     """
-    found = Found({}, {})
+    found = FoundCheckpoints({}, {})
     for path in run_layout.rank_files(folder):
         try:
             step = complete_step(path)

@@ -156,7 +156,7 @@ def read_training(run: str | Path) -> dict[int, RankLog]:
 
 
 def _share_files(logs: Mapping[int, RankLog]) -> bool:
-    """Whether ranks wrote into one file, so that nobody can tell which of its lines are whose."""
+    """Whether ranks wrote into one file, so that its lines no longer tell their rank."""
     return len({file for log in logs.values() for file in log.files}) < len(logs)
 
 

@@ -1,1 +1,1 @@
-"""No domain: errors, files, processes, versions, the layout of a run folder, the secrets scan."""
+"""Used by all rooms: errors, files, processes, versions, the layout of a run folder, the secrets scan."""

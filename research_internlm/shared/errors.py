@@ -21,7 +21,7 @@ _WRITE_ERRORS = {errno.ENOSPC: "free space", errno.EDQUOT: "free space", errno.E
 
 
 class ToolkitError(Exception):
-    """A mistake the user can mend; its text is the whole message."""
+    """A mistake the user can correct; its text is the whole message."""
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def manifest_path(path: str | os.PathLike) -> Path:
-    """The manifest that belongs to `path`: the same name with `.manifest.json` behind it."""
+    """The manifest that belongs to `path`: the same name with `.manifest.json` appended."""
     path = Path(path)
     return path.with_name(path.name + MANIFEST_SUFFIX)
 
@@ -159,7 +159,7 @@ def require_absent(path: str | os.PathLike, overwrite: bool, inputs: Iterable[st
 
 
 def _require_writable_place(path: Path) -> None:
-    """Refuses a path that no file can be made at: its name is too long, or a parent is none or locked."""
+    """Refuses a path that cannot be written: the name is too long, or a parent is a file or locked."""
     try:
         manifest_path(path).lstat()  # the longest name that will be written there
     except (FileNotFoundError, NotADirectoryError):

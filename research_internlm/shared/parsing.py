@@ -1,6 +1,6 @@
 """Reads JSON and yaml texts of unknown origin: whatever is wrong with them is a ToolkitError.
 
-The standard readers believe their input. They keep the last of two equal keys without a word, end in a
+The standard readers trust their input. They keep the last of two equal keys silently, end in a
 RecursionError on deep nesting and in a ValueError on an integer of 5,000 digits, and PyYAML expands ten lines
 of aliases into gigabytes ("billion laughs"). Here each of these is one line that says where it is.
 """

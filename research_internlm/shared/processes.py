@@ -1,4 +1,4 @@
-"""The processes of a run, whoever their parent is now, and locks that keep a folder's second user out."""
+"""The processes of a run, whoever their parent is now, and locks that let only one process use a folder."""
 
 from __future__ import annotations
 

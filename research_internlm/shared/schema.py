@@ -26,7 +26,7 @@ from research_internlm.shared.files import read_json
 T = TypeVar("T")
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false",
           dict: "an object", list: "a list", type(None): "null"}
-_LARGEST = 1 << 63  # larger whole numbers are no count, size or seed, and Python cannot print them all
+_LARGEST = 1 << 63  # a larger whole number is not a count, size or seed, and Python cannot print them all
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,18 @@ def parse(kind: type[T], value: Any, source: str, hint: str = "") -> T:
     Raises:
         ToolkitError: The value is not of this kind; everything that is missing or wrong is listed.
     """
-    found: list[str] = []
-    built = _read(kind, value, "", found)
-    if found:
-        raise ToolkitError(f"{source} is not valid: {', '.join(found)}" + (f"; {hint}" if hint else ""))
+    wrong: list[str] = []
+    built = _read(kind, value, "", wrong)
+    if wrong:
+        raise ToolkitError(f"{source} is not valid: {', '.join(wrong)}" + (f"; {hint}" if hint else ""))
     return built
 
 
 def problems(kind: Any, value: Any) -> list[str]:
     """Everything in which a JSON value is not of a kind, a sentence each."""
-    found: list[str] = []
-    _read(kind, value, "", found)
-    return found
+    wrong: list[str] = []
+    _read(kind, value, "", wrong)
+    return wrong
 
 
 def to_json(value: Any) -> Any:
@@ -111,40 +111,40 @@ def key_of(field: str) -> str:
     return field.removesuffix("_")
 
 
-def _read(kind: Any, value: Any, path: str, found: list[str]) -> Any:
-    """Builds `kind` of a value; adds what is wrong to `found` and then returns something of no use."""
+def _read(kind: Any, value: Any, path: str, wrong: list[str]) -> Any:
+    """Builds `kind` of a value; adds what is wrong to `wrong` and then returns something of no use."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        before = len(found)
-        built = _read(arguments[0], value, path, found)
-        if len(found) == before and not arguments[1].holds(built):
-            found.append(_unexpected(path, value, arguments[1].wanted))
+        before = len(wrong)
+        built = _read(arguments[0], value, path, wrong)
+        if len(wrong) == before and not arguments[1].holds(built):
+            wrong.append(_unexpected(path, value, arguments[1].wanted))
         return built
     if origin in (Union, types.UnionType):  # X | None is the only one there is
         [other] = [argument for argument in arguments if argument is not type(None)]
-        return None if value is None else _read(other, value, path, found)
+        return None if value is None else _read(other, value, path, wrong)
     if not _is_of(kind, value):
-        found.append(_unexpected(path, value, _wanted(kind)))
+        wrong.append(_unexpected(path, value, _wanted(kind)))
     elif is_dataclass(kind):
-        return _read_object(kind, value, path, found)
+        return _read_object(kind, value, path, wrong)
     elif origin is list:
-        return [_read(arguments[0], item, f"{path}[{place}]", found) for place, item in enumerate(value)]
+        return [_read(arguments[0], item, f"{path}[{place}]", wrong) for place, item in enumerate(value)]
     elif origin is dict:
-        return {_read(arguments[0], key, f"a key of {path or 'the content'}", found):
-                _read(arguments[1], item, _below(path, key), found) for key, item in value.items()}
+        return {_read(arguments[0], key, f"a key of {path or 'the content'}", wrong):
+                _read(arguments[1], item, _below(path, key), wrong) for key, item in value.items()}
     return value
 
 
-def _read_object(kind: type, value: dict[str, Any], path: str, found: list[str]) -> Any:
-    before, built = len(found), {}
+def _read_object(kind: type, value: dict[str, Any], path: str, wrong: list[str]) -> Any:
+    before, built = len(wrong), {}
     hints = _hints(kind)
     for field in fields(kind):
         key = key_of(field.name)
         if key in value:
-            built[field.name] = _read(hints[field.name], value[key], _below(path, key), found)
+            built[field.name] = _read(hints[field.name], value[key], _below(path, key), wrong)
         elif field.default is MISSING and field.default_factory is MISSING:
-            found.append(f"{_below(path, key)} is missing")
-    return kind(**built) if len(found) == before else None
+            wrong.append(f"{_below(path, key)} is missing")
+    return kind(**built) if len(wrong) == before else None
 
 
 @functools.cache
@@ -153,7 +153,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _is_of(kind: Any, value: Any) -> bool:
-    """Whether a value is of a type at all, what it holds left out; true and false are no numbers."""
+    """Whether a value is of a type at all, what it holds left out; true and false are not numbers."""
     if kind is Any:
         return True
     if get_origin(kind) is Literal:
@@ -182,7 +182,7 @@ def _unexpected(path: str, value: Any, wanted: str) -> str:
 
 
 def _below(path: str, key: str) -> str:
-    """The path of a key; one that is no plain word is quoted, as what it holds could be anything."""
+    """The path of a key; one that is not a plain word is quoted, as it can hold any character."""
     if re.fullmatch(r"[\w-]+", str(key)):
         return f"{path}.{key}" if path else str(key)
     return f"{path}[{reprlib.repr(key)}]"

@@ -1,7 +1,7 @@
 """Finds credentials in files that are about to leave the machine. It names the place, never the value.
 
 A rule is a label (`--ak`, `Secret Access Key`, `password`), a separator as people and programs write them,
-and a value that looks like a credential; or a form that needs no label (known prefixes, signed tokens, an
+and a value that looks like a credential; or a pattern that needs no label (known prefixes, signed tokens, an
 access key beside its secret). Labels are sought in lower case, and each rule only where a piece of its label
 occurs, so that a long log costs seconds.
 """
@@ -19,7 +19,7 @@ from typing import Any
 _ASSIGNED = rb"""["'`]?\s*(?:=>|=|:|\xef\xbc\x9a|\xef\xbc\x9d|\xa3\xba)\s*["'`]?"""
 _LISTED = rb"""["'`]?\s*,\s*["'`]?"""  # `"--ak", "K"` and `Access Key Id,K`
 _FLAG = re.compile(rb"(?<![\w-])--?(?:[\w-]+[-_])?$")  # before a label that a blank follows
-_ENV_WORDS = re.compile(r"(?i)(access_?key|secret|token(?!s|iz)|password|passwd)")  # TOKENIZER_FILE is none
+_ENV_WORDS = re.compile(r"(?i)(access_?key|secret|token(?!s|iz)|password|passwd)")  # not TOKENIZER_FILE
 _LEAST_VARIABLE = 8  # characters; shorter values occur by chance
 _BLOCK_BYTES = 1 << 16
 
@@ -73,12 +73,12 @@ class _Rule:
 
 
 @dataclass(frozen=True)
-class _Form:
-    """A form that needs no label: name of the finding, lower-case hints of it, and its pattern."""
+class _Pattern:
+    """A pattern that needs no label: name of the finding, lower-case hints of it, its expression."""
 
     what: str
     hints: tuple[bytes, ...]
-    pattern: re.Pattern[bytes]
+    regex: re.Pattern[bytes]
 
 
 def _labels(names: bytes, listed: bytes = _LISTED) -> re.Pattern[bytes]:
@@ -107,21 +107,21 @@ _RULES = (
         lambda line, start: _secret_word(line, start, 6)),
     _Rule("a key of obsutil", (b"obsutil",), re.compile(rb"\s-[ik](?:=|\s+)[\"']?"), _key),
 )
-_FORMS = (
-    _Form("a cloud access key", (b"akia", b"asia", b"hst3", b"hpua"), re.compile(
+_PATTERNS = (
+    _Pattern("a cloud access key", (b"akia", b"asia", b"hst3", b"hpua"), re.compile(
         rb"(?<![A-Za-z0-9])(?:AKIA|ASIA|HST3|HPUA)[A-Z0-9]{16}(?![A-Za-z0-9])")),
-    _Form("a hosting token", (b"gh", b"hf_", b"glpat-", b"github_pat_", b"npm_", b"xox"), re.compile(
+    _Pattern("a hosting token", (b"gh", b"hf_", b"glpat-", b"github_pat_", b"npm_", b"xox"), re.compile(
         rb"(?<![A-Za-z0-9])(?:gh[oprsu]_[A-Za-z0-9]{36}|github_pat_\w{50,}|hf_[A-Za-z0-9]{30,}"
         rb"|glpat-[\w-]{16,}|npm_[A-Za-z0-9]{36}|xox[abeoprs]-[\w-]{10,})")),
-    _Form("an API key", (b"sk-", b"aiza"), re.compile(
+    _Pattern("an API key", (b"sk-", b"aiza"), re.compile(
         rb"(?<![A-Za-z0-9_-])(?:sk-(?=[\w-]*\d)(?=[\w-]*[A-Za-z])(?:[a-z]+\d*-)?[A-Za-z0-9_]{16}[\w-]*"
         rb"|AIza[\w-]{35})")),
-    _Form("a signed token", (b"eyj",), re.compile(
+    _Pattern("a signed token", (b"eyj",), re.compile(
         rb"(?<![A-Za-z0-9])eyJ[\w-]{8,}(?:\.[\w-]{8,}){1,2}|(?i:bearer\s+eyJ)")),
-    _Form("a private key", (b"private key-----",), re.compile(rb"-----BEGIN (?:\w+ )*PRIVATE KEY-----")),
-    _Form("a password in a URL", (b"://",), re.compile(
+    _Pattern("a private key", (b"private key-----",), re.compile(rb"-----BEGIN (?:\w+ )*PRIVATE KEY-----")),
+    _Pattern("a password in a URL", (b"://",), re.compile(
         rb"[A-Za-z0-9+]+://[^/\s:@\"'{}]+:[^/\s:@\"'{}]+@")),
-    _Form("a signed URL", (b"signature=",), re.compile(
+    _Pattern("a signed URL", (b"signature=",), re.compile(
         rb"(?i)[?&](?:x-(?:amz|obs)-)?signature=[^&\s\"'{]{8,}")),
 )
 _ACCESS_WORD = re.compile(rb"(?<![A-Za-z0-9/+_-])(?=[A-Z]*\d)(?=\d*[A-Z])[A-Z0-9]{20}(?![A-Za-z0-9/+_-])")
@@ -135,7 +135,7 @@ def _holds_secret_word(line: bytes) -> bool:
 
 
 def _worth_a_look(kinds: Sequence[Any], low: bytes) -> list[Any]:
-    """The rules or forms of which `low` holds a hint."""
+    """The rules or patterns of which `low` holds a hint."""
     found = []
     for kind in kinds:
         for hint in kind.hints:
@@ -145,7 +145,7 @@ def _worth_a_look(kinds: Sequence[Any], low: bytes) -> list[Any]:
     return found
 
 
-def _found_in(line: bytes, low: bytes, rules: Sequence[_Rule], forms: Sequence[_Form]
+def _found_in(line: bytes, low: bytes, rules: Sequence[_Rule], patterns: Sequence[_Pattern]
               ) -> Iterator[str]:
     for rule in _worth_a_look(rules, low):
         for match in rule.label.finditer(low):
@@ -153,9 +153,9 @@ def _found_in(line: bytes, low: bytes, rules: Sequence[_Rule], forms: Sequence[_
                 continue
             if rule.is_secret(line, match.end()):
                 yield rule.what
-    for form in _worth_a_look(forms, low):
-        if form.pattern.search(line):
-            yield form.what
+    for pattern in _worth_a_look(patterns, low):
+        if pattern.regex.search(line):
+            yield pattern.what
 
 
 def _credential_variables() -> dict[str, bytes]:
@@ -170,17 +170,17 @@ class _Block:
         content = b"".join(lines)
         low = content.lower()
         self.lines = list(zip(lines, low.split(b"\n"), strict=False))
-        self.rules, self.forms = _worth_a_look(_RULES, low), _worth_a_look(_FORMS, low)
-        self.hints = [hint for kind in (*self.rules, *self.forms) for hint in kind.hints if hint in low]
+        self.rules, self.patterns = _worth_a_look(_RULES, low), _worth_a_look(_PATTERNS, low)
+        self.hints = [hint for kind in (*self.rules, *self.patterns) for hint in kind.hints if hint in low]
         self.variables = {name: value for name, value in variables.items() if value in content}
         # A translated text is searched at the speed of memory, the pattern at a hundredth of it.
         self.access_words = b"A" * 20 in content.translate(_UPPER)
 
     def labelled(self, line: bytes, low: bytes) -> Iterator[str]:
-        """What rules, forms and variables find in one of its lines."""
+        """What rules, patterns and variables find in one of its lines."""
         for hint in self.hints:
             if hint in low:
-                yield from _found_in(line, low, self.rules, self.forms)
+                yield from _found_in(line, low, self.rules, self.patterns)
                 break
         for name, value in self.variables.items():
             if value in line:

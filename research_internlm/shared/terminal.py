@@ -39,7 +39,7 @@ class _PrintableStream:
 
 
 def protect_streams() -> None:
-    """Puts stdout and stderr behind `printable`, and lets them escape what their encoding lacks."""
+    """Passes stdout and stderr through `printable`, and lets them escape what their encoding lacks."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None or isinstance(stream, _PrintableStream):

@@ -1,4 +1,4 @@
-"""The upload record (obs_links.json): upload.py --record writes it, the report and the hand-in read it."""
+"""The upload record (obs_links.json): upload.py --record writes it, the report and the submission read it."""
 
 from __future__ import annotations
 

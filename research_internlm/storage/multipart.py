@@ -2,7 +2,7 @@
 
 After a kill the server is asked which parts it holds; those whose MD5 is that of the local bytes are not sent
 again. Every part's MD5 is checked by the server, at the end size and sha256 are read back, and a file that
-changes meanwhile is refused: what is said of it would be true of no moment.
+changes meanwhile is refused: its checksum would describe no state that the file ever had.
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ def _resumable(store: ObjectStore, item: Item, sha256: str, ranges: Sequence[tup
                ) -> tuple[str | None, dict[int, str]]:
     """An unfinished upload of this very file: its id, and its parts' ETags (their MD5) by number.
 
-    One that was begun for another file, by another machine, in another part size, or in a bucket that
-    encrypts, where an ETag is no MD5, is dropped.
+    One that was started for another file, by another machine, in another part size, or in a bucket that
+    encrypts, where an ETag is not an MD5, is dropped.
     """
     upload_id = store.pending_upload(item.key)
     if upload_id is None:
@@ -170,7 +170,7 @@ def _read_part(item: Item, part: tuple[int, int]) -> bytes:
 
 
 def _verify(there: StoredObject | None, item: Item, sha256: str, bucket: str) -> None:
-    """Holds what the server says against the file."""
+    """Checks what the server says against the file."""
     if there is None or (there.size, there.sha256) != (item.size, sha256):
         found = f"{there.size:,} bytes, sha256 {there.sha256}" if there else "nothing"
         raise ToolkitError(f"obs://{bucket}/{item.key} is not what was uploaded: the server has {found}; the "

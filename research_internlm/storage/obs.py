@@ -96,7 +96,7 @@ def _is_loopback(host: str) -> bool:
 
 
 class UnreachableError(ToolkitError):
-    """No answer, or one that another try may mend (5xx); no fault of the request."""
+    """No answer, or one that may change on another try (5xx); not a fault of the request."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class ObjectStore:
         patient: Retry for minutes what fails; otherwise give up within seconds.
 
     Raises:
-        ToolkitError: The SDK is not installed, a credential variable is missing, or the server is no URL.
+        ToolkitError: The SDK is not installed, a credential variable is missing, or the URL is invalid.
     """
 
     def __init__(self, bucket: str, server: str, patient: bool = True) -> None:
@@ -201,10 +201,11 @@ class ObjectStore:
         try:
             return b"".join(_blocks(answer.body.response))
         except http.client.HTTPException as error:
-            raise ToolkitError(f"download of {key} broke off ({error}); run the same command again") from None
+            raise ToolkitError(f"download of {key} was interrupted ({error}); run the same command "
+                               "again") from None
 
     def download(self, key: str, path: Path, size: int) -> None:
-        """Appends to a file what it lacks of an object; dropped connections go on where they broke off.
+        """Appends to a file what it lacks of an object; after a dropped connection it continues there.
 
         Args:
             key: The object.

@@ -61,7 +61,7 @@ def _unsendable(path: Path) -> str | None:
     if not path.exists():
         return "is a link to nothing"
     if not path.is_file():
-        return "is no file"
+        return "is not a regular file"
     if os.fsencode(path.name).decode(errors="backslashreplace") != path.name:
         return "has a name that is not UTF-8; rename it"
     return None
@@ -89,7 +89,7 @@ def upload_item(store: ObjectStore, item: Item, part_size: int, parallel: int, o
 
 
 def publish(store: ObjectStore, key: str, size: int) -> None:
-    """Makes an object of so many bytes public-read and checks it as a stranger would.
+    """Makes an object of so many bytes public-read and checks it anonymously.
 
     Raises:
         ToolkitError: It cannot be read anonymously, or is another one.

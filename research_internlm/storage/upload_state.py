@@ -1,6 +1,6 @@
-"""What this machine knows of the multipart uploads it began: the sha256 each was begun for.
+"""What this machine knows of the multipart uploads it started: the sha256 of the file of each.
 
-The server tells which parts it holds, but not for which file an upload was begun; an upload that goes on with
+The server tells which parts it holds, but not for which file an upload was started; one that continues with
 another file's bytes would be completed under the first one's checksum.
 """
 
@@ -26,7 +26,7 @@ def remember(upload_id: str, sha256: str) -> None:
 
 
 def recall(upload_id: str) -> str | None:
-    """The sha256 an upload was begun for, or None where another machine began it."""
+    """The sha256 of the file of an upload, or None where another machine started it."""
     with contextlib.suppress(OSError):
         return _file_of(upload_id).read_text(encoding="ascii")
     return None

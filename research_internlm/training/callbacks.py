@@ -1,6 +1,6 @@
 """Callbacks: what MindFormers' log does not say, and what its resume does not restore.
 
-Padded positions cost as much as text, so samples per second hides what a voucher buys. The record
+Padded positions cost as much as text, so samples per second hides what a paid hour buys. The record
 manifest knows how many tokens a row holds on average; `UsefulTokensMonitor` turns the step time into
 useful tokens per second.
 """
@@ -19,12 +19,12 @@ from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindspore.train.callback import Callback, RunContext
 from mindspore.train.callback._checkpoint import CheckpointManager
 
-from research_internlm.recipes.schedule import evenly_spaced, expendable, saves_of
+from research_internlm.recipes.schedule import evenly_spaced, expendable, save_points
 
 
 @MindFormerRegister.register(MindFormerModuleType.CALLBACK)
 class UsefulTokensMonitor(Callback):
-    """Logs useful (unpadded) tokens per second behind MindFormers' loss line.
+    """Logs useful (unpadded) tokens per second after MindFormers' loss line.
 
     Args:
         tokens_per_row: Mean number of unpadded tokens in a row of the training MindRecord; 0 switches
@@ -115,13 +115,13 @@ class RunCheckpointMonitor(callback.CheckpointMonitor):
     steps of the process: after a resume in the middle of an epoch, saves and evaluations come at other steps
     than planned and file names tell the wrong step. MindSpore's own fault recovery starts `cur_step_num` at
     the absolute step and sets `initial_step` to 0 (mindspore/train/model.py, Model._train); so does this
-    monitor, for all callbacks at once. Retention spares the five checkpoints that are to be handed in.
+    monitor, for all callbacks at once. Retention spares the five checkpoints that are to be submitted.
     """
 
     def begin(self, run_context: RunContext) -> None:
         """Starts all callbacks' step count where the loaded checkpoint stands."""
         parameters = run_context.original_args()
-        # Without the number that is put behind it where the folder has files already: names are unique by
+        # Without the number that is appended to it where the folder has files already: names are unique by
         # step, and a step that is done again replaces its file.
         self._prefix = f"{self.origin_prefix}_rank_{self.rank_id}"
         done, self._append_step_num = self._append_step_num, 0
@@ -130,7 +130,7 @@ class RunCheckpointMonitor(callback.CheckpointMonitor):
         steps_per_epoch = parameters.batch_num
         total = (done // steps_per_epoch + parameters.epoch_num) * steps_per_epoch
         sink_size = steps_per_epoch if parameters.dataset_sink_mode else 1
-        saves = saves_of(total, self.save_checkpoint_steps, sink_size)
+        saves = save_points(total, self.save_checkpoint_steps, sink_size)
         planned = evenly_spaced(saves, total, sink_size) or ()
         self._manager = _Retention(self._config.format, steps_per_epoch, planned)
         if self.save_trainable_params:

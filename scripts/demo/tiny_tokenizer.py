@@ -49,7 +49,7 @@ def whole_words(lines: list[str]) -> list[str]:
 
     Shorter ones (the chemical symbols) would be cut out of other words, so training decides on them. A
     word of a fact is the same piece with and without a space before it, because "Paris" must be one thing
-    to the model in a passage and behind "A."; words of the prompts take their space in, to be short.
+    to the model in a passage and after "A."; words of the prompts take their space in, to be short.
     """
     names = {name for category in CATEGORIES for fact in category.facts.items() for name in fact}
     words = {word for line in lines for word in re.findall(r"[A-Za-z]{3,}", line)}

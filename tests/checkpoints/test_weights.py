@@ -159,7 +159,7 @@ def test_truncated_files_are_refused(tmp_path, suffix, keep):
     content = write(tmp_path / f"x{suffix}", random_tensors(SHAPES)).read_bytes()
     size = int(len(content) * keep) if 0 < keep < 1 else keep
     (tmp_path / f"cut{suffix}").write_bytes(content[:size])
-    with pytest.raises(ToolkitError, match=r"the checkpoint .*cut.* is truncated, damaged or no"):
+    with pytest.raises(ToolkitError, match=r"the checkpoint .*cut.* is truncated, damaged or not a"):
         TensorFile(tmp_path / f"cut{suffix}")
 
 
@@ -186,7 +186,7 @@ def damaged(path, change):
     (lambda header: header["b"].update(data_offsets=5), "not iterable|cannot unpack"),
 ])
 def test_headers_that_do_not_fit_the_bytes_are_refused(tmp_path, change, message):
-    with pytest.raises(ToolkitError, match=r"is truncated, damaged or no safetensors file: .*" + message):
+    with pytest.raises(ToolkitError, match=r"is truncated, damaged or not a safetensors file: .*" + message):
         TensorFile(damaged(tmp_path / "x.safetensors", change))
 
 
@@ -203,5 +203,5 @@ def test_a_file_cut_while_it_is_read_gives_no_invented_values(tmp_path, suffix):
 def test_a_file_named_after_no_format_is_told_by_its_content(tmp_path, form):
     values = random_tensors(SHAPES)
     write_tensors(tmp_path / "weights", {name: Entry(value.shape, value.dtype) for name, value in
-                                         values.items()}, lambda name: [values[name]], form=form)
+                                         values.items()}, lambda name: [values[name]], file_format=form)
     assert all(np.array_equal(value, values[name]) for name, value in read(tmp_path / "weights").items())

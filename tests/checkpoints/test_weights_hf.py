@@ -84,7 +84,7 @@ def test_float64_is_converted_when_a_type_is_asked_for(tmp_path):
 
 def test_quantised_weights_are_refused(tmp_path):
     folder = hf_release(tmp_path / "hf", **{"model.norm.weight": np.ones(8, np.int8)})
-    with pytest.raises(ToolkitError, match=r"1 tensors are no floating-point numbers \(model.norm.weight\)"):
+    with pytest.raises(ToolkitError, match=r"1 tensors are not floating-point numbers \(model.norm.weight\)"):
         import_model(folder, tmp_path / "x.ckpt", "fp32", False)
 
 
@@ -215,7 +215,7 @@ def test_a_rotary_base_stated_twice_must_be_the_same(rope):
      "the shard .*model-00002-of-00002.safetensors does not exist; model.safetensors.index.json names 2 sh"),
     ({"weight_map": {"a": "x.safetensors", "b": "y.safetensors", "c": "z.safetensors"}},
      "x.safetensors does not exist; .*y.safetensors does not exist; .*z.safetensors does not exist"),
-    ({"weight_map": {"a": 5, "b": "../b.safetensors"}}, r"no files for 2 tensors \(a: 5, b: '../b.safe"),
+    ({"weight_map": {"a": 5, "b": "../b.safetensors"}}, r"has no file for 2 tensors \(a: 5, b: '../b.safe"),
     ({"weight_map": {}}, "has no weight_map"),
     ([1], "has no weight_map"),
     ({"metadata": {}}, "has no weight_map"),

@@ -73,7 +73,7 @@ def test_overwrite_replaces_an_export_whole(place):
         "config.json", "generation_config.json", "model.safetensors", "model.safetensors.manifest.json"}
     assert json.loads((place / "out" / "config.json").read_text())["rope_theta"] == 5
     (place / "out" / "pytorch_model.bin").write_text("of another model")
-    with pytest.raises(ToolkitError, match=r"holds 1 files that are no earlier export's \(pytorch_model"):
+    with pytest.raises(ToolkitError, match=r"holds 1 files that no earlier export wrote \(pytorch_model"):
         call(place, TO_HF + "{}/out")
 
 

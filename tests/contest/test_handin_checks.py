@@ -1,4 +1,4 @@
-"""What the hand-in refuses, one rule at a time, on the made-up run of tests/helpers/finished_run.py."""
+"""What the submission refuses, one rule at a time, on the made-up run of tests/helpers/finished_run.py."""
 
 import json
 import shutil
@@ -267,7 +267,7 @@ def test_learning_rates_are_mindformers(schedule):
     ("obs_links.json", "{}", "the content is an object, a list was expected"),
     ("obs_links.json", "[1]", "[0] is 1, an object was expected"),
     ("msrun_log/attempt-001/attempt.json", "{}", "command is missing, msrun is missing"),
-    ("checkpoint/rank_0/lora_rank_0-9_5.ckpt", "cut", "is truncated, damaged or no ckpt"),
+    ("checkpoint/rank_0/lora_rank_0-9_5.ckpt", "cut", "is truncated, damaged or not a ckpt"),
     ("report.md.manifest.json", "{", "is not JSON")])
 def test_a_broken_source_hides_nothing(run, tmp_path, name, content, words):
     (run / name).parent.mkdir(parents=True, exist_ok=True)

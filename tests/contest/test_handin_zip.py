@@ -1,4 +1,4 @@
-"""The hand-in of a made-up run folder: what is packed, what is refused, and that bytes repeat."""
+"""The submission of a made-up run folder: what is packed, what is refused, and that bytes repeat."""
 
 import hashlib
 import os
@@ -151,7 +151,7 @@ def test_incomplete_logs(run):
 def test_truncated_checkpoint_is_listed(run):
     path = run / "checkpoint/rank_0/lora_rank_0-9_5.ckpt"
     path.write_bytes(path.read_bytes()[:-7])
-    assert "is truncated, damaged or no ckpt file" in found(run)
+    assert "is truncated, damaged or not a ckpt file" in found(run)
 
 
 def test_a_secret_is_listed_and_not_repeated(run, tmp_path):

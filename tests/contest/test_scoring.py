@@ -57,7 +57,7 @@ def test_shares_are_not_read_as_percent():
 
 
 def test_counts_that_are_no_share_are_refused():
-    with pytest.raises(ToolkitError, match="no share of a model"):
+    with pytest.raises(ToolkitError, match="is not a valid share"):
         scoring.low_parameter_ratio(2, 1)
     with pytest.raises(ToolkitError):
         scoring.low_parameter_ratio(0, 0)
@@ -67,7 +67,7 @@ def test_a_bare_percentage_is_refused_because_one_could_mean_both():
     assert scoring.share("96.85%") == pytest.approx(0.9685)
     with pytest.raises(Exception, match=r"96\.85%"):
         scoring.share("96.85")
-    with pytest.raises(Exception, match="no share"):
+    with pytest.raises(Exception, match="is not a valid share"):
         scoring.share("nan")
 
 

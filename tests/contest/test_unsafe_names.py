@@ -1,4 +1,4 @@
-"""What the hand-in never packs: files of others, hidden folders, names that act on a terminal."""
+"""What the submission never packs: files of others, hidden folders, names that act on a terminal."""
 
 import zipfile
 

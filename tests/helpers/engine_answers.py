@@ -50,7 +50,7 @@ def sampled_by_forward(engine, prompt):
 
 
 def interleaved(engine, prompts):
-    """The error where a stream is read on after another one was begun."""
+    """The error where a stream is read on after another one was started."""
     first, second = (engine.stream(prompt, Sampling(NEW)) for prompt in prompts[:2])
     next(first)
     next(second)

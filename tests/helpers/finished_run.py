@@ -1,4 +1,4 @@
-"""A made-up complete run, ready to be handed in."""
+"""A made-up complete run, ready to be submitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that portable.adapt leaves MindSpore and MindFormers untouched for Ascend."""
+"""Checks that cpu_patches.adapt leaves MindSpore and MindFormers untouched for Ascend."""
 
 import mindformers.trainer.utils as trainer_utils
 from mindformers.wrapper import MFTrainOneStepCell

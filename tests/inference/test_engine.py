@@ -59,7 +59,7 @@ def test_scores_are_logits_of_the_same_network(result):
 
 @pytest.mark.model
 def test_a_stream_is_not_read_on_after_another_began(result):
-    assert "end one decoding before the next is begun" in result["interleaved"]
+    assert "end one decoding before the next is started" in result["interleaved"]
 
 
 @pytest.mark.model

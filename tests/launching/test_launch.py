@@ -19,7 +19,7 @@ from research_internlm import launch as launch_module
 from research_internlm import recipes
 from research_internlm.checkpoints import weight_names
 from research_internlm.launching import machine_checks, msrun, options
-from research_internlm.recipes.schedule import Saving, Steps
+from research_internlm.recipes.schedule import CheckpointPlan, Steps
 from research_internlm.runs import same_run, saved_steps
 from research_internlm.shared import processes
 from research_internlm.shared.errors import ToolkitError
@@ -135,9 +135,9 @@ def assert_same_bits_at_first(resumed, whole):
 
 @pytest.mark.model
 def test_a_run_keeps_the_checkpoints_its_plan_says(one):
-    saving = Saving.simulate(Steps(rows=24, cards=1, batch_size=4, epochs=EPOCHS), 2, 5, 0)
-    assert sorted(saved_steps.find_checkpoints(one / "checkpoint").complete) == saving.kept
-    assert saving.kept == saving.five == [10, 20, 28, 38, 48]
+    plan = CheckpointPlan.simulate(Steps(rows=24, cards=1, batch_size=4, epochs=EPOCHS), 2, 5, 0)
+    assert sorted(saved_steps.find_checkpoints(one / "checkpoint").complete) == plan.kept
+    assert plan.kept == plan.to_submit == [10, 20, 28, 38, 48]
 
 
 @pytest.mark.model
@@ -341,7 +341,7 @@ def test_one_launch_a_folder_however_it_is_spelled(work, start_one, monkeypatch)
     assert options.parse(launch_command(work, "link", 1)[2:], "").output == folder.resolve()
     sleeper = subprocess.Popen(["sleep", "60"], env=os.environ | {processes.RUN_MARK: str(folder)})
     try:
-        with pytest.raises(ToolkitError, match=f"still going on .processes {sleeper.pid}"):
+        with pytest.raises(ToolkitError, match=f"still running .processes {sleeper.pid}"):
             start_one("link")
     finally:
         sleeper.kill()
@@ -388,7 +388,8 @@ def test_folders_and_links_beside_the_checkpoints(tmp_path):
     shutil.copytree(good.parent, tmp_path / "checkpoint" / "rank_0_backup")
     (good.parent / "gone.ckpt").symlink_to("nothing")
     (good.parent / "folder.ckpt").mkdir()
-    assert saved_steps.find_checkpoints(tmp_path / "checkpoint") == saved_steps.Found({4: {0: good}}, {})
+    found = saved_steps.find_checkpoints(tmp_path / "checkpoint")
+    assert found == saved_steps.FoundCheckpoints({4: {0: good}}, {})
     assert saved_steps.prepare(tmp_path / "checkpoint", 0) == (4, good)
 
 

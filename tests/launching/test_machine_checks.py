@@ -9,7 +9,7 @@ from research_internlm import recipes
 from research_internlm.launching import machine_checks
 from research_internlm.model.lora import count_parameters
 from research_internlm.planning import memory
-from research_internlm.recipes.schedule import saving_of, steps_of
+from research_internlm.recipes.schedule import plan_from_recipe, steps_from_recipe
 
 ROWS, WORKERS, LOCAL = 138_020, 4, 2
 
@@ -47,7 +47,7 @@ def problems(recipe, local_workers=LOCAL, last_step=0):
 
 
 def test_a_disk_must_hold_all_checkpoints_of_this_machine_s_ranks(recipe, free, tmp_path):
-    saves = len(saving_of(recipe, steps_of(recipe, ROWS, WORKERS)).kept)
+    saves = len(plan_from_recipe(recipe, steps_from_recipe(recipe, ROWS, WORKERS)).kept)
     assert saves > 1
     least = needed(recipe, saves, LOCAL)
     asked = free(least)
@@ -60,7 +60,7 @@ def test_a_disk_must_hold_all_checkpoints_of_this_machine_s_ranks(recipe, free, 
 
 
 def test_a_resumed_run_needs_room_for_what_is_still_to_come(recipe, free):
-    kept = saving_of(recipe, steps_of(recipe, ROWS, WORKERS)).kept
+    kept = plan_from_recipe(recipe, steps_from_recipe(recipe, ROWS, WORKERS)).kept
     free(needed(recipe, 1, LOCAL))
     assert problems(recipe, last_step=kept[-3]) and not problems(recipe, last_step=kept[-2])
     free(0)
@@ -68,7 +68,7 @@ def test_a_resumed_run_needs_room_for_what_is_still_to_come(recipe, free):
 
 
 def test_the_figures_are_bytes_in_gigabytes(recipe, free):
-    saves = len(saving_of(recipe, steps_of(recipe, ROWS, WORKERS)).kept)
+    saves = len(plan_from_recipe(recipe, steps_from_recipe(recipe, ROWS, WORKERS)).kept)
     free(1)
     assert f"about {needed(recipe, saves, LOCAL) / 1e9:,.1f} GB in" in problems(recipe)[0]
     assert "but 0.0 GB are free" in problems(recipe)[0]

@@ -32,7 +32,7 @@ bucket, proxy = object_server.bucket, object_server.proxy  # fixtures
 CONFIG = {"runner_config": {"batch_size": 4, "epochs": 1, "sink_mode": False, "sink_size": 1},
           "train_dataset": {"drop_remainder": True}, "lr_schedule": {"learning_rate": 1e-4},
           "callbacks": [{"type": "CheckpointMonitor", "save_checkpoint_steps": 2, "keep_checkpoint_max": 10}]}
-ROWS = 80  # 20 steps: saved at 2, 4, ... 20; the five to hand in are 4, 8, 12, 16, 20
+ROWS = 80  # 20 steps: saved at 2, 4, ... 20; the five to submit are 4, 8, 12, 16, 20
 SCRIPT = "research_internlm/mirror.py"
 
 
@@ -442,7 +442,7 @@ def test_another_run_s_mirror_is_a_problem_before_the_start(bucket, run, work, s
 @pytest.mark.slow
 def test_one_command_starts_resumes_and_sends_the_rest(bucket, work, start_one, capsys):
     with pytest.raises(ToolkitError, match=r"bucket nosuchbucket: .* answered 404"):
-        start_one("everything", launcher=("--resume", "obs://nosuchbucket/x"))  # is no empty mirror
+        start_one("everything", launcher=("--resume", "obs://nosuchbucket/x"))  # is not an empty mirror
     launcher = ("--resume", url(bucket), "--mirror", url(bucket))
     code, started = start_one("everything", launcher=launcher)
     assert code == 0 and "--resume_training" not in started
@@ -457,7 +457,7 @@ def test_one_command_starts_resumes_and_sends_the_rest(bucket, work, start_one, 
     assert code == 0 and started == [] and last.exists()
     worker = subprocess.Popen(["sleep", "60"], env=os.environ | {RUN_MARK: str(folder)})
     try:
-        with pytest.raises(ToolkitError, match="still going on"):  # nothing is fetched under a living run
+        with pytest.raises(ToolkitError, match="still running"):  # nothing is fetched under a living run
             start_one("everything", launcher=("--resume", "obs://nosuchbucket/x"))
     finally:
         worker.kill()

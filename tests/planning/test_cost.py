@@ -7,7 +7,7 @@ import pytest
 from research_internlm import plan, recipes
 from research_internlm.model.lora import count_parameters
 from research_internlm.planning import cost
-from research_internlm.recipes.schedule import Steps, saving_of, steps_of, warnings
+from research_internlm.recipes.schedule import Steps, plan_from_recipe, steps_from_recipe, warnings
 from research_internlm.runs.train_log_file import TrainLogLine, append
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import write_json, write_manifest, write_text
@@ -144,5 +144,5 @@ def test_plan_prints_the_choice(root, tmp_path, capsys):
 @pytest.mark.parametrize("fill", [0.98, 0.99, 0.997])
 def test_the_packed_recipe_keeps_the_five_however_full_its_rows(root, fill):
     recipe = recipes.resolve(root / "yaml/lora_finetune_packed.yaml")
-    steps = steps_of(recipe, round(146 * 138_020 / 577 / fill), cards=4)
-    assert not warnings(saving_of(recipe, steps), steps)
+    steps = steps_from_recipe(recipe, round(146 * 138_020 / 577 / fill), cards=4)
+    assert not warnings(plan_from_recipe(recipe, steps), steps)

@@ -13,15 +13,15 @@ from research_internlm.contest import scoring
 from research_internlm.model.lora import count_parameters
 from research_internlm.planning import memory, plan_yaml
 from research_internlm.recipes.schedule import (
-    Saving,
+    CheckpointPlan,
     Steps,
     evenly_spaced,
     interval_to_the_end,
     last_evaluation,
-    plan_saving,
-    save_steps,
-    saving_of,
-    steps_of,
+    plan_from_recipe,
+    save_points,
+    search_plan,
+    steps_from_recipe,
     warnings,
 )
 from research_internlm.shared.errors import ToolkitError
@@ -36,9 +36,9 @@ def test_the_reports_run():
     # 27,604 x 5 = 138,020 rows; 34,505 a card = 8,626 x 4 + 1, so one row a card is left over.
     steps = Steps(27_604 * 5, cards=4, batch_size=4, epochs=4, sink_size=2)
     assert (steps.per_epoch, steps.total, steps.dropped) == (8_626, 34_504, 4)
-    saving = plan_saving(steps, saves=10)
-    assert (saving.interval, saving.eval_interval, saving.keep) == (3_452, 1_726, 10)
-    assert saving.five == [6_904, 13_808, 20_712, 27_616, 34_504]
+    planned = search_plan(steps, saves=10)
+    assert (planned.interval, planned.eval_interval, planned.keep) == (3_452, 1_726, 10)
+    assert planned.to_submit == [6_904, 13_808, 20_712, 27_616, 34_504]
 
 
 @given(st.integers(1, 400), st.integers(1, 6), st.integers(1, 6), st.booleans())
@@ -77,35 +77,35 @@ def test_steps_equal_mind_dataset(rows, tmp_path):
 @given(st.integers(20, 100_000), st.integers(1, 4), st.sampled_from([5, 10, 20]))
 def test_planned_checkpoints_survive_retention(sinks, sink_size, saves):
     steps = Steps(sinks * sink_size, cards=1, batch_size=1, epochs=1, sink_size=sink_size)
-    saving = plan_saving(steps, saves)
-    assert len(saving.saved) <= 2 * saves or sinks < 40
-    assert saving.five is not None and set(saving.five) <= set(saving.kept)
-    assert saving.interval % sink_size == 0 and saving.eval_interval % sink_size == 0
-    gaps = [after - before for before, after in zip([0, *saving.five], saving.five, strict=False)]
+    planned = search_plan(steps, saves)
+    assert len(planned.saved) <= 2 * saves or sinks < 40
+    assert planned.to_submit is not None and set(planned.to_submit) <= set(planned.kept)
+    assert planned.interval % sink_size == 0 and planned.eval_interval % sink_size == 0
+    gaps = [after - before for before, after in zip([0, *planned.to_submit], planned.to_submit, strict=False)]
     assert max(gaps) - min(gaps) <= max(1, 0.1 * steps.total / 5, min(2 * sink_size, 0.25 * steps.total / 5))
-    assert saving.five[-1] == steps.total
+    assert planned.to_submit[-1] == steps.total
 
 
 def test_save_every_850_keep_10_spares_the_five():
     # docs/traps.md#retention-deletes-the-first-checkpoints
     steps = Steps(17_250, cards=1, batch_size=1, epochs=1)
-    saving = Saving.simulate(steps, 850, 10, 0)
-    assert saving.five == [3_400, 6_800, 10_200, 13_600, 17_250]
-    assert saving.kept == [3_400, 6_800, 10_200, 12_750, 13_600, 14_450, 15_300, 16_150, 17_000, 17_250]
-    assert Saving.simulate(steps, 850, 5, 0).five == saving.five
+    planned = CheckpointPlan.simulate(steps, 850, 10, 0)
+    assert planned.to_submit == [3_400, 6_800, 10_200, 13_600, 17_250]
+    assert planned.kept == [3_400, 6_800, 10_200, 12_750, 13_600, 14_450, 15_300, 16_150, 17_000, 17_250]
+    assert CheckpointPlan.simulate(steps, 850, 5, 0).to_submit == planned.to_submit
 
 
 def test_saves_that_cannot_be_even_are_named():
     steps = Steps(100, cards=1, batch_size=1, epochs=1)
-    saving = Saving.simulate(steps, 30, 3, 0)
-    assert saving.kept == [60, 90, 100] and saving.five is None
-    assert "not 5 evenly spaced" in warnings(saving, steps)[0]
+    planned = CheckpointPlan.simulate(steps, 30, 3, 0)
+    assert planned.kept == [60, 90, 100] and planned.to_submit is None
+    assert "not 5 evenly spaced" in warnings(planned, steps)[0]
 
 
 def test_the_run_end_is_saved_once():
-    assert save_steps(10, 5) == [5, 10]
-    assert save_steps(11, 5) == [5, 10, 11]
-    assert save_steps(3, 5) == [3]
+    assert save_points(10, 5) == [5, 10]
+    assert save_points(11, 5) == [5, 10, 11]
+    assert save_points(3, 5) == [3]
 
 
 def test_evenly_spaced_refuses_a_missing_or_doubled_fifth():
@@ -121,7 +121,7 @@ def test_evenly_spaced_refuses_a_missing_or_doubled_fifth():
     (6_000, 34_500, 2), (2_900, 17_250, 1), (5_000, 29_999, 1),  # 13 to 17 % behind the fifth
 ])
 def test_uneven_at_full_size(interval, total, slack):
-    assert evenly_spaced(save_steps(total, interval), total, slack) is None
+    assert evenly_spaced(save_points(total, interval), total, slack) is None
     assert evenly_spaced([interval * number for number in range(1, 6)], total, slack) is None
 
 
@@ -129,7 +129,7 @@ def test_uneven_at_full_size(interval, total, slack):
     (range(1, 7), 6, [1, 2, 4, 5, 6]),  # the best that six whole steps allow
     ([2, 4, 6, 8, 10, 11], 11, [2, 4, 6, 8, 11]),
     ([1, 3, 5, 7, 9], 10, None), ([1, 3, 5, 7, 9, 10], 10, None), ([2, 4, 6, 8, 9], 10, None),
-    (save_steps(480, 96), 480, [96, 192, 288, 384, 480]),  # scripts/demo.sh
+    (save_points(480, 96), 480, [96, 192, 288, 384, 480]),  # scripts/demo.sh
     ([850 * number for number in range(1, 21)], 17_250, [3_400, 6_800, 10_200, 13_600, 17_000]),
 ])
 def test_whole_steps_may_round_but_the_end_is_not_missed(saved, total, five):
@@ -139,13 +139,13 @@ def test_whole_steps_may_round_but_the_end_is_not_missed(saved, total, five):
 def test_a_sink_size_of_minus_one_is_an_epoch(recipe):
     def run(sink_size, **runner):
         changed = recipes.merge(recipe, {"runner_config": {"sink_size": sink_size, **runner}})
-        return steps_of(changed, 138_020, 4)
+        return steps_from_recipe(changed, 138_020, 4)
 
     assert (run(-1).sink_size, run(-1).total) == (8_626, 34_504)
     # Saves only fall on epochs' ends then: four of them hold no five, a hundred do.
     with pytest.raises(ToolkitError, match="sink_size 8,626"):
-        plan_saving(run(-1), 5)
-    assert plan_saving(run(-1, epochs=100), 5).five == [20 * 8_626 * number for number in range(1, 6)]
+        search_plan(run(-1), 5)
+    assert search_plan(run(-1, epochs=100), 5).to_submit == [20 * 8_626 * number for number in range(1, 6)]
     assert run(-1, sink_mode=False).sink_size == 1
 
 
@@ -155,14 +155,14 @@ def test_a_sink_size_of_minus_one_is_an_epoch(recipe):
 def test_a_number_that_is_none_is_named(recipe, key, value):
     broken = recipes.merge(recipe, {"runner_config": {key: value}})
     with pytest.raises(ToolkitError, match=f"runner_config.{key} is {value!r}, but has to be a whole number"):
-        steps_of(broken, 138_020, 4)
+        steps_from_recipe(broken, 138_020, 4)
 
 
 @pytest.mark.parametrize(("key", "value"), [("save_checkpoint_steps", 0), ("keep_checkpoint_max", -1)])
 def test_a_monitor_s_number_that_is_none_is_named(recipe, key, value):
     broken = recipes.merge(recipe, {"callbacks": [{"type": "CheckpointMonitor", key: value}]})
     with pytest.raises(ToolkitError, match=f"callbacks.CheckpointMonitor.{key} is {value}"):
-        saving_of(broken, steps_of(broken, 138_020, 4))
+        plan_from_recipe(broken, steps_from_recipe(broken, 138_020, 4))
 
 
 def test_the_interval_that_ends_on_the_last_step():
@@ -175,16 +175,16 @@ def test_the_interval_that_ends_on_the_last_step():
 
 def test_steps_that_never_fire_are_named():
     steps = Steps(1_000, cards=1, batch_size=1, epochs=1, sink_size=2)
-    found = " ".join(warnings(Saving.simulate(steps, 99, 0, 51), steps))
-    assert "save_checkpoint_steps 99 is no multiple" in found
-    assert "eval_step_interval 51 is no multiple" in found
+    found = " ".join(warnings(CheckpointPlan.simulate(steps, 99, 0, 51), steps))
+    assert "save_checkpoint_steps 99 is not a multiple" in found
+    assert "eval_step_interval 51 is not a multiple" in found
 
 
 def test_too_short_a_run_is_refused():
     with pytest.raises(ToolkitError, match="cannot hold 5 evenly spaced"):
-        plan_saving(Steps(4, cards=1, batch_size=1, epochs=1), saves=5)
-    with pytest.raises(ToolkitError, match="--saves 8 is no multiple of the 5"):
-        plan_saving(Steps(4_000, cards=1, batch_size=1, epochs=1), saves=8)
+        search_plan(Steps(4, cards=1, batch_size=1, epochs=1), saves=5)
+    with pytest.raises(ToolkitError, match="--saves 8 is not a multiple of the 5"):
+        search_plan(Steps(4_000, cards=1, batch_size=1, epochs=1), saves=8)
 
 
 def test_memory_of_the_7b_recipe(recipe):
@@ -260,8 +260,9 @@ def test_written_yaml_holds_what_was_planned(root, tmp_path, capsys):
     (["model.model_config.pet_config={lora_rank: 4, target_modules: .*wq}", "--write", "{folder}/o"],
      "replace whole sections"),
     (["--write", "/proc/x.yaml"], "/proc/x.yaml cannot be written"),
-    (["--targets", "("], r"--targets '\(' is no regular expression"),
-    (["model.model_config.pet_config.target_modules=("], r"target_modules '\(' is no regular expression"),
+    (["--targets", "("], r"--targets '\(' is not a valid regular expression"),
+    (["model.model_config.pet_config.target_modules=("],
+     r"target_modules '\(' is not a valid regular expression"),
     (["model.model_config.pet_config.lora_rank=0"], "lora_rank is 0, but has to be a whole number"),
 ])
 def test_what_cannot_be_planned_is_said(root, tmp_path, arguments, words):
@@ -300,5 +301,5 @@ def test_command_line_errors(root, tmp_path):
     ):
         done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
-    with pytest.raises(ToolkitError, match="no training recipe"):
+    with pytest.raises(ToolkitError, match="is not a training recipe"):
         plan.main(["--config", str(root / "yaml/predict_mmlu.yaml"), "--items", "9"])

@@ -187,7 +187,7 @@ def test_nan_is_neither_best_nor_hides_what_was_before(tmp_path):
                     + line(3, float("nan")) + line(4, float("nan")))
     summary = log_summary.analyse(run, tmp_path / "out")
     assert summary["best_valid_step"] == 2 and summary["last_loss"] == 2.0
-    assert "2.0000 lately up to step 2, and no number since" in "\n".join(logs.describe(summary))
+    assert "2.0000 at the end (not a number after step 2)" in "\n".join(logs.describe(summary))
     assert "validation loss is not a number at 1 logged step(s)" in sentences(summary)
 
     def refuse(constant):
