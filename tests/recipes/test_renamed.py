@@ -7,7 +7,7 @@ import yaml
 
 from research_internlm import recipes
 from research_internlm.recipes import renamed
-from research_internlm.recipes.schedule import saving_of, steps_of
+from research_internlm.recipes.schedule import plan_from_recipe, steps_from_recipe
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.commands import ROOT, assert_user_error, run_script
 
@@ -67,7 +67,7 @@ def test_a_near_name_of_the_missing_callback_is_named(name, words):
     recipe = recipes.resolve(RECIPE, [])
     recipe["callbacks"] = [{"type": name}]
     with pytest.raises(ToolkitError, match=re.escape(words)):
-        saving_of(recipe, steps_of(recipe, 1000, 4))
+        plan_from_recipe(recipe, steps_from_recipe(recipe, 1000, 4))
 
 
 @pytest.mark.model

@@ -42,7 +42,7 @@ def test_means_are_over_the_last_stage_and_a_line_says_so(tmp_path):
     assert summary["valid_loss"] == [{"step": 6, "loss": pytest.approx(1.5)}]
     assert summary["loss_ranks"] == [2, 3] and summary["warnings"] == []
     text = "\n".join(logs.describe(summary))
-    assert "loss 2.5000 at first, 2.0000 lately" in text and "the loss is that of rank(s) 2, 3;" in text
+    assert "loss 2.5000 at first, 2.0000 at the end" in text and "the loss is that of rank(s) 2, 3;" in text
     with open(tmp_path / "out/train_log.csv") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["loss"]) for row in rows] == pytest.approx([loss + 0.1 for loss in LOSSES])
