@@ -13,21 +13,17 @@ Needs no MindSpore and, but for pytorch_model*.bin, no torch. Every output has a
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from research_internlm import recipes
-from research_internlm.checkpoints import hf_config
 from research_internlm.checkpoints.dtypes import FLAG_TYPES
-from research_internlm.checkpoints.hf_export import export_adapter, export_model
-from research_internlm.checkpoints.hf_import import import_model
+from research_internlm.checkpoints.hf_export import export_adapter, export_model, export_settings
+from research_internlm.checkpoints.hf_import import describe_import, import_model
 from research_internlm.checkpoints.merging import merge
 from research_internlm.checkpoints.tensor_files import SUFFIXES
-from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.shared.errors import run_main
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,8 +61,7 @@ def _add_from_hf(commands: Any) -> None:
                          "model*.safetensors or pytorch_model*.bin (.bin needs torch)")
     command.add_argument("output", type=Path, metavar="OUT", help="file to make: .ckpt or .safetensors, or "
                          "any name with --format")
-    command.add_argument("--dtype", choices=FLAG_TYPES, help="type of the result (default: each tensor's "
-                         "own)")
+    command.add_argument("--dtype", choices=FLAG_TYPES, help="type (default: each tensor's own)")
     command.add_argument("--format", choices=SUFFIXES, help="format of the result (default: by OUT's suffix)")
 
 
@@ -86,14 +81,7 @@ def _add_to_hf(commands: Any) -> None:
 def _import(arguments: argparse.Namespace) -> Mapping[str, Any]:
     facts = import_model(arguments.hf_dir, arguments.output, arguments.dtype, arguments.overwrite,
                          arguments.format)
-    print("model_config: " + yaml.safe_dump(facts["model_config"], default_flow_style=True, sort_keys=False,
-                                            width=math.inf).strip())
-    notes = list(facts["notes"])
-    if arguments.output.suffix not in SUFFIXES.values():
-        notes.append(f"MindSpore loads {arguments.output} only under a name that ends in "
-                     f"{SUFFIXES[arguments.format]}")
-    for note in notes:
-        print(f"note: {note}")
+    print("\n".join(describe_import(facts, arguments.output, arguments.format)))
     return facts
 
 
@@ -104,14 +92,7 @@ def _merge(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    stated = recipes.model_config(recipes.resolve(arguments.config, arguments.overlay))
-    model_config = recipes.model_config(recipes.resolve(arguments.config, arguments.overlay,
-                                                        arguments.overrides))
-    unknown = [key for key in model_config if key not in stated and key not in hf_config.EXPORT_KEYS]
-    if unknown:
-        raise ToolkitError(f"model.model_config has no {', '.join(unknown)}; an export reads "
-                           f"{', '.join(sorted(hf_config.EXPORT_KEYS))}")
-    hf_config.check_model_config(model_config, arguments.config)
+    model_config = export_settings(arguments.config, arguments.overlay, arguments.overrides)
     facts = export_model(arguments.checkpoint, arguments.output, model_config, arguments.model_file,
                          arguments.overwrite)
     if not arguments.model_file:
@@ -120,11 +101,9 @@ def _export(arguments: argparse.Namespace) -> Mapping[str, Any]:
     return facts
 
 
-def _export_adapter(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    return export_adapter(arguments.adapter, arguments.output, arguments.overwrite)
-
-
-_COMMANDS = {"from-hf": _import, "to-hf": _export, "merge": _merge, "to-peft": _export_adapter}
+_COMMANDS = {
+    "from-hf": _import, "to-hf": _export, "merge": _merge,
+    "to-peft": lambda given: export_adapter(given.adapter, given.output, given.overwrite)}
 
 
 def main(argv: list[str] | None = None) -> int:

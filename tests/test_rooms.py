@@ -66,6 +66,11 @@ def test_imports_run_downwards(module):
     assert not upwards, f"{module} is in {room} and imports {upwards}"
 
 
+@pytest.mark.parametrize("command", sorted(name for name in COMMANDS if name.startswith("research")))
+def test_a_command_is_arguments_one_call_and_printing(command):
+    assert len(MODULES[command].read_text(encoding="utf-8").splitlines()) <= 120
+
+
 def test_only_what_builds_a_network_needs_mindspore():
     light = sorted(name for name in MODULES if not name.startswith(NETWORK) and not name.endswith("__main__"))
     done = subprocess.run([sys.executable, "-c", FORBID, *light], cwd=ROOT, capture_output=True, text=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 
+from research_internlm import recipes
 from research_internlm.checkpoints import dtypes, hf_config, weight_names
 from research_internlm.checkpoints.adapters import open_adapter, peft_config
 from research_internlm.checkpoints.dtypes import Entry
@@ -38,6 +39,23 @@ _MODEL_FILES = frozenset({_WEIGHTS, manifest_path(_WEIGHTS).name, "config.json",
 _ADAPTER_FILES = frozenset({_ADAPTER, manifest_path(_ADAPTER).name, "adapter_config.json"})
 _CONTENT = "\0"  # stands for a message's text while a turn is made into a template
 _DUMMY_PREFIX = "\u2581"
+
+
+def export_settings(config: str, overlays: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """The `model.model_config` an export is made with.
+
+    Raises:
+        ToolkitError: An override names a key that an export does not read, or values describe another
+            structure.
+    """
+    stated = recipes.model_config(recipes.resolve(config, overlays))
+    model_config = recipes.model_config(recipes.resolve(config, overlays, overrides))
+    unknown = [key for key in model_config if key not in stated and key not in hf_config.EXPORT_KEYS]
+    if unknown:
+        raise ToolkitError(f"model.model_config has no {', '.join(unknown)}; an export reads "
+                           f"{', '.join(sorted(hf_config.EXPORT_KEYS))}")
+    hf_config.check_model_config(model_config, config)
+    return model_config
 
 
 def export_model(checkpoint: Path, output: Path, model_config: Mapping[str, Any], model_file: Path | None,

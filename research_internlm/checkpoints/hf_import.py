@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from research_internlm.checkpoints import dtypes, hf_config, weight_names
 from research_internlm.checkpoints.adapters import require_no_peft
 from research_internlm.checkpoints.dtypes import Entry
 from research_internlm.checkpoints.hf_folder import HfFolder
-from research_internlm.checkpoints.tensor_files import format_of, row_blocks, write_tensors
+from research_internlm.checkpoints.tensor_files import SUFFIXES, format_of, row_blocks, write_tensors
 from research_internlm.checkpoints.weight_names import Source
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import (
@@ -82,6 +84,21 @@ def _require_unquantised(folder: HfFolder, config: Mapping[str, Any], where: Pat
         found += [f"{len(packed)} tensors such as {packed[0]}"] if packed else []
         raise ToolkitError(f"the weights of {where} are quantised ({'; '.join(found)}) and cannot be "
                            "converted: download the release that is not quantised")
+
+
+def describe_import(facts: Mapping[str, Any], output: Path, file_format: str | None) -> Iterator[str]:
+    """What an import found, for the user to read: the recipe's settings, and notes.
+
+    Args:
+        facts: From `import_model`.
+        output: The file that was made.
+        file_format: `--format`, or None.
+    """
+    yield "model_config: " + yaml.safe_dump(facts["model_config"], default_flow_style=True, sort_keys=False,
+                                            width=math.inf).strip()
+    yield from (f"note: {note}" for note in facts["notes"])
+    if output.suffix not in SUFFIXES.values():
+        yield f"note: MindSpore loads {output} only under a name that ends in {SUFFIXES[file_format]}"
 
 
 def _write(folder: HfFolder, sources: Mapping[str, Source], layout: Mapping[str, Entry], output: Path,
