@@ -505,11 +505,11 @@ def test_a_lost_machine_costs_no_step(work, whole, bucket):
     job = subprocess.Popen(launches.launch_command(work, "lost", 2, launcher=("--mirror", url(bucket))),
                            cwd=launches.ROOT, env=launches.environment(graphs), stdout=subprocess.DEVNULL,
                            stderr=subprocess.DEVNULL)
-    wait_for(lambda: len(list(run.glob("checkpoint/rank_*/*.ckpt"))) >= 4, 200)
-    workers = launches.workers_of(run)
-    for process in workers.values():  # a slow machine: the mirror gets its turn
-        os.kill(process, signal.SIGSTOP)
     try:
+        wait_for(lambda: len(list(run.glob("checkpoint/rank_*/*.ckpt"))) >= 4 or job.poll() is not None, 300)
+        assert job.poll() is None
+        for process in launches.workers_of(run).values():  # a slow machine: the mirror gets its turn
+            os.kill(process, signal.SIGSTOP)
         wait_for(lambda: indexed_steps(bucket))
     finally:
         for process in [*mirror_processes(run), job.pid, *processes_of(run)]:
