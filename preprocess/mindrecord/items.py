@@ -17,7 +17,7 @@ from typing import Any
 from research_internlm.data.choice import ALPACA_KEYS, require_shown
 from research_internlm.data.items import is_reading
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import manifest_path, publish, read_json, require_file, staging
+from research_internlm.shared.files import MANIFEST_SUFFIX, publish, read_json, require_file, staging
 from research_internlm.shared.parsing import parse_json, refuse_surrogates, strict_decoder
 
 _READING_KEYS = ("passage", "question", "output")
@@ -70,7 +70,7 @@ def inputs_of(pattern: str) -> list[Path]:
         ToolkitError: Nothing matches.
     """
     paths = [Path(pattern)] if Path(pattern).exists() else [
-        Path(name) for name in sorted(glob.glob(pattern)) if not name.endswith(manifest_path("").name)]
+        Path(name) for name in sorted(glob.glob(pattern)) if not name.endswith(MANIFEST_SUFFIX)]
     if not paths:
         raise ToolkitError(f"--input_glob {pattern} matches no file; {_HINT}")
     return paths

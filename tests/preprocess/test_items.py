@@ -140,3 +140,11 @@ def test_written_items_are_the_bytes_of_the_whole_list(tmp_path):
         assert path.read_bytes() == json.dumps(items, ensure_ascii=False, indent=4).encode()
 
     check()
+
+
+def test_a_pattern_matches_several_files_and_no_manifest(tmp_path):
+    for name in ("b.json", "a.json", "a.json.manifest.json"):
+        (tmp_path / name).write_text("[]")
+    found = item_files.inputs_of(str(tmp_path / "*.json"))
+    assert found == [tmp_path / "a.json", tmp_path / "b.json"]
+    assert item_files.inputs_of(str(tmp_path / "a.json")) == [tmp_path / "a.json"]
