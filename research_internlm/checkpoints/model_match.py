@@ -34,11 +34,12 @@ def weights_problems(path: str | Path, model_config: Mapping[str, Any]) -> Itera
         One sentence a problem: no such file, another model's, incomplete, or recorded with other settings.
     """
     path = Path(path)
-    if wrong := hf_config.shape_problems(model_config):
-        yield f"--load_checkpoint {path} cannot be checked: in model.model_config, {'; '.join(wrong)}"
-        return
+    wrong = hf_config.shape_problems(model_config)
     try:
         for file in _files_of(path):
+            if wrong:
+                raise ToolkitError(f"--load_checkpoint {path} cannot be checked: in model.model_config, "
+                                   f"{'; '.join(wrong)}")
             _require_model(file, model_config)
             require_recorded_config(file, model_config)
     except ToolkitError as error:

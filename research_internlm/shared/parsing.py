@@ -17,6 +17,7 @@ import yaml
 
 from research_internlm.shared.errors import ToolkitError
 
+MOST_YAML_DEPTH = 100  # the shipped recipes have 5
 MOST_YAML_NODES = 200_000  # of a recipe with its aliases written out; the shipped ones have about 300
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -116,7 +117,20 @@ def parse_yaml(text: str, what: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses double keys and names the place of a value it cannot make."""
+    """PyYAML's safe loader that bounds nesting, refuses double keys and names a value it cannot make."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        # Python's own limit is no bound: libraries raise it.
+        self._depth += 1
+        if self._depth > MOST_YAML_DEPTH:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:

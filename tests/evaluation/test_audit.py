@@ -11,6 +11,7 @@ from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.evaluation import audit_findings, label_losses
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import sha256_of, write_manifest
+from tests.helpers.run_info import manifest
 
 
 def test_data_with_a_flipped_bit_is_not_audited(tmp_path):
@@ -18,8 +19,8 @@ def test_data_with_a_flipped_bit_is_not_audited(tmp_path):
     data.write_bytes(b"rows")
     model.write_bytes(b"pieces")
     part = {"file": data.name, "bytes": 4, "sha256": sha256_of(data)}
-    write_manifest(data, parts=[part], record_length=64, seq_length=63, prompt_version="internlm-chat-1",
-                   tokenizer_sha256=sha256_of(model))
+    write_manifest(data, **manifest(1, parts=[part], record_length=64, seq_length=63,
+                                    tokenizer_sha256=sha256_of(model)))
     label_losses._check_data(data, model, "x.yaml")
     data.write_bytes(b"rowt")
     with pytest.raises(ToolkitError, match=r"--dataset: valid\.mindrecord in .* changed"):
