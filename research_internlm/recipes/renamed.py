@@ -46,7 +46,7 @@ def unknown_type(where: str, name: str, kind: str, known: Collection[str]) -> st
         known: Names that it has.
     """
     if name in TYPES:
-        return f"{where}.type {name!r} is {_OLD}: {TYPES[name]}"
+        return f"{where}.type {name!r} is not registered with MindFormers ({_OLD}): {TYPES[name]}"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
     return (f"{where}.type {name!r} is not registered with MindFormers as a {kind}"
             + (f" (did you mean {close[0]}?)" if close else ""))

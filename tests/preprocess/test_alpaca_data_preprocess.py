@@ -56,7 +56,7 @@ def test_every_boundary(demo_data, tmp_path, convert, spare, kept):
 def test_partitions_hold_every_row_once_and_their_manifest_names_them(tmp_path, convert):
     convert([item(f"Number {n}?") for n in range(10)], 119, "--file_partition", 3)
     manifest = check_mindrecord(tmp_path / "out.mindrecord", 120, "--train_dataset", "x.yaml")
-    assert [part["file"] for part in manifest["parts"]] == [
+    assert [part.file for part in manifest.parts] == [
         f"out.mindrecord{n}{end}" for n in range(3) for end in ("", ".db")]
     import mindspore.dataset as ds
 
@@ -74,7 +74,8 @@ def test_the_manifest_names_the_tasks_wording(tmp_path, convert):
     for items, wordings in (([item()], []), ([item(), reading], ["squad-1"])):
         convert(items, 99, "--overwrite")
         assert read_manifest(tmp_path / "out.mindrecord")["wordings"] == wordings
-    write_manifest(tmp_path / "items.json", prompt_version="internlm-chat-1")  # of the time before wordings
+    write_manifest(tmp_path / "items.json", tool="t", inputs={}, counts={},
+                   prompt_version="internlm-chat-1")  # of the time before wordings
     convert([item(), reading], 99, "--overwrite")
     assert read_manifest(tmp_path / "out.mindrecord")["wordings"] == ["exam-1", "squad-1"]
 
@@ -117,7 +118,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, demo_data):
 def test_the_trainer_s_check_names_both_numbers(tmp_path, convert):
     convert([item()], 99)
     path = tmp_path / "out.mindrecord"
-    assert check_mindrecord(path, 100, "--train_dataset", "x.yaml")["seq_length"] == 99
+    assert check_mindrecord(path, 100, "--train_dataset", "x.yaml").seq_length == 99
     with pytest.raises(ToolkitError, match=r"100-token rows .*--seq_length 99.*x.yaml needs 200-token rows"):
         check_mindrecord(path, 200, "--train_dataset", "x.yaml")
     database = tmp_path / "out.mindrecord.db"

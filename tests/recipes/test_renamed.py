@@ -18,11 +18,15 @@ NINE = (
     "unknown key filepath_prefix, a name of MindFormers 1.1: leave it out",
     "unknown key context.enable_graph_kernel, a name of MindFormers 1.1: leave it out",
     "unknown key context.graph_kernel_flags, a name of MindFormers 1.1: leave it out",
-    "optimizer.type 'FP32StateAdamWeightDecay' is a name of MindFormers 1.1: write AdamW, and betas: "
+    "optimizer.type 'FP32StateAdamWeightDecay' is not registered with MindFormers ("
+    "a name of MindFormers 1.1): write AdamW, and betas: "
     "[B1, B2] in place of beta1 and beta2",
-    "callbacks.type 'CheckpointMointor' is a name of MindFormers 1.1: write CheckpointMonitor",
-    "callbacks.type 'ObsMonitor' is a name of MindFormers 1.1: leave it out; --mirror of",
-    "eval_callbacks.type 'ObsMonitor' is a name of MindFormers 1.1: leave it out; --mirror of",
+    "callbacks.type 'CheckpointMointor' is not registered with MindFormers ("
+    "a name of MindFormers 1.1): write CheckpointMonitor",
+    "callbacks.type 'ObsMonitor' is not registered with MindFormers ("
+    "a name of MindFormers 1.1): leave it out; --mirror of",
+    "eval_callbacks.type 'ObsMonitor' is not registered with MindFormers ("
+    "a name of MindFormers 1.1): leave it out; --mirror of",
 )
 
 
