@@ -43,6 +43,7 @@ def test_valid_files_give_results(valid, tmp_path):
         assert not list(silent_losses(target, folder)), target.name
 
 
+@pytest.mark.slow
 def test_malformed_inputs(valid, tmp_path):
     failures = []
     seeds = [int(ONLY)] if ONLY else range(SEED, SEED + INPUTS)

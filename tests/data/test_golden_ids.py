@@ -88,6 +88,7 @@ def kept(names, results):
     return {name: digest.result() for name, digest in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", END_MARKERS)
 def test_training_samples_of_all_real_questions_are_unchanged(vocabulary, questions, passages, end):
     processor, special = vocabulary
