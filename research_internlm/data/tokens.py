@@ -73,7 +73,8 @@ def load_tokenizer(model_file: str | os.PathLike) -> sentencepiece.SentencePiece
     sentencepiece.set_min_log_level(2)  # the real model makes it warn about a piece that is never used
     try:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (RuntimeError, OSError) as error:
+        processor.id_to_piece(list(range(processor.vocab_size())))  # bytes that are not UTF-8 show only here
+    except (RuntimeError, OSError, ValueError) as error:
         raise ToolkitError(f"{path} is not a SentencePiece model; use InternLM's tokenizer.model") from error
     try:
         special_tokens(processor)

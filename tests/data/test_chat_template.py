@@ -166,3 +166,15 @@ def test_the_other_end_marker_changes_only_the_end(family):
     start = [segment for segment in upstream if not segment.supervised]
     assert [segment for segment in other if not segment.supervised] == start
     assert prompt_version() == "internlm-chat-1" != prompt_version("eos")
+
+
+@pytest.mark.parametrize("place", [0.3, 0.9])
+def test_a_damaged_vocabulary_is_named(demo_data, tmp_path, place):
+    """A byte that is not UTF-8 within a piece; SentencePiece's own message then cannot be decoded."""
+    data = bytearray((demo_data / "tokenizer.model").read_bytes())
+    letters = [index for index in range(int(len(data) * place), len(data)) if 97 <= data[index] < 123]
+    for index in letters[:40]:
+        data[index] = 0xB0
+    (tmp_path / "tokenizer.model").write_bytes(bytes(data))
+    with pytest.raises(ToolkitError, match="is not a SentencePiece model"):
+        load_tokenizer(tmp_path / "tokenizer.model")
