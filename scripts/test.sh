@@ -2,7 +2,7 @@
 # Set-up, then ruff and the tests.
 #
 #   bash scripts/test.sh                 # everything
-#   bash scripts/test.sh --quick         # what needs no model, in under two minutes on 2 cores
+#   bash scripts/test.sh --quick         # what needs no model, about three minutes on 2 cores
 #   bash scripts/test.sh -k prompts      # arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
