@@ -7,7 +7,7 @@ Numbers are checked where they are computed with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from research_internlm.shared.errors import ToolkitError
@@ -35,18 +35,16 @@ _KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def require_structure(recipe: Mapping[str, Any], required: Iterable[str] = ()) -> None:
+def require_structure(recipe: Mapping[str, Any]) -> None:
     """Checks the kind of every setting that the toolkit itself reads.
 
     Args:
         recipe: The merged recipe.
-        required: Dotted paths of settings that must be there and not be empty.
 
     Raises:
-        ToolkitError: With every setting that is missing or of another kind.
+        ToolkitError: With every setting that is of another kind.
     """
-    problems = [*_wrong(recipe), *(f"{path} is missing" for path in required if not _value(recipe, path))]
-    if problems:
+    if problems := list(_wrong(recipe)):
         raise ToolkitError(f"{len(problems)} wrong setting(s) in the config: {'; '.join(problems)}")
 
 
@@ -57,7 +55,7 @@ def _wrong(recipe: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path} must be {' or '.join(kinds)}, found {value!r:.60}"
 
 
-def _value(recipe: Mapping[str, Any], path: str, absent: Any = None) -> Any:
+def _value(recipe: Mapping[str, Any], path: str, absent: Any) -> Any:
     value: Any = recipe
     for part in path.split("."):
         if not isinstance(value, Mapping) or part not in value:

@@ -3,7 +3,6 @@
 import pytest
 
 from research_internlm import recipes
-from research_internlm.recipes.structure import require_structure
 from research_internlm.shared.errors import ToolkitError
 
 
@@ -33,11 +32,6 @@ def test_an_override_is_of_the_form_too(root):
 def test_every_shipped_recipe_has_the_form(root):
     for path in root.glob("yaml/**/*.yaml"):
         recipes.resolve(path)
-
-
-def test_what_is_required_is_named():
-    with pytest.raises(ToolkitError, match=r"run_mode is missing; context\.device_target is missing"):
-        require_structure({"context": {}}, ["run_mode", "context.device_target"])
 
 
 @pytest.mark.parametrize("extends", ["5", "[null]", "[[a.yaml]]", '""'])
