@@ -22,6 +22,7 @@ COMMANDS = {
     "convert": "preprocess.alpaca_data_preprocess_v1",
     "weights": "research_internlm.weights",
     "plan": "research_internlm.plan",
+    "rehearse": "research_internlm.rehearse",
     "train": "research_internlm.run_internlm",
     "launch": "research_internlm.launch",
     "mirror": "research_internlm.mirror",

@@ -44,12 +44,17 @@ def version_problems(versions: Mapping[str, str], device_target: str) -> Iterato
             yield f"MindSpore {mindspore} runs on CANN {' or '.join(accepted)}, but {cann} is installed"
 
 
+def npu_names(device_folder: str | Path = "/dev") -> list[str]:
+    """The NPUs that the driver shows to this machine: davinci0, davinci1 ..."""
+    return sorted(path.name for path in Path(device_folder).glob("davinci[0-9]*"))
+
+
 def device_problems(local_workers: int, device_target: str, device_folder: str | Path = "/dev"
                     ) -> Iterator[str]:
     """Too few NPUs for the workers of this machine."""
     if device_target != "Ascend":
         return
-    devices = sorted(path.name for path in Path(device_folder).glob("davinci[0-9]*"))
+    devices = npu_names(device_folder)
     chosen = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
     visible = len([part for part in chosen.split(",") if part.strip()]) if chosen else len(devices)
     if min(visible, len(devices)) < local_workers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -26,6 +27,18 @@ def processes_of(output: Path, role: str | None = None) -> list[int]:
             if marks <= set(file.read_bytes().split(b"\0")):
                 found.append(int(file.parent.name))
     return sorted(found)
+
+
+def workers_of(output: Path) -> dict[int, int]:
+    """Rank -> process id of the living workers of a run; processes that a worker has forked are left out."""
+    found: dict[int, int] = {}
+    for process in processes_of(output, "MS_WORKER"):
+        with contextlib.suppress(OSError):
+            variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            ranks = [int(word[8:]) for word in variables if re.fullmatch(rb"RANK_ID=\d+", word)]
+            if ranks and b"run_internlm.py" in Path(f"/proc/{process}/cmdline").read_bytes():
+                found.setdefault(ranks[0], process)
+    return found
 
 
 def end_processes(output: Path) -> None:

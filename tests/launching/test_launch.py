@@ -23,7 +23,7 @@ from research_internlm.recipes.schedule import CheckpointPlan, Steps
 from research_internlm.runs import same_run, saved_steps
 from research_internlm.shared import processes
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.processes import processes_of
+from research_internlm.shared.processes import processes_of, workers_of
 from research_internlm.shared.run_layout import TRAIN_LOG
 from research_internlm.training import command, worker
 from tests.helpers.commands import ROOT, assert_user_error
@@ -36,7 +36,6 @@ from tests.helpers.launches import (
     launch_command,
     lines,
     prepare,
-    workers_of,
 )
 from tests.helpers.weight_files import random_tensors, read, write
 
