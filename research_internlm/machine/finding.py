@@ -12,7 +12,7 @@ from typing import Any
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 LEVELS = {OK: ("ok", "正常"), WARNING: ("warning", "警告"), PROBLEM: ("problem", "问题")}
-_LONGEST = 300  # characters of one value that came from outside, e.g. a line of npu-smi
+_LONGEST = 400  # characters of one value in a sentence; the JSON page has all of it
 
 
 class Topic(enum.Enum):
@@ -81,7 +81,7 @@ class Finding:
 
 def _shown(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
+        value = ", ".join(map(str, value))
     if isinstance(value, str) and len(value) > _LONGEST:
         return f"{value[:_LONGEST]}..."
     return value

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from research_internlm.machine.finding import PROBLEM, WARNING, Code, Finding, Topic
+from research_internlm.machine.finding import OK, PROBLEM, WARNING, Code, Finding, Topic
 from research_internlm.machine.npu_smi import Chip, ChipProcess, SmiPage
 from research_internlm.machine.npus import NpuFacts, page_of
 
 # An idle chip shows 2,900 to 3,450 MB in use: the driver's (public logs of releases 24.1.rc1 to 26.0.rc1).
 _IDLE_MB = 5000
 RECIPE_MB = 58 * 1024  # context.max_device_memory of the 7B recipes; checked by a test
-_LINES_SHOWN = 5
 _OCCUPIED = "-8020"  # dcmi's code for a device that another container has
 
 
@@ -165,11 +165,14 @@ def start_findings(facts: NpuFacts, workers: int, wanted: int | None) -> Iterato
         yield Npu.NO_CHIPS.warning(**facts.values)
         return
     chips = facts.chosen_chips(page.chips, workers)
-    if chips is None:  # which of the listed chips are meant is not known, so none of them is a problem
+    if chips is None:  # which of the listed chips are meant is not known, so none of them prevents the start
         yield Npu.COUNT_DIFFERS.warning(listed=len(page.chips), **facts.values)
-    yield from _chip_findings(page, page.chips if chips is None else chips, WARNING if chips is None else PROBLEM)
+        found = [*_chip_findings(page, page.chips, WARNING)]
+        yield from (replace(finding, level=WARNING) for finding in found if finding.level != OK)
+    else:
+        yield from _chip_findings(page, chips, PROBLEM)
     if wanted:
-        yield from size_findings(page.chips if chips is None else chips, wanted)
+        yield from size_findings(chips or page.chips, wanted)
 
 
 def _answer_findings(facts: NpuFacts, page: SmiPage | None) -> Iterator[Finding]:
@@ -180,14 +183,13 @@ def _answer_findings(facts: NpuFacts, page: SmiPage | None) -> Iterator[Finding]
             yield Npu.NOT_ASKED.warning(**facts.values)
     elif answer.code is None:
         yield Npu.NO_ANSWER.warning()
-    elif page is None or (not page.chips and "dcmi" in answer.text):  # some releases exit with 0
+    elif page is None:
         code = Npu.OCCUPIED if _OCCUPIED in answer.text else Npu.REFUSED
         message = " ".join(answer.text.split()) or f"exit code {answer.code}"
         yield code.problem(message=message) if facts.devices else code.warning(message=message)
     else:
         if page.unread:
-            shown = [f"'{line[:120]}'" for line in page.unread[:_LINES_SHOWN]]
-            yield Npu.UNREAD.warning(count=len(page.unread), lines="; ".join(shown))
+            yield Npu.UNREAD.warning(count=len(page.unread), lines=[f"'{line}'" for line in page.unread])
         chips = {(chip.npu, chip.chip) for chip in page.chips}
         if strays := [_process(one) for one in page.processes if (one.npu, one.chip) not in chips]:
             yield Npu.STRAY.warning(processes=strays)

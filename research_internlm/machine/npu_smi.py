@@ -131,8 +131,8 @@ class _Reader:
             self.has_process_table = True
         else:
             is_whole = line.endswith("|")  # of a line that was cut, the last number or word may be half of it
-            return self._takes_name(cells, is_whole) or is_whole and (
-                self._takes_process(cells) or self._takes_usage(cells))
+            return self._takes_name(cells, is_whole) or (
+                is_whole and (self._takes_process(cells) or self._takes_usage(cells)))
         return True
 
     def _takes_name(self, cells: list[str], is_whole: bool) -> bool:

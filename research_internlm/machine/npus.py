@@ -43,11 +43,11 @@ class NpuFacts:
         Returns:
             None where a device cannot be told apart among the chips.
         """
-        parts = self.visible.split(",") if self.visible else map(str, range(workers))
+        parts = (self.visible or ",".join(map(str, range(workers)))).split(",")
         numbers = [int(part) for part in parts if re.fullmatch(r"\s*[0-9]{1,9}\s*", part)][:workers]
         if len(chips) < len(self.devices) or any(number >= len(self.devices) for number in numbers):
             return None
-        if len(chips) > len(self.devices):  # a container that sees all chips: its devices are named after them
+        if len(chips) > len(self.devices):  # in a container that sees all chips, devices are named after them
             numbers = [int(self.devices[number].removeprefix("davinci")) for number in numbers]
         return [chips[number] for number in numbers] if max(numbers, default=0) < len(chips) else None
 
@@ -69,7 +69,8 @@ def page_of(facts: NpuFacts) -> SmiPage | None:
     if facts.answer is None or facts.answer.code is None:
         return None
     page = parse(facts.answer.text)
-    return page if facts.answer.code == 0 or page.chips else None
+    is_error = facts.answer.code != 0 or "dcmi" in facts.answer.text  # some errors come with exit code 0
+    return None if is_error and not page.chips else page
 
 
 def has_npu(facts: NpuFacts) -> bool:
