@@ -50,10 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(to_json(report(findings, lang)), ensure_ascii=False, indent=2))
     else:
         names = {level: name[lang == "zh"] for level, name in LEVELS.items()}
-        width = max(map(len, names.values()))
+        width, colon = max(map(len, names.values())), "：" if lang == "zh" else ": "
         for finding in findings:
             print_marked(f"{names[finding.level]:{width}}", _COLOURS[finding.level],
-                         f"  {finding.code.topic.name_in(lang)}: {finding.text(lang)}")
+                         f"  {finding.code.topic.name_in(lang)}{colon}{finding.text(lang)}")
         print(summary(findings, lang))
     return USER_ERROR_EXIT_CODE if worst(findings) == PROBLEM else 0
 

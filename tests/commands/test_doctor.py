@@ -65,7 +65,7 @@ def test_the_script_speaks_the_locale_s_language(machine, monkeypatch):
     monkeypatch.setenv("PYTHONUTF8", "1")
     done = subprocess.run(["bash", "scripts/doctor.sh"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "\x1b" not in done.stdout, done.stdout + done.stderr
-    assert "警告  环境变量: MS_ROLE=MS_SCHED" in done.stdout and "0 个问题" in done.stdout.splitlines()[-1]
+    assert "警告  环境变量：MS_ROLE=MS_SCHED" in done.stdout and "0 个问题" in done.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("is_terminal", "variables", "written"), [
