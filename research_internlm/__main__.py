@@ -17,6 +17,7 @@ from research_internlm.shared.errors import USER_ERROR_EXIT_CODE, run_main
 
 # In the order of the work. A command also answers to the name of its file.
 COMMANDS = {
+    "doctor": "research_internlm.doctor",
     "csv2json": "preprocess.mmlu_cmmlu_csv2json",
     "preprocess": "preprocess.data_preprocess",
     "convert": "preprocess.alpaca_data_preprocess_v1",

@@ -21,7 +21,7 @@ from preprocess.mindrecord import synthetic
 from research_internlm import recipes
 from research_internlm.checkpoints.tensor_files import TensorFile
 from research_internlm.data.rows import record_length
-from research_internlm.launching import machine_checks
+from research_internlm.machine import npus
 from research_internlm.recipes.schedule import steps_from_recipe, whole_number
 from research_internlm.runs import saved_steps
 from research_internlm.runs.train_log_file import read_training
@@ -92,7 +92,7 @@ def prepare(config: str, workers: int, options: Sequence[str], folder: Path) -> 
     Raises:
         ToolkitError: The recipe is not valid.
     """
-    device = "Ascend" if machine_checks.npu_names() else "CPU"
+    device = "Ascend" if npus.find_devices() else "CPU"
     given = ["--config", config, *options]
     asked = command.resolve(command.parse_arguments(given))
     shape = recipes.model_config(asked)

@@ -6,7 +6,8 @@ import math
 import pytest
 
 from research_internlm import recipes, rehearse
-from research_internlm.launching import machine_checks, rehearsal
+from research_internlm.launching import rehearsal
+from research_internlm.machine import npus
 from research_internlm.recipes.schedule import steps_from_recipe
 from research_internlm.runs.loss_lines import Record
 from research_internlm.runs.worker_logs import RankLog
@@ -18,8 +19,8 @@ SIZE = {"seq_length", "hidden_size", "num_layers", "num_heads", "n_kv_heads", "i
         "vocab_size", "multiple_of"}
 
 
-def prepare(monkeypatch, folder, config, npus, *options):
-    monkeypatch.setattr(machine_checks, "npu_names", lambda: [f"davinci{n}" for n in range(npus)])
+def prepare(monkeypatch, folder, config, count, *options):
+    monkeypatch.setattr(npus, "find_devices", lambda: tuple(f"davinci{n}" for n in range(count)))
     return rehearsal.prepare(str(ROOT / "yaml" / config), 2, options, folder / "rehearsal")
 
 
