@@ -204,7 +204,7 @@ def index_hosts(settings: str) -> list[str]:
     """Hosts of the indexes in `pip config list`; never their paths, names or passwords.
 
     Args:
-        settings: Its lines, `global.index-url='https://HOST/simple'`, also with a name and password before HOST.
+        settings: Its lines, `global.index-url='https://HOST/simple'`, or with a password before HOST.
     """
     hosts = []
     for match in filter(None, map(_INDEX_LINE.fullmatch, settings.splitlines())):
