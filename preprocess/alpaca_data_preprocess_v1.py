@@ -1,4 +1,4 @@
-"""Instruction JSON to MindRecord: encodes every item and writes fixed-length rows.
+"""Instruction and conversation JSON to MindRecord: encodes every item and writes fixed-length rows.
 
     python preprocess/alpaca_data_preprocess_v1.py --mindrecord_schema internlm_alpaca \\
         --input_glob train_alpaca_format.json --output_file train.mindrecord \\
@@ -7,6 +7,8 @@
 Rows are seq_length + 1 tokens, what training wants; validation rows of seq_length tokens are made with
 --seq_length one less (1023). With --pack a row holds as many whole samples as fit. The record rule is in
 research_internlm/data/rows.py, the choice of samples that share a row in preprocess/mindrecord/packing.py.
+Items are alpaca items, also with `system` and `history`, or conversations in the forms of OpenAI
+(`messages`), XTuner (`conversation`) and ShareGPT (`conversations`); each item's fields tell its form.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +28,12 @@ from tqdm import tqdm
 
 from preprocess.mindrecord.background import in_background
 from preprocess.mindrecord.encoding import Block, encode_blocks
-from preprocess.mindrecord.items import inputs_of, read_named
+from preprocess.mindrecord.items import READING, inputs_of, read_named
 from preprocess.mindrecord.packing import Sample, pack
 from preprocess.mindrecord.writer import existing_parts, load_writer, write_mindrecord
-from research_internlm.data.chat_template import prompt_version
+from research_internlm.data.chat_template import ALL_ANSWERS, TRAIN_ON, prompt_version
 from research_internlm.data.families import END_MARKERS, UPSTREAM_END
-from research_internlm.data.items import SQUAD_WORDING, is_reading, render_item
+from research_internlm.data.items import SQUAD_WORDING, render_item
 from research_internlm.data.manifest import (
     Counts,
     MindRecordManifest,
@@ -65,24 +68,26 @@ class Statistics:
         items: Items read.
         rows: Rows written.
         samples: Samples in them.
-        reading: Items read that are questions on a passage.
+        forms: Items read by their form.
         tokens: Tokens of all samples, and `supervised` those with a label.
         longest: Tokens of the longest sample.
         longest_answer: Most supervised tokens in one row.
         fullest: Most samples in one row.
         overlong: Every dropped item with its length.
+        shortened: Every conversation that lost exchanges, with its length before and their number.
     """
 
     items: int = 0
     rows: int = 0
     samples: int = 0
-    reading: int = 0
     tokens: int = 0
     supervised: int = 0
     longest: int = 0
     longest_answer: int = 0
     fullest: int = 0
     overlong: list[dict[str, Any]] = field(default_factory=list)
+    shortened: list[dict[str, Any]] = field(default_factory=list)
+    forms: Counter[str] = field(default_factory=Counter)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -106,8 +111,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--end_marker", choices=END_MARKERS, default=UPSTREAM_END, help="how chat answers "
         "end: eoa as upstream (<eoa>, newline, </s>), eos with </s> alone, for a base that does not learn "
         "<eoa> (research_internlm/audit.py tells; default: %(default)s)")
+    add("--train_on", choices=TRAIN_ON, default=ALL_ANSWERS, help="which answers of a conversation are "
+        "learnt (default: %(default)s)")
     add("--overlong", choices=("drop", "error"), default="drop", help="an item that does not fit its row is "
-        "dropped and listed, or an error; it is never cut (default: %(default)s)")
+        "dropped and listed, or an error; a conversation first loses its oldest exchanges, listed too; an "
+        "answer is never cut (default: %(default)s)")
     add("--num_workers", type=whole(1), default=2, metavar="N",
         help="threads that encode (default: %(default)s)")
     add("--show", type=whole(0), default=0, metavar="N",
@@ -118,21 +126,21 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def encode_named(paths: Sequence[Path], processor: sentencepiece.SentencePieceProcessor,
                  special: SpecialTokens, arguments: argparse.Namespace
-                 ) -> Iterator[tuple[list[str], int, Block]]:
+                 ) -> Iterator[tuple[list[str], Counter[str], Block]]:
     """All items of all files as blocks of samples.
 
     Yields:
-        Names of the items, under which they are listed when dropped; how many are questions on a passage;
-        their samples.
+        Names of the items, under which they are listed when dropped; how many have which form; their samples.
     """
     for_names, for_encoding = itertools.tee(read_named(paths))  # apart by one block
-    for block in encode_blocks((item for _, item in for_encoding), processor, special, arguments.num_workers,
-                               arguments.end_marker):
+    room = record_length(arguments.seq_length) if arguments.overlong == "drop" else None
+    for block in encode_blocks((item for *_, item in for_encoding), processor, special, arguments.num_workers,
+                               arguments.end_marker, arguments.train_on, room):
         named = list(itertools.islice(for_names, len(block.lengths)))
-        yield [name for name, _ in named], sum(is_reading(item) for _, item in named), block
+        yield [name for name, *_ in named], Counter(form for _, form, _ in named), block
 
 
-def keep_fitting(blocks: Iterable[tuple[list[str], int, Block]], length: int, statistics: Statistics
+def keep_fitting(blocks: Iterable[tuple[list[str], Counter[str], Block]], length: int, statistics: Statistics
                  ) -> Iterator[Sample]:
     """Passes on the samples that fit a row and notes the others.
 
@@ -144,9 +152,11 @@ def keep_fitting(blocks: Iterable[tuple[list[str], int, Block]], length: int, st
     Yields:
         Samples of at most `length` tokens.
     """
-    for names, reading, block in blocks:
+    for names, forms, block in blocks:
         statistics.items += len(names)
-        statistics.reading += reading
+        statistics.forms += forms
+        statistics.shortened += [{"item": names[place], "tokens": tokens, "exchanges_left_out": gone}
+                                 for place, (tokens, gone) in block.shortened.items()]
         for name, (ids, supervised) in zip(names, block.samples(), strict=True):
             if fits(len(ids), length):
                 yield ids, supervised
@@ -183,13 +193,8 @@ def make_rows(groups: Iterable[Sequence[Sample]], length: int, statistics: Stati
             yield dict(zip(records, row, strict=True))
 
 
-def show(number: int, item: dict[str, str], processor: sentencepiece.SentencePieceProcessor, family: str,
-         end: str) -> None:
-    """Prints a sample as the model reads it, the supervised part between ⟦ and ⟧."""
-    print(f"--- sample {number}\n{_marked(render_item(item, family, end), processor)}")
-
-
 def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProcessor) -> str:
+    """A sample as the model reads it, the supervised part between ⟦ and ⟧."""
     text, inside = "", False
     for segment in segments:
         if segment.supervised != inside:
@@ -202,6 +207,7 @@ def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProce
 
 def report(statistics: Statistics, length: int, output: Path) -> None:
     """Prints the counts and how full the rows are."""
+    forms = ", ".join(f"{count} {form}" for form, count in statistics.forms.most_common())
     dropped, rows = len(statistics.overlong), statistics.rows
     print(f"{statistics.samples + dropped} items in = {statistics.samples} samples in {rows} rows + "
           f"{dropped} dropped (longer than {length} tokens) -> {output}")
@@ -209,7 +215,11 @@ def report(statistics: Statistics, length: int, output: Path) -> None:
         print(f"  dropped {entry['item']}: {entry['tokens']} tokens")
     if dropped > 10:
         print(f"  ... and {dropped - 10} more, all in the manifest")
-    print(f"tokens per sample: mean {statistics.tokens / statistics.samples:.1f}, longest "
+    if statistics.shortened:
+        gone = sum(entry["exchanges_left_out"] for entry in statistics.shortened)
+        print(f"{len(statistics.shortened)} conversations lost their oldest exchanges to fit, {gone} in all; "
+              "each is in the manifest")
+    print(f"items are {forms}; tokens per sample: mean {statistics.tokens / statistics.samples:.1f}, longest "
           f"{statistics.longest} of {length}; samples per row: mean {statistics.samples / rows:.2f}, most "
           f"{statistics.fullest}")
     print(f"rows are {statistics.tokens / rows / length:.1%} text, {statistics.supervised / rows:.1f} tokens "
@@ -229,8 +239,9 @@ def convert(arguments: argparse.Namespace) -> None:
     processor = load_tokenizer(arguments.model_file)
     special = special_tokens(processor)
     paths = inputs_of(arguments.input_glob)
-    for number, (_, item) in enumerate(itertools.islice(read_named(paths), arguments.show), 1):
-        show(number, item, processor, special.family, arguments.end_marker)
+    for number, (*_, item) in enumerate(itertools.islice(read_named(paths), arguments.show), 1):
+        segments = render_item(item, special.family, arguments.end_marker, arguments.train_on)
+        print(f"--- sample {number}\n{_marked(segments, processor)}")
     length = record_length(arguments.seq_length)
     statistics = Statistics()
 
@@ -251,7 +262,7 @@ def convert(arguments: argparse.Namespace) -> None:
     report(statistics, length, output)
 
 
-def _refuse_overlong(blocks: Iterable[tuple[list[str], int, Block]], length: int) -> None:
+def _refuse_overlong(blocks: Iterable[tuple[list[str], Counter[str], Block]], length: int) -> None:
     long = [f"{name} ({count} tokens)" for names, _, block in blocks
             for name, count in zip(names, block.lengths, strict=True) if not fits(count, length)]
     if long:
@@ -267,7 +278,7 @@ def _manifest(arguments: argparse.Namespace, paths: list[Path], special: Special
     manifests = [read_data_manifest(path) for path in paths]
     kinds = {manifest.evaluation_kind if manifest else "unknown" for manifest in manifests}
     wordings = {wording for manifest in manifests if manifest for wording in manifest.wordings}
-    if statistics.reading:
+    if statistics.forms[READING]:
         wordings.add(SQUAD_WORDING)
     return MindRecordManifest(
         parts=parts,
@@ -284,6 +295,9 @@ def _manifest(arguments: argparse.Namespace, paths: list[Path], special: Special
         counts=Counts(in_=statistics.items, samples=statistics.samples, out=statistics.rows,
                       dropped={"overlong": len(statistics.overlong)}),
         dropped=statistics.overlong,
+        forms=dict(statistics.forms),
+        train_on=arguments.train_on,
+        shortened=statistics.shortened,
         tokens=Tokens(total=statistics.tokens, supervised=statistics.supervised,
                       padding=statistics.rows * length - statistics.tokens,
                       longest=statistics.longest, longest_answer=statistics.longest_answer,

@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": "research_internlm.doctor",
     "csv2json": "preprocess.mmlu_cmmlu_csv2json",
     "preprocess": "preprocess.data_preprocess",
+    "assistant": "preprocess.assistant_data",
     "convert": "preprocess.alpaca_data_preprocess_v1",
     "weights": "research_internlm.weights",
     "plan": "research_internlm.plan",

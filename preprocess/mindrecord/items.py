@@ -1,4 +1,4 @@
-"""Items of alpaca JSON files: written, found, read and checked, one at a time.
+"""Items of JSON files: written, found, read and checked, one at a time.
 
 So a data set of any size takes the memory of one block of text.
 """
@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from research_internlm.data.choice import ALPACA_KEYS, require_shown
+from research_internlm.data.conversations import ALPACA, FORMS, MESSAGES, form_of, read_conversation
 from research_internlm.data.items import is_reading
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import MANIFEST_SUFFIX, publish, read_json, require_file, staging
 from research_internlm.shared.parsing import parse_json, refuse_surrogates, strict_decoder
 
+READING = "reading"  # the form of a question on a passage, beside those of data/conversations.py
 _READING_KEYS = ("passage", "question", "output")
+_TURNS = ("system", "history")  # of an alpaca item that is a conversation
 _HINT = "preprocess/data_preprocess.py makes train_alpaca_format.json and its companions"
 _encode_any = json.JSONEncoder(ensure_ascii=False).encode
 _BLOCK = 1 << 20  # characters read at once
@@ -76,36 +79,54 @@ def inputs_of(pattern: str) -> list[Path]:
     return paths
 
 
-def read_items(path: Path) -> Iterator[dict[str, str]]:
-    """Reads one file of items, streamed, and checks every one; an alpaca item may leave `input` out.
+def read_items(path: Path) -> Iterator[dict[str, Any]]:
+    """The items of one file as `read_formed` gives them."""
+    return (item for _, item in read_formed(path))
+
+
+def read_formed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Reads one file of items, streamed, and checks every one.
+
+    Yields:
+        The form of an item, and the item as render_item takes it: a question on a passage or a single alpaca
+        exchange as it stands (`input` may be left out), everything else as `messages`.
 
     Raises:
         ToolkitError: No list and no JSON Lines, an item lacks its text fields, or other fields hold what no
             prompt shows; the item's place is named.
     """
     for number, item in enumerate(stream_items(path), 1):
-        wanted = _READING_KEYS if isinstance(item, dict) and is_reading(item) else ALPACA_KEYS
-        if isinstance(item, dict) and wanted is ALPACA_KEYS and item.get("input") is None:
-            item = {**item, "input": ""}
-        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in wanted):
-            raise ToolkitError(f"{path}, item {number}: expected an object with the texts "
-                               f"{', '.join(wanted)}, found {str(item)[:80]}")
-        if not item["output"]:
-            raise ToolkitError(f"{path}, item {number}: its output is empty, so there is nothing to learn; "
-                               "give it an answer or remove it")
         try:
-            require_shown(item, wanted)
+            yield _checked(item)
         except ToolkitError as error:
             raise ToolkitError(f"{path}, item {number}: {error}") from None
-        yield item
 
 
-def read_named(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, str]]]:
-    """All items of all files, each with the name it is listed under when it is dropped."""
+def _checked(item: Any) -> tuple[str, dict[str, Any]]:
+    form = READING if isinstance(item, dict) and is_reading(item) else form_of(item)
+    if form in FORMS:
+        return form, {MESSAGES: read_conversation(item)}
+    wanted = _READING_KEYS if form == READING else ALPACA_KEYS
+    if form == ALPACA and item.get("input") is None:
+        item = {**item, "input": ""}
+    if form is None or not all(isinstance(item.get(key), str) for key in wanted):
+        raise ToolkitError(f"expected an object with the texts {', '.join(wanted)}, or with messages, "
+                           f"conversation or conversations, found {str(item)[:80]}")
+    if not item["output"]:
+        raise ToolkitError("its output is empty, so there is nothing to learn; give it an answer or remove "
+                           "it")
+    require_shown(item, wanted if form == READING else (*wanted, *_TURNS))
+    if form == ALPACA and any(item.get(key) for key in _TURNS):
+        return form, {MESSAGES: read_conversation(item)}
+    return form, item
+
+
+def read_named(paths: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """All items of all files: the name each is listed under, its form, and the item."""
     for path in paths:
-        for number, item in enumerate(read_items(path), 1):
+        for number, (form, item) in enumerate(read_formed(path), 1):
             yield (f"{item['id']} (ordering {item.get('ordering', 1)})" if item.get("id")
-                   else f"{path.name} item {number}"), item
+                   else f"{path.name} item {number}"), form, item
 
 
 def stream_items(path: Path) -> Iterator[Any]:

@@ -122,6 +122,11 @@ class MindRecordManifest:
         packed: Whether rows hold several samples.
         counts: Items and rows.
         dropped: Every item left out, with its length.
+        forms: Items by the form they had in the JSON files (data/conversations.py; `reading`: questions on a
+            passage).
+        train_on: Which answers of a conversation have labels, `all` or `last`.
+        shortened: Every conversation that lost its oldest exchanges to fit its row: its tokens before, and
+            how many exchanges went.
         tokens: Tokens in the rows.
         samples_per_row: How full packed rows are.
         seed: Of the packing; None where it is not packed.
@@ -142,6 +147,9 @@ class MindRecordManifest:
     packed: bool
     counts: Counts
     dropped: list[dict[str, Any]]
+    forms: dict[str, Count] = field(default_factory=dict)
+    train_on: str = "all"
+    shortened: list[dict[str, Any]] = field(default_factory=list)
     tokens: Tokens
     samples_per_row: SamplesPerRow
     seed: int | None = None
