@@ -13,8 +13,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from trainer_runs import MEAN, Run, run, samples, write_rows
+from trainer_runs import MEAN, Run, run, samples
 
+from preprocess.mindrecord.synthetic import write_rows
 from research_internlm.data.families import FAMILIES, INTERNLM
 from research_internlm.shared.errors import run_main
 

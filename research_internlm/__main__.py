@@ -21,6 +21,7 @@ COMMANDS = {
     "preprocess": "preprocess.data_preprocess",
     "convert": "preprocess.alpaca_data_preprocess_v1",
     "weights": "research_internlm.weights",
+    "probe": "research_internlm.probe",
     "plan": "research_internlm.plan",
     "train": "research_internlm.run_internlm",
     "launch": "research_internlm.launch",
