@@ -41,7 +41,8 @@ _WARM_UP_LINES = 3  # of them: the first step compiles, and in sink mode one mor
 _KEPT_CALLBACKS = ("MFLossMonitor",)
 _ERROR = re.compile(r"^error: (.*)|.*(out of memory|RuntimeError|Exception:).*", re.IGNORECASE)
 
-Runner = Callable[[Path, Path, Path, int], tuple[int, str]]
+# Runs the workers of a shape, whose run is FOLDER/run: exit code and log.
+Runner = Callable[[Path, recipes.Recipe, Shape, int], tuple[int, str]]
 
 
 def check_machine(recipe: recipes.Recipe, workers: int) -> None:
@@ -82,7 +83,7 @@ def measure(recipe: recipes.Recipe, workers: int, output: Path, say: Callable[[s
         for number, shape in enumerate(probe.shapes(recipe)):
             if str(shape) in found.failed or shape in [point.shape for point in found.points]:
                 continue
-            found = _with_shape(found, shape, folder / str(number), runner or run_workers)
+            found = with_shape(found, shape, folder / str(number), runner or run_workers)
             said = found.failed.get(str(shape)) or _measured_text(found.points[-1], found.memory)
             say(f"{shape}: {said}")
             write_json(partial, schema.to_json(found))
@@ -113,18 +114,26 @@ def _measured_text(point: Point, kind: str) -> str:
     return f"{point.step_ms:.1f} ms a step{peak}"
 
 
-def _with_shape(found: Probe, shape: Shape, folder: Path, runner: Runner) -> Probe:
-    """The probe with one more shape measured, or failed with a reason."""
+def with_shape(found: Probe, shape: Shape, folder: Path, runner: Runner) -> Probe:
+    """The probe with one more shape measured, or failed with a reason.
+
+    Args:
+        found: The points so far.
+        shape: The shape.
+        folder: A new folder for its run.
+        runner: Runs the workers.
+
+    Raises:
+        ToolkitError: The recipe is wrong.
+    """
     limit = search.memory_limit(found.recipe)
     needed = memory.device_memory(found.recipe, count_parameters(recipes.model_config(found.recipe)), shape)
     if found.recipe["context"]["device_target"] != "CPU" and needed.total > limit:
         return replace(found, failed={**found.failed, str(shape): f"not run: needs about {needed}, and "
                                       f"{limit / GIB:.1f} GiB may be used"})
     folder.mkdir()
-    data, config, run = folder / "train.mindrecord", folder / "recipe.yaml", folder / "run"
-    _write_data(data, found.recipe, shape, found.workers)
-    recipes.write_resolved(shaped(found.recipe, shape, found.workers), config)
-    code, log = runner(config, data, run, found.workers)
+    run = folder / "run"
+    code, log = runner(folder, found.recipe, shape, found.workers)
     lines = read_lines(run / TRAIN_LOG).records if (run / TRAIN_LOG).is_file() else {}
     times = [record.step_ms for record in lines.values()][_WARM_UP_LINES:]
     if code or not times:
@@ -174,20 +183,21 @@ def _write_data(path: Path, recipe: recipes.Recipe, shape: Shape, workers: int) 
         raise ToolkitError(f"the probe's rows could not be written to {path.parent}; is the disk full?")
 
 
-def run_workers(config: Path, data: Path, run: Path, workers: int) -> tuple[int, str]:
+def run_workers(folder: Path, recipe: recipes.Recipe, shape: Shape, workers: int) -> tuple[int, str]:
     """Runs one shape's workers to their end.
 
     Args:
-        config: The shaped recipe.
-        data: Its rows.
-        run: The run's folder.
+        folder: Where its rows, its recipe, its run and its logs go.
+        recipe: The resolved recipe.
+        shape: The shape.
         workers: How many.
 
     Returns:
         Exit code, and the log's text.
     """
-    command = [str(ROOT / "research_internlm/run_internlm.py"), *worker_options(config, data, run, workers)]
-    logs = run.with_name("logs")
+    options = prepare(folder, recipe, shape, workers)
+    command = [str(ROOT / "research_internlm/run_internlm.py"), *options]
+    logs, run = folder / "logs", folder / "run"
     logs.mkdir()
     if workers == 1:
         command = [sys.executable, *command]
@@ -204,9 +214,16 @@ def run_workers(config: Path, data: Path, run: Path, workers: int) -> tuple[int,
     return code, "\n".join(texts)
 
 
-def worker_options(config: Path, data: Path, run: Path, workers: int) -> list[str]:
-    """Options of run_internlm.py."""
-    return ["--config", str(config), "--train_dataset", str(data), "--output_dir", str(run),
+def prepare(folder: Path, recipe: recipes.Recipe, shape: Shape, workers: int) -> list[str]:
+    """Writes a shape's rows and recipe.
+
+    Returns:
+        Options of run_internlm.py.
+    """
+    config, data = folder / "recipe.yaml", folder / "train.mindrecord"
+    recipes.write_resolved(shaped(recipe, shape, workers), config)
+    _write_data(data, recipe, shape, workers)
+    return ["--config", str(config), "--train_dataset", str(data), "--output_dir", str(folder / "run"),
             "--use_parallel", str(workers > 1)]
 
 
