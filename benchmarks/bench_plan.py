@@ -3,9 +3,9 @@
     python benchmarks/bench_plan.py [--cpu] [--rounds 2]
 
 The H100 part takes no time: the model is fitted on three of the eleven points and predicts the other eight;
-all eleven peaks are predicted. --cpu runs the probe of the tiny packed recipe through the real Trainer, then six
-other shapes; each shape is run in `--rounds` turns and the fastest counts, because other load on the machine
-moves every number. Memory there is corrected by the probe's peaks, as plan --probe does.
+all eleven peaks are predicted. --cpu runs the probe of the tiny packed recipe through the real Trainer, then
+six other shapes; each shape is run in `--rounds` turns and the fastest counts, because other load on the
+machine moves every number. Memory there is corrected by the probe's peaks, as plan --probe does.
 """
 
 from __future__ import annotations
