@@ -32,6 +32,7 @@ SPREAD = 0.03  # of the same shape measured again: 220 to 238 ms on the floor of
 _RECOMPUTED_FLOOR = (1.5, 2.0)
 # Difference in Akaike's criterion up to which a fit is not ruled out (Burnham and Anderson 2002, 2.6).
 _PLAUSIBLE = 2.0
+_SCATTER = 0.12  # relative error at a measured point above which a plan says that it cannot be relied on
 # Columns of (1, weights, attention) that a fit may scale on their own; (1, 2) together is time ~ FLOPs.
 _STRUCTURES = (((1, 2),), ((0,), (1, 2)), ((1,), (2,)), ((0,), (1,), (2,)))
 
@@ -64,11 +65,13 @@ class Fit:
         floors: Recompute -> floor in milliseconds; without an entry where no point lies on it.
         rates: Milliseconds of a step, per FLOP through weights, per FLOP of attention.
         score: Akaike's criterion.
+        worst: Largest relative error at a measured point.
     """
 
     floors: Mapping[bool, float]
     rates: tuple[float, float, float]
-    score: float
+    score: float = 0.0
+    worst: float = 0.0
 
     def milliseconds(self, work: Work, recompute: bool, share: float = 1.0) -> Range:
         """Time of some work.
@@ -131,6 +134,9 @@ class StepModel:
             having, lacking = ("with", "without") if True in kinds else ("without", "with")
             texts.append(f"all points were measured {having} recomputing: steps {lacking} it follow from "
                          "FLOPs, and their floor is a range")
+        if self.fits[0].worst > _SCATTER:
+            texts.append(f"the measured steps scatter: the fit misses one by {self.fits[0].worst:.0%}, and so "
+                         "may these hours; measure again while nothing else runs on the machine")
         return tuple(texts)
 
 
@@ -155,7 +161,7 @@ def fit(points: Sequence[Point], measured_config: Mapping[str, Any], config: Map
     candidates = sorted(_candidates(points, works), key=lambda pair: (round(pair[0].score, 6), pair[1]))
     best = candidates[0][0].score
     fits = tuple(Fit({kind: floor * layers for kind, floor in found.floors.items()},
-                     (found.rates[0] * layers, *found.rates[1:]), found.score)
+                     (found.rates[0] * layers, *found.rates[1:]), found.score, found.worst)
                  for found, _ in candidates if found.score <= best + _PLAUSIBLE)
     return StepModel(config, fits, tuple(point.shape for point in points), source, is_probed)
 
@@ -201,7 +207,8 @@ def _rates(times: Sequence[float], works: Sequence[Work], structure: Sequence[Se
 
 def _scored(points: Sequence[Point], works: Sequence[Work], floors: Mapping[bool, float],
             rates: tuple[float, float, float], parameters: int) -> Fit:
-    found = Fit(floors, rates, 0.0)
+    found = Fit(floors, rates)
     errors = [found.milliseconds(work, point.shape.recompute).best / point.step_ms - 1
               for point, work in zip(points, works, strict=True)]
-    return Fit(floors, rates, sum((error / SPREAD) ** 2 for error in errors) + 2 * parameters)
+    return Fit(floors, rates, sum((error / SPREAD) ** 2 for error in errors) + 2 * parameters,
+               max(map(abs, errors)))

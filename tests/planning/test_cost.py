@@ -234,3 +234,10 @@ def test_a_model_of_half_the_layers_has_half_the_floor(recipe):
     whole = step_sources.from_table(recipe)
     assert half.fits[0].floors[False] == pytest.approx(whole.fits[0].floors[False] / 2)
     assert step_sources.from_table(recipes.merge(recipe, {"context": {"device_target": "CPU"}})) is None
+
+
+def test_points_that_no_step_could_have_are_said_to_scatter(recipe):
+    model = model_of(recipe, (shape(1, 256, False), 400), (shape(1, 1024, False), 1_000),
+                     (shape(4, 1024, False), 500), (shape(1, 256), 1_700))
+    assert any("scatter" in text for text in model.unknown)
+    assert not any("scatter" in text for text in step_sources.from_table(recipe).unknown)
