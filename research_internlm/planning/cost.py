@@ -135,8 +135,8 @@ class StepModel:
             texts.append(f"all points were measured {having} recomputing: steps {lacking} it follow from "
                          "FLOPs, and their floor is a range")
         if self.fits[0].worst > _SCATTER:
-            texts.append(f"the measured steps scatter: the fit misses one by {self.fits[0].worst:.0%}, and so "
-                         "may these hours; measure again while nothing else runs on the machine")
+            texts.append(f"the measured steps scatter: the fit misses one by {self.fits[0].worst:.0%}, and "
+                         "so may these hours; measure again while nothing else runs on the machine")
         return tuple(texts)
 
 
