@@ -23,6 +23,7 @@ COMMANDS = {
     "assistant": "preprocess.assistant_data",
     "convert": "preprocess.alpaca_data_preprocess_v1",
     "weights": "research_internlm.weights",
+    "probe": "research_internlm.probe",
     "plan": "research_internlm.plan",
     "rehearse": "research_internlm.rehearse",
     "train": "research_internlm.run_internlm",

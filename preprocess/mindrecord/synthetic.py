@@ -6,6 +6,7 @@ text and lets the vocabulary have any size; the answer is always the same, so a 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +47,33 @@ def samples(count: int, vocab_size: int, longest: int) -> list[Sample]:
     return made
 
 
+def equal_rows(rows: int, seq_length: int, packed: bool, labels: int, vocab_size: int) -> list[list[Sample]]:
+    """Samples of each of some equal rows: full packed rows, or one sample of 146 tokens in each padded row.
+
+    Args:
+        rows: Rows to fill.
+        seq_length: Positions of a row.
+        packed: Whether a row holds as many samples as fit; they share its length evenly.
+        labels: Supervised tokens of a row.
+        vocab_size: Ids are below it.
+    """
+    random = np.random.default_rng(0)
+    length = record_length(seq_length)
+    count = max(1, length // MEAN_TOKENS) if packed else 1
+    ends = ([length * number // count for number in range(count + 1)] if packed
+            else [0, min(MEAN_TOKENS, length)])
+    found = []
+    for _ in range(rows):
+        row = []
+        for number, (start, end) in enumerate(itertools.pairwise(ends)):
+            ids = random.integers(FIRST_FREE, vocab_size, end - start).astype(np.int32)
+            ids[0], ids[-1] = BOS, EOS
+            own = max(1, min(len(ids) - 1, labels * (number + 1) // count - labels * number // count))
+            row.append((ids, np.arange(len(ids)) >= len(ids) - own))
+        found.append(row)
+    return found
+
+
 def write_rows(path: Path, made: Sequence[Sample], seq_length: int, vocab_size: int, packed: bool) -> int:
     """Writes samples as the converter would, padded or packed, with the manifest that training asks for.
 
@@ -59,21 +87,27 @@ def write_rows(path: Path, made: Sequence[Sample], seq_length: int, vocab_size: 
     Returns:
         The number of rows.
     """
-    length = record_length(seq_length)
-    groups = list(pack(made, length, seed=0)) if packed else [[sample] for sample in made]
+    groups = list(pack(made, record_length(seq_length), seed=0)) if packed else [[sample] for sample in made]
+    return write_groups(path, groups, seq_length, vocab_size, packed)
+
+
+def write_groups(path: Path, groups: Sequence[Sequence[Sample]], seq_length: int, vocab_size: int,
+                 packed: bool) -> int:
+    """The same for samples that are grouped into rows already."""
+    length, found = record_length(seq_length), [sample for group in groups for sample in group]
     joined = [tuple(map(np.concatenate, zip(*group, strict=True))) for group in groups]
     rows = [dict(zip(SCHEMA, row, strict=True))
             for row in zip(*make_records(joined, length).values(), strict=True)]
-    tokens = sum(len(ids) for ids, _ in made)
+    tokens = sum(len(ids) for ids, _ in found)
     labels = [int((row["labels"] >= 0).sum()) for row in rows]
     write_manifest(path, **to_json(MindRecordManifest(
         parts=write_mindrecord(path, iter(rows), 1, "internlm_alpaca"), tool=Path(__file__).name, inputs={},
         tokenizer_sha256="", special_ids={"bos": BOS, "eos": EOS, "vocab_size": vocab_size},
         prompt_version=PROMPT_VERSION, evaluation_kind="unknown", seq_length=seq_length, record_length=length,
-        packed=packed, counts=Counts(in_=len(made), samples=len(made), out=len(rows), dropped={}),
+        packed=packed, counts=Counts(in_=len(found), samples=len(found), out=len(rows), dropped={}),
         dropped=[], tokens=Tokens(
             total=tokens, supervised=sum(labels), padding=len(rows) * length - tokens,
-            longest=max(len(ids) for ids, _ in made), longest_answer=max(labels),
+            longest=max(len(ids) for ids, _ in found), longest_answer=max(labels),
             fill=tokens / len(rows) / length),
-        samples_per_row=SamplesPerRow(mean=len(made) / len(rows), max=max(map(len, groups))))))
+        samples_per_row=SamplesPerRow(mean=len(found) / len(rows), max=max(map(len, groups))))))
     return len(rows)
