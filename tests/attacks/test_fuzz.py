@@ -6,6 +6,7 @@ and `ATTACK_ONLY=SEED` runs it alone and leaves its files in place.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -33,6 +34,7 @@ def valid(tmp_path_factory, root, demo_data, complete_run) -> Path:
     import pandas  # noqa: F401
 
     contest_metric.score_answer("a", "b")
+    gc.freeze()  # no fork looks through, and so copies, what is loaded here
     folder = tmp_path_factory.mktemp("attack") / "valid"
     folder.mkdir()
     make_files(folder, root, demo_data / "tokenizer.model", complete_run)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -64,6 +65,7 @@ def main() -> None:
     os.dup2(2, 1)  # only answers go to the pipe
     for name in LOADED:
         importlib.import_module(name)
+    gc.freeze()  # no fork looks through, and so copies, what is loaded here
     sys.stdout.flush()
     for line in requests:
         child = os.fork()
