@@ -24,7 +24,13 @@ from research_internlm.shared.process_role import (
     worker_count,
 )
 from research_internlm.training.command import parse_arguments, resolve
-from research_internlm.training.worker import continue_run, preflight, prepare_output, train
+from research_internlm.training.worker import (
+    continue_run,
+    preflight,
+    prepare_output,
+    serve_workers,
+    train,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,17 +42,18 @@ def main(argv: list[str] | None = None) -> int:
     set_log_folder(recipe)
     if not recipe.get("use_parallel"):
         leave_job_variables_out()
-    if is_scheduler() and not recipe.get("use_parallel"):
-        return 0  # no scheduler is needed for one worker
-    if not is_scheduler():
-        parameters, data = preflight(recipe, arguments)
-        count = count_parameters(recipes.model_config(recipe))
-        parameters = replace(parameters, contest_ratio=scoring.contest_ratio(count))
-        if rank() == 0:
-            print(scoring.parameter_line(count), flush=True)
-        fill_from_data(recipe, data, worker_count())
-        prepare_output(recipe, parameters, data, arguments)
-        continue_run(recipe)
+    if is_scheduler():
+        if recipe.get("use_parallel"):  # one worker needs none
+            serve_workers(recipe["context"]["device_target"])
+        return 0
+    parameters, data = preflight(recipe, arguments)
+    count = count_parameters(recipes.model_config(recipe))
+    parameters = replace(parameters, contest_ratio=scoring.contest_ratio(count))
+    if rank() == 0:
+        print(scoring.parameter_line(count), flush=True)
+    fill_from_data(recipe, data, worker_count())
+    prepare_output(recipe, parameters, data, arguments)
+    continue_run(recipe)
     if recipe["run_mode"] == "predict":
         from research_internlm.inference.predict import predict
 

@@ -6,6 +6,7 @@ and `ATTACK_ONLY=SEED` runs it alone and leaves its files in place.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from research_internlm.evaluation import contest_metric
 from tests.attacks import sandbox
 from tests.attacks.mutations import mutate
 from tests.attacks.targets import OUTPUT, TARGETS, Target, make_files
@@ -27,7 +29,12 @@ ONLY = os.environ.get("ATTACK_ONLY")
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory, root, demo_data, complete_run) -> Path:
-    """All valid files."""
+    """All valid files; what commands import late and slowly is loaded here once, not in each fork."""
+    import mindspore.mindrecord  # noqa: F401
+    import pandas  # noqa: F401
+
+    contest_metric.score_answer("a", "b")
+    gc.freeze()  # no fork looks through, and so copies, what is loaded here
     folder = tmp_path_factory.mktemp("attack") / "valid"
     folder.mkdir()
     make_files(folder, root, demo_data / "tokenizer.model", complete_run)

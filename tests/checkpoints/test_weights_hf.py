@@ -15,6 +15,7 @@ from research_internlm.checkpoints.hf_export import export_adapter, export_model
 from research_internlm.checkpoints.hf_import import import_model
 from research_internlm.checkpoints.merging import merge
 from research_internlm.shared.errors import ToolkitError
+from tests.helpers import weight_files
 from tests.helpers.commands import ROOT, assert_user_error, run_script
 from tests.helpers.weight_files import (
     CONFIG,
@@ -23,18 +24,12 @@ from tests.helpers.weight_files import (
     WEIGHTS,
     hf_release,
     lora_tensors,
-    make_run,
     random_tensors,
     read,
     write,
 )
 
-
-@pytest.fixture
-def run(tmp_path):
-    """A run's folder, the base it started from, and its adapter."""
-    base = write(tmp_path / "base.ckpt", random_tensors(SHAPES))
-    return tmp_path / "run", base, make_run(tmp_path / "run", base)
+run = weight_files.run  # fixture
 
 
 def test_from_hf_reports_all_misfits_at_once(tmp_path):

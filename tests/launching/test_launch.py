@@ -54,6 +54,12 @@ def test_all_ranks_end_with_the_same_bits(whole):
     assert differing(first, second) == []
 
 
+@pytest.mark.model
+def test_the_scheduler_loads_no_mindformers(whole):
+    assert "mindformers" not in (whole / "msrun_log/attempt-001/scheduler.log").read_text()
+    assert "mindformers" in (whole / "msrun_log/attempt-001/worker_0.log").read_text()
+
+
 def differing(one, other):
     """Names of the values whose bits differ."""
     assert one.keys() == other.keys() and len(one) > 40
