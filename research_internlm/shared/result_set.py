@@ -37,6 +37,9 @@ class ResultSet:
         names = dict.fromkeys((*names, *(manifest_path(name).name for name in names)))
         there = [name for name in names if (self.folder / name).exists()]
         self._stage.publish(there, [name for name in names if name not in there], self._kept)
+        for name, other in self._kept.items():
+            print(f"{name} had no manifest, so it was not finished or not of this toolkit: made again, the "
+                  f"old one is {other}")
 
 
 @contextlib.contextmanager
@@ -74,7 +77,4 @@ def result_set(output: Path, overwrite: bool, finished: Mapping[Path, Path | Non
             for path in finished:
                 again = bool(kept) and not path.with_name(path.name + _KEPT).exists()
                 require_absent(path, again, inputs, is_folder)
-            if kept:
-                print(f"{', '.join(kept)}: without a manifest, so not finished; made again, and kept as "
-                      f"*{_KEPT}")
         yield ResultSet(stage.new, stage, kept)

@@ -160,7 +160,7 @@ def test_a_file_without_a_manifest_is_made_again_and_kept(tmp_path, capsys):
     path.write_text("mine")
     make_files(tmp_path, 2, False)
     assert path.read_text() == "a2" and (tmp_path / "a.without_manifest").read_text() == "mine"
-    assert "a: without a manifest, so not finished; made again" in capsys.readouterr().out
+    assert "a had no manifest, so it was not finished" in capsys.readouterr().out
     with pytest.raises(ToolkitError, match="exists already; pass --overwrite"):
         make_files(tmp_path, 2, False)
     manifest_path(path).unlink()
