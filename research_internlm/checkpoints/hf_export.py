@@ -70,6 +70,7 @@ def export_model(checkpoint: Path, output: Path, model_config: Mapping[str, Any]
     Raises:
         ToolkitError: The checkpoint holds an unmerged adapter or does not fit the config.
     """
+    output = _linked(output)
     inputs = [checkpoint, *([model_file] if model_file else [])]
     with (_export(output, _WEIGHTS, overwrite, inputs, _MODEL_FILES) as results,
           TensorFile(checkpoint) as file):
@@ -112,6 +113,11 @@ def _weights_of(file: TensorFile, model_config: Mapping[str, Any]) -> tuple[dict
     return weights, state
 
 
+def _linked(output: Path) -> Path:
+    """The folder itself where the output is a link to one: it is replaced where it lies, not the link."""
+    return output.resolve() if output.is_symlink() and output.exists() else output
+
+
 @contextlib.contextmanager
 def _export(output: Path, weights_name: str, overwrite: bool, inputs: Iterable[Path], ours: frozenset[str]
             ) -> Iterator[ResultSet]:
@@ -145,6 +151,7 @@ def export_adapter(adapter_path: Path, output: Path, overwrite: bool) -> dict[st
     Raises:
         ToolkitError: Adapter and run do not belong together.
     """
+    output = _linked(output)
     with _export(output, _ADAPTER, overwrite, [adapter_path], _ADAPTER_FILES) as results:
         adapter = open_adapter(adapter_path)
         with adapter.file as file:

@@ -72,6 +72,10 @@ def test_overwrite_replaces_an_export_whole(place):
     assert {path.name for path in (place / "out").iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "model.safetensors.manifest.json"}
     assert json.loads((place / "out" / "config.json").read_text())["rope_theta"] == 5
+    (place / "link").symlink_to("out")
+    call(place, TO_HF + "{}/link model.model_config.theta=6")
+    assert (place / "link").is_symlink()
+    assert json.loads((place / "out" / "config.json").read_text())["rope_theta"] == 6
     (place / "out" / "pytorch_model.bin").write_text("of another model")
     with pytest.raises(ToolkitError, match=r"holds 1 files that no earlier export wrote \(pytorch_model"):
         call(place, TO_HF + "{}/out")

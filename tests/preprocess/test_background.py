@@ -1,5 +1,6 @@
 """A generator in another process: same items, same errors, and a killed process is told."""
 
+import contextlib
 import os
 import signal
 import time
@@ -62,7 +63,11 @@ def test_the_process_ends_with_its_parent(tmp_path):
     process = int((tmp_path / "process").read_text())
     os.kill(asking, signal.SIGKILL)
     os.waitpid(asking, 0)
-    wait_until(lambda: has_ended(process))
+    try:
+        wait_until(lambda: has_ended(process))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def has_ended(process):
