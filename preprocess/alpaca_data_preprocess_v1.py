@@ -30,17 +30,18 @@ from preprocess.mindrecord.background import in_background
 from preprocess.mindrecord.encoding import Block, encode_blocks
 from preprocess.mindrecord.items import READING, inputs_of, read_named
 from preprocess.mindrecord.packing import Sample, pack
-from preprocess.mindrecord.writer import existing_parts, load_writer, write_mindrecord
+from preprocess.mindrecord.writer import load_writer, parts_of_older, results_of, write_mindrecord
 from research_internlm.data.chat_template import ALL_ANSWERS, TRAIN_ON, prompt_version
 from research_internlm.data.families import END_MARKERS, UPSTREAM_END
 from research_internlm.data.items import SQUAD_WORDING, render_item
 from research_internlm.data.manifest import (
     Counts,
+    DataManifest,
     MindRecordManifest,
     Part,
     SamplesPerRow,
     Tokens,
-    read_data_manifest,
+    require_own_manifest,
 )
 from research_internlm.data.rows import fits, make_records, record_length
 from research_internlm.data.segments import Segment
@@ -53,8 +54,9 @@ from research_internlm.data.tokens import (
 )
 from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
-from research_internlm.shared.files import sha256_of, write_manifest
+from research_internlm.shared.files import manifest_path, sha256_of, write_manifest
 from research_internlm.shared.process_role import leave_job_variables_out
+from research_internlm.shared.result_set import ResultSet, result_set
 from research_internlm.shared.schema import to_json
 
 _ROWS_AT_ONCE = 512
@@ -233,12 +235,23 @@ def convert(arguments: argparse.Namespace) -> None:
         ToolkitError: Inputs, tokenizer or output do not allow it.
     """
     output = Path(arguments.output_file)
-    old = existing_parts(output, arguments.file_partition)
-    if old and not arguments.overwrite:
-        raise ToolkitError(f"{old[0]} exists already; pass --overwrite to replace it, or name another output")
+    paths = inputs_of(arguments.input_glob)
+    with result_set(output, arguments.overwrite, results_of(output, arguments.file_partition),
+                    [*paths, arguments.model_file]) as results:
+        statistics = write_rows(arguments, paths, results)
+    report(statistics, record_length(arguments.seq_length), output)
+
+
+def write_rows(arguments: argparse.Namespace, paths: list[Path], results: ResultSet) -> Statistics:
+    """Makes the data set and its manifest.
+
+    Raises:
+        ToolkitError: Inputs or tokenizer do not allow it.
+    """
+    output = results.folder / Path(arguments.output_file).name
+    made_by = [require_own_manifest(path) for path in paths]
     processor = load_tokenizer(arguments.model_file)
     special = special_tokens(processor)
-    paths = inputs_of(arguments.input_glob)
     for number, (*_, item) in enumerate(itertools.islice(read_named(paths), arguments.show), 1):
         segments = render_item(item, special.family, arguments.end_marker, arguments.train_on)
         print(f"--- sample {number}\n{_marked(segments, processor)}")
@@ -258,8 +271,11 @@ def convert(arguments: argparse.Namespace) -> None:
                            f"--seq_length (now {arguments.seq_length})")
     rows = tqdm(itertools.chain([first], rows), desc="rows", delay=2, unit="row")
     parts = write_mindrecord(output, rows, arguments.file_partition, arguments.mindrecord_schema)
-    write_manifest(output, **to_json(_manifest(arguments, paths, special, statistics, parts)))
-    report(statistics, length, output)
+    facts = _manifest(arguments, paths, made_by, special, statistics, parts)
+    write_manifest(output, **to_json(facts))
+    results.publish(*parts_of_older(Path(arguments.output_file)), *(part.file for part in parts),
+                    manifest_path(output).name)
+    return statistics
 
 
 def _refuse_overlong(blocks: Iterable[tuple[list[str], Counter[str], Block]], length: int) -> None:
@@ -271,11 +287,10 @@ def _refuse_overlong(blocks: Iterable[tuple[list[str], Counter[str], Block]], le
                            "pass --overlong drop")
 
 
-def _manifest(arguments: argparse.Namespace, paths: list[Path], special: SpecialTokens,
-              statistics: Statistics, parts: list[Part]) -> MindRecordManifest:
+def _manifest(arguments: argparse.Namespace, paths: list[Path], manifests: list[DataManifest | None],
+              special: SpecialTokens, statistics: Statistics, parts: list[Part]) -> MindRecordManifest:
     """The manifest of the data set."""
     length = record_length(arguments.seq_length)
-    manifests = [read_data_manifest(path) for path in paths]
     kinds = {manifest.evaluation_kind if manifest else "unknown" for manifest in manifests}
     wordings = {wording for manifest in manifests if manifest for wording in manifest.wordings}
     if statistics.forms[READING]:

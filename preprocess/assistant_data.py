@@ -23,6 +23,7 @@ from research_internlm.data.manifest import write_data_manifest
 from research_internlm.shared import files, schema
 from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.shared.result_set import ResultSet, result_set
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -102,27 +103,37 @@ def _tell_of(general: General, arguments: argparse.Namespace, items: list[Item])
               f"about {drawn / general.usable:.0f} times; {advice}")
 
 
+def write(results: ResultSet, arguments: argparse.Namespace, identity: Identity) -> dict[str, int]:
+    """Writes both files and their manifests; returns the counts of the training data."""
+    items, facts = make(arguments, identity)
+    questions = MeasuredQuestions(identity=identity, questions=held_out_questions(identity))
+    data = results.folder / arguments.output.name
+    held_out = held_out_path(data)
+    files.write_json(data, items)
+    files.write_json(held_out, schema.to_json(questions))
+    common = {"tool": "preprocess/assistant_data.py", "identity": schema.to_json(identity), "wordings": [],
+              "assistant_wording": WORDING, "seed": arguments.seed,
+              "together": {path.name: files.sha256_of(path) for path in (data, held_out)}}
+    write_data_manifest(data, **common, **facts, repeat=arguments.repeat, held_out=held_out.name)
+    write_data_manifest(held_out, **common, inputs={}, counts={"questions": len(questions.questions)},
+                        evaluation_kind="held_out")
+    results.publish(held_out.name, data.name)
+    return facts["counts"] | {"held_out": len(questions.questions)}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     arguments = parse_arguments(argv)
     identity = identity_of(arguments)
     outputs = (arguments.output, held_out_path(arguments.output))
-    for path in outputs:
-        files.require_absent(path, arguments.overwrite, [arguments.general] if arguments.general else [])
-    items, facts = make(arguments, identity)
-    questions = MeasuredQuestions(identity=identity, questions=held_out_questions(identity))
-    common = {"tool": "preprocess/assistant_data.py", "identity": schema.to_json(identity),
-              "wordings": [], "assistant_wording": WORDING, "seed": arguments.seed}
-    files.write_json(outputs[0], items)
-    files.write_json(outputs[1], schema.to_json(questions))
-    write_data_manifest(outputs[0], **common, **facts, repeat=arguments.repeat, held_out=outputs[1].name)
-    write_data_manifest(outputs[1], **common, inputs={}, counts={"questions": len(questions.questions)},
-                        evaluation_kind="held_out")
-    counts = facts["counts"]
+    finished = {path: files.manifest_path(path) for path in outputs}
+    inputs = [arguments.general] if arguments.general else []
+    with result_set(arguments.output, arguments.overwrite, finished, inputs) as results:
+        counts = write(results, arguments, identity)
     parts = ", ".join(f"{counts[source]} {source}" for source in ("identity", "near", "general")
                       if source in counts)
     print(f"{counts['items']} conversations ({parts}; {counts['distinct']} differ) -> {outputs[0]}; "
-          f"{len(questions.questions)} held-out questions -> {outputs[1]}")
+          f"{counts['held_out']} held-out questions -> {outputs[1]}")
     return 0
 
 

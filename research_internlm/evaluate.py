@@ -22,8 +22,9 @@ from research_internlm import recipes
 from research_internlm.evaluation import runner, squad
 from research_internlm.evaluation.tasks import TASKS
 from research_internlm.shared.errors import run_main
-from research_internlm.shared.files import require_absent, require_file, write_json
+from research_internlm.shared.files import require_file, write_json
 from research_internlm.shared.process_role import leave_job_variables_out
+from research_internlm.shared.result_set import result_set
 from research_internlm.shared.run_layout import PREDICTIONS
 from research_internlm.shared.versions import require_installed_packages
 
@@ -60,7 +61,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_output_options(parser: argparse.ArgumentParser, in_run_folder: bool) -> None:
     output = parser.add_mutually_exclusive_group(required=True) if in_run_folder else parser
-    output.add_argument("--output", required=not in_run_folder, metavar="F.json",
+    output.add_argument("--output", type=Path, required=not in_run_folder, metavar="F.json",
                         help="results; the raw predictions go beside it as F.predictions.json")
     if in_run_folder:
         output.add_argument("--run_dir", metavar="RUN_DIR", help="in place of --output: results and log go "
@@ -68,8 +69,12 @@ def _add_output_options(parser: argparse.ArgumentParser, in_run_folder: bool) ->
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
 
 
-def evaluate(arguments: argparse.Namespace, started: float) -> dict[str, Any]:
-    """Runs a task: writes the raw predictions, prints the verdict and returns the result."""
+def evaluate(arguments: argparse.Namespace, started: float, predictions_file: Path) -> dict[str, Any]:
+    """Runs a task: writes the raw predictions it makes, prints the verdict and returns the result."""
+    if arguments.command == "squad-score":
+        result = squad.score_file(arguments.squad_file, arguments.predictions)
+        print("\n".join(squad.verdict_lines(result)))
+        return result
     require_installed_packages()
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
 
@@ -78,7 +83,7 @@ def evaluate(arguments: argparse.Namespace, started: float) -> dict[str, Any]:
     model = runner.EvaluatedModel(arguments.config, arguments.load_checkpoint, arguments.model_file,
                                   arguments.overlay, arguments.overrides, arguments.device_target)
     result, predictions = runner.evaluate(task, model, arguments.limit, started)
-    write_json(Path(arguments.output).with_suffix(PREDICTIONS), predictions)
+    write_json(predictions_file, predictions)
     print("\n".join(task.lines(result)))
     return result
 
@@ -89,11 +94,11 @@ def go_into_run_folder(arguments: argparse.Namespace) -> None:
 
     run = Path(arguments.run_dir).absolute()
     checkpoint = require_file(arguments.load_checkpoint, "--load_checkpoint")
-    evaluation_run.check_before_start(
-        run, recipes.resolve(arguments.config, arguments.overlay, arguments.overrides),
-        arguments.device_target)
+    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
+    evaluation_run.check_before_start(run, recipe, arguments.device_target)
     arguments.output, log = evaluation_run.output_files(run, arguments.command, checkpoint)
-    require_absent(arguments.output, arguments.overwrite)
+    with result_set(arguments.output, arguments.overwrite, {arguments.output: None}):
+        pass  # the log may be replaced
     evaluation_run.keep_log(log, arguments.overwrite)
 
 
@@ -104,13 +109,10 @@ def main(argv: list[str] | None = None) -> int:
     leave_job_variables_out()
     if not arguments.output:
         go_into_run_folder(arguments)
-    require_absent(arguments.output, arguments.overwrite)
-    if arguments.command == "squad-score":
-        result = squad.score_file(arguments.squad_file, arguments.predictions)
-        print("\n".join(squad.verdict_lines(result)))
-    else:
-        result = evaluate(arguments, started)
-    write_json(arguments.output, result)
+    with result_set(arguments.output, arguments.overwrite, {arguments.output: None}) as results:
+        staged = results.folder / arguments.output.name
+        write_json(staged, evaluate(arguments, started, staged.with_suffix(PREDICTIONS)))
+        results.publish(staged.with_suffix(PREDICTIONS).name, staged.name)
     return 0
 
 

@@ -18,7 +18,7 @@ from research_internlm.data.choice import ALPACA_KEYS, require_shown
 from research_internlm.data.conversations import ALPACA, FORMS, MESSAGES, form_of, read_conversation
 from research_internlm.data.items import is_reading
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import MANIFEST_SUFFIX, publish, read_json, require_file, staging
+from research_internlm.shared.files import MANIFEST_SUFFIX, read_json, require_file
 from research_internlm.shared.parsing import parse_json, refuse_surrogates, strict_decoder
 
 READING = "reading"  # the form of a question on a passage, beside those of data/conversations.py
@@ -37,18 +37,16 @@ def write_items(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
     writing six orderings; the few shapes that items have are laid out here and their values encoded in C.
 
     Args:
-        path: The file.
+        path: The file, where results are made (shared/result_set.py).
         items: Mappings whose values are scalars or lists of scalars.
     """
-    with staging(path.parent) as folder:
-        staged, opening = folder / path.name, "["
-        with open(staged, "w", encoding="utf-8", newline="") as file:
-            for item in items:
-                fields = ",\n".join([_key(key) + _laid_out(value) for key, value in item.items()])
-                file.write(f"{opening}\n    {{\n{fields}\n    }}")
-                opening = ","
-            file.write("[]" if opening == "[" else "\n]")
-        publish(staged, path)
+    opening = "["
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        for item in items:
+            fields = ",\n".join([_key(key) + _laid_out(value) for key, value in item.items()])
+            file.write(f"{opening}\n    {{\n{fields}\n    }}")
+            opening = ","
+        file.write("[]" if opening == "[" else "\n]")
 
 
 @functools.cache

@@ -16,8 +16,9 @@ from research_internlm.runs import attempts
 from research_internlm.runs.run_folder import RunFolder
 from research_internlm.shared import run_layout, secrets_scan
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import manifest_path, publish, require_absent, staging
+from research_internlm.shared.files import manifest_path, publish, require_absent
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.shared.staging import staging
 from research_internlm.shared.terminal import printable
 
 Parts = dict[str, Path]  # name inside the zip -> file
@@ -133,7 +134,7 @@ def package(folder: str | Path, team: str, output: str | Path, overwrite: bool =
 
 def write_zip(parts: Parts, target: Path) -> None:
     """Writes the zip and its sha256.txt; equal inputs give equal bytes."""
-    with staging(target.parent) as folder:
+    with staging(target) as folder:
         staged = folder / target.name
         with zipfile.ZipFile(staged, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
             sums = ""

@@ -7,23 +7,18 @@ file. It tells where the file came from: inputs with their sha256, counts, seed,
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import signal
 import stat
-import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.parsing import parse_json
+from research_internlm.shared.staging import staging
 
 MANIFEST_SUFFIX = ".manifest.json"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -175,51 +170,6 @@ def _require_writable_place(path: Path) -> None:
                            "output")
 
 
-@contextlib.contextmanager
-def staging(parent: str | os.PathLike) -> Iterator[Path]:
-    """A temporary folder beside the outputs, gone at the end whatever happens, SIGTERM included.
-
-    Files written into it are on the same file system as their destination, so that `publish` is a rename.
-    """
-    parent = Path(parent)
-    parent.mkdir(parents=True, exist_ok=True)
-    with _terminated_as_exit():
-        folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
-        try:
-            yield folder
-        except OSError as error:
-            if error.filename is None:  # a write does not say which file it was for
-                error.filename = str(parent)
-            raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _terminated_as_exit() -> Iterator[None]:
-    """Lets SIGTERM end the process through its `finally` blocks, where it would end it on the spot.
-
-    Only while there is something to clean up: a process that is busy in C code must stay killable.
-    """
-    if threading.current_thread() is not threading.main_thread() or (
-            signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL):
-        yield
-        return
-    owner = os.getpid()
-
-    def leave(number: int, _: Any) -> None:
-        if os.getpid() == owner:
-            sys.exit(128 + number)
-        signal.signal(number, signal.SIG_DFL)  # a forked worker has nothing to clean up
-        os.kill(os.getpid(), number)
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def publish(staged: Path, final: Path) -> None:
     """Gives a staged file its final name; the manifest of an older file of that name goes first."""
     manifest_path(final).unlink(missing_ok=True)
@@ -231,7 +181,7 @@ def publish(staged: Path, final: Path) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a whole text file under its final name at once (UTF-8, newlines as given)."""
     path = Path(path)
-    with staging(path.parent) as folder:
+    with staging(path) as folder:
         staged = folder / path.name
         try:
             staged.write_text(text, encoding="utf-8", newline="")

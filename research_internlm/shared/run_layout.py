@@ -20,6 +20,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from research_internlm.shared.staging import is_partial
+
 RESOLVED_CONFIG = "resolved_config.yaml"
 RUN_FACTS = "run.json"
 IDENTITY = (RUN_FACTS, RESOLVED_CONFIG)  # without both a folder is not a run; the config is written last
@@ -117,6 +119,7 @@ def evaluation_files(run: Path, task: str, name: str) -> tuple[Path, Path]:
 
 
 def result_files(run: Path) -> list[Path]:
-    """Results of evaluations, wherever in the run folder they lie; manifests and predictions left out."""
+    """Results of evaluations, wherever in the run folder; no manifests, predictions, unfinished files."""
     return [path for path in sorted(run.rglob("results*.json"))
-            if not path.name.endswith((PREDICTIONS, ".manifest.json"))]
+            if not path.name.endswith((PREDICTIONS, ".manifest.json"))
+            and not is_partial(path.relative_to(run))]

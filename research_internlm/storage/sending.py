@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import sha256_of
+from research_internlm.shared.staging import is_partial
 from research_internlm.storage.links import Link
 from research_internlm.storage.multipart import Item, send_item
 from research_internlm.storage.obs import ObjectStore
@@ -49,8 +50,10 @@ def _walk(source: Path) -> Iterator[tuple[Path, str | None]]:
         here = Path(top)
         above = {folder.resolve() for folder in (here, *here.absolute().parents)}
         for folder in list(folders):
+            if is_partial(Path(folder)):
+                folders.remove(folder)
             # Its files would be sent again and again, under ever longer names.
-            if (here / folder).is_symlink() and (here / folder).resolve() in above:
+            elif (here / folder).is_symlink() and (here / folder).resolve() in above:
                 folders.remove(folder)
                 yield here / folder, "is a link to a folder it lies in"
         for path in map(here.joinpath, names):

@@ -7,6 +7,7 @@ import sys
 import pytest
 import sentencepiece
 
+from preprocess import alpaca_data_preprocess_v1
 from research_internlm.data.chat_template import encode, render_messages
 from research_internlm.data.tokens import special_tokens
 from research_internlm.recipes.data_check import check_mindrecord, mindrecord_files
@@ -67,6 +68,17 @@ def test_partitions_hold_every_row_once_and_their_manifest_names_them(tmp_path, 
     convert([item()], 99, "--overwrite")
     left = sorted(path.name for path in tmp_path.glob("out.mindrecord*"))
     assert left == ["out.mindrecord", "out.mindrecord.db", "out.mindrecord.manifest.json"]
+
+
+def test_input_manifests_are_read_before_the_work(demo_data, tmp_path):
+    """A damaged one is said before the first item is looked at, which is no valid one here."""
+    (tmp_path / "items.json").write_text("[1]")
+    (tmp_path / "items.json.manifest.json").write_text("{}")
+    with pytest.raises(ToolkitError, match=r"the manifest .*items.json.manifest.json is not valid"):
+        alpaca_data_preprocess_v1.main([
+            "--input_glob", str(tmp_path / "items.json"), "--output_file", str(tmp_path / "out.mindrecord"),
+            "--model_file", str(demo_data / "tokenizer.model")])
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.model

@@ -22,6 +22,7 @@ from research_internlm.data.choice import (
     choice_output,
     parse_choice_input,
 )
+from research_internlm.data.manifest import require_own_manifest
 from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError
 
@@ -226,6 +227,26 @@ def test_unreadable_items_stop_or_are_listed(tmp_path, change, reason):
 def test_structured_fields_must_agree(tmp_path, change, reason):
     with pytest.raises(ToolkitError, match=reason):
         run(tmp_path, [item(), item() | change])
+
+
+def test_files_of_two_runs_are_refused_by_name(tmp_path):
+    run(tmp_path, categories(30), "--valid_per_category", "2", "--test_per_category", "2")
+    older = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("valid*")}
+    run(tmp_path, categories(30), "--valid_per_category", "2", "--test_per_category", "2", "--seed", "7",
+        "--overwrite")
+    train = tmp_path / "out/train_alpaca_format.json"
+    assert require_own_manifest(train).together[train.name] == files.sha256_of(train)
+    for name, content in older.items():
+        (tmp_path / "out" / name).write_bytes(content)
+    with pytest.raises(ToolkitError, match=r"train_alpaca_format.json and valid_alpaca_format.json beside it "
+                                           r"come from two runs of preprocess/data_preprocess.py"):
+        require_own_manifest(train)
+    for path in (tmp_path / "out").glob("valid*"):
+        path.unlink()
+    assert require_own_manifest(train)  # one alone mixes nothing
+    train.write_text("[]")
+    with pytest.raises(ToolkitError, match="is not the file that train_alpaca_format"):
+        require_own_manifest(train)
 
 
 def test_json_lines_are_read_as_a_list(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.staging import staging
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
@@ -57,7 +58,7 @@ def test_an_output_that_is_neither_absent_nor_a_file(tmp_path, kind):
 
 
 def test_a_full_disk_names_the_place(tmp_path):
-    with pytest.raises(OSError) as error, files.staging(tmp_path):
+    with pytest.raises(OSError) as error, staging(tmp_path / "out"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert error.value.filename == str(tmp_path)
 
