@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from preprocess.mindrecord.background import in_background
 from preprocess.mindrecord.encoding import Block, encode_blocks
-from preprocess.mindrecord.items import inputs_of, read_named
 from preprocess.mindrecord.packing import Sample, pack
 from preprocess.mindrecord.writer import existing_parts, load_writer, write_mindrecord
 from research_internlm.data.chat_template import prompt_version
 from research_internlm.data.families import END_MARKERS, UPSTREAM_END
+from research_internlm.data.item_files import inputs_of, read_named
 from research_internlm.data.items import SQUAD_WORDING, is_reading, render_item
 from research_internlm.data.manifest import (
     Counts,

@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     for pattern in arguments.targets or []:
         check_pattern(pattern, "--targets")
-    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
-    check_recipe(recipe, arguments.config)
+    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides, "finetune")
+    check_recipe(recipe)
     data = read_data(arguments, recipe)
     steps = steps_from_recipe(recipe, data.rows, arguments.cards)
     recipe_plan = plan_from_recipe(recipe, steps)

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from research_internlm import recipes
 from research_internlm.contest import scoring
+from research_internlm.inference.predict import check_predict, predict
 from research_internlm.model.lora import count_parameters
 from research_internlm.recipes.data_check import fill_from_data
 from research_internlm.recipes.for_mindformers import set_log_folder
@@ -21,6 +22,7 @@ from research_internlm.shared.process_role import (
     is_scheduler,
     leave_job_variables_out,
     rank,
+    require_job,
     worker_count,
 )
 from research_internlm.training.command import parse_arguments, resolve
@@ -38,7 +40,11 @@ def main(argv: list[str] | None = None) -> int:
         leave_job_variables_out()
     if is_scheduler() and not recipe.get("use_parallel"):
         return 0  # no scheduler is needed for one worker
-    if not is_scheduler():
+    if recipe["run_mode"] == "predict":
+        check_predict(recipe, arguments.predict_data, arguments.model_file)
+    if is_scheduler():
+        require_job()
+    else:
         parameters, data = preflight(recipe, arguments)
         count = count_parameters(recipes.model_config(recipe))
         parameters = replace(parameters, contest_ratio=scoring.contest_ratio(count))
@@ -48,8 +54,6 @@ def main(argv: list[str] | None = None) -> int:
         prepare_output(recipe, parameters, data, arguments)
         continue_run(recipe)
     if recipe["run_mode"] == "predict":
-        from research_internlm.inference.predict import predict
-
         predict(recipe, arguments.predict_data, arguments.model_file)
     else:
         train(recipe)

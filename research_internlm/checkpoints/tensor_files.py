@@ -20,6 +20,7 @@ from research_internlm.checkpoints import ckpt_format, dtypes
 from research_internlm.checkpoints.dtypes import Entry
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import require_file
+from research_internlm.shared.parsing import parse_json
 
 BLOCK_BYTES = 4 << 20  # larger ones leave the caches and cost fresh pages: 2.5 times the CPU time at 32 MB
 SUFFIXES = {"ckpt": ".ckpt", "safetensors": ".safetensors"}
@@ -163,7 +164,9 @@ def _safetensors_entries(file: BinaryIO, size: int) -> dict[str, Entry]:
     length = int.from_bytes(file.read(8), "little")
     if 8 + length > size:
         raise ValueError("the header ends beyond the file")
-    header = json.loads(file.read(length))
+    header = parse_json(file.read(length).decode(), f"the header of {file.name}")
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
     header.pop("__metadata__", None)
     start = 8 + length
     entries = {}

@@ -40,7 +40,8 @@ def predict_recipe(config: str, overlays: Sequence[str], overrides: Sequence[str
     """
     from research_internlm.recipes.check import check
 
-    recipe = recipes.resolve(config, overlays, overrides)
+    recipe = recipes.resolve(config, overlays, overrides, "predict",
+                             {"context.device_target"} if device_target else ())
     if device_target:
         recipe.setdefault("context", {})["device_target"] = device_target
     check(recipe)

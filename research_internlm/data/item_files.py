@@ -76,21 +76,28 @@ def inputs_of(pattern: str) -> list[Path]:
     return paths
 
 
-def read_items(path: Path) -> Iterator[dict[str, str]]:
+def read_items(path: Path, what: str = "the input", answered: bool = True) -> Iterator[dict[str, str]]:
     """Reads one file of items, streamed, and checks every one; an alpaca item may leave `input` out.
+
+    Args:
+        path: The file.
+        what: What it is to the user, for messages.
+        answered: Whether the items are to be learnt; otherwise they are to be asked, and `output` may be
+            absent or empty.
 
     Raises:
         ToolkitError: No list and no JSON Lines, an item lacks its text fields, or other fields hold what no
             prompt shows; the item's place is named.
     """
-    for number, item in enumerate(stream_items(path), 1):
+    for number, item in enumerate(stream_items(path, what), 1):
         wanted = _READING_KEYS if isinstance(item, dict) and is_reading(item) else ALPACA_KEYS
-        if isinstance(item, dict) and wanted is ALPACA_KEYS and item.get("input") is None:
-            item = {**item, "input": ""}
+        if isinstance(item, dict):
+            optional = {"input"} if answered else {"input", "output"}
+            item = {**item, **{key: "" for key in optional.intersection(wanted) if item.get(key) is None}}
         if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in wanted):
             raise ToolkitError(f"{path}, item {number}: expected an object with the texts "
                                f"{', '.join(wanted)}, found {str(item)[:80]}")
-        if not item["output"]:
+        if answered and not item["output"]:
             raise ToolkitError(f"{path}, item {number}: its output is empty, so there is nothing to learn; "
                                "give it an answer or remove it")
         try:
@@ -108,8 +115,12 @@ def read_named(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, str]]]:
                    else f"{path.name} item {number}"), item
 
 
-def stream_items(path: Path) -> Iterator[Any]:
+def stream_items(path: Path, what: str = "the input") -> Iterator[Any]:
     """Reads the items of a file: one JSON list, or JSON Lines (one item a line).
+
+    Args:
+        path: The file.
+        what: What it is to the user, for messages.
 
     Yields:
         The parsed items, in order.
@@ -118,12 +129,12 @@ def stream_items(path: Path) -> Iterator[Any]:
         ToolkitError: Missing, empty, not UTF-8, not JSON (with the position), no items in either form, or
             refused as `parse_json` refuses; items before the fault may have been yielded.
     """
-    path = require_file(path, "the input", _HINT)
+    path = require_file(path, what, _HINT)
     try:
         yield from _lines(path) if _is_lines(path) else _items(path)
     except (ValueError, RecursionError):
         # Only a whole read tells where the fault is; it raises for all but valid JSON of another kind.
-        read_json(path, "the input", _HINT)
+        read_json(path, what, _HINT)
         raise ToolkitError(f"{path} is not a list of items; {_HINT}") from None
 
 
