@@ -15,6 +15,7 @@ import argparse
 
 from research_internlm import recipes
 from research_internlm.evaluation.audit_findings import draw, table
+from research_internlm.recipes.for_mindformers import set_scratch_log_folder
 from research_internlm.runs.log_summary import json_ready
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import require_absent, require_file, write_json
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         if path:
             require_file(path, "the checkpoint")
     require_installed_packages()
+    set_scratch_log_folder()
     from research_internlm.evaluation.label_losses import audit
     from research_internlm.evaluation.runner import predict_recipe
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)

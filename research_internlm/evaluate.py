@@ -21,6 +21,7 @@ from typing import Any
 from research_internlm import recipes
 from research_internlm.evaluation import runner, squad
 from research_internlm.evaluation.tasks import TASKS
+from research_internlm.recipes.for_mindformers import set_scratch_log_folder
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import require_absent, require_file, write_json
 from research_internlm.shared.process_role import leave_job_variables_out
@@ -71,6 +72,7 @@ def _add_output_options(parser: argparse.ArgumentParser, in_run_folder: bool) ->
 def evaluate(arguments: argparse.Namespace, started: float) -> dict[str, Any]:
     """Runs a task: writes the raw predictions, prints the verdict and returns the result."""
     require_installed_packages()
+    set_scratch_log_folder()
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
 
     kind = TASKS[arguments.command]

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from research_internlm import recipes
+from research_internlm.checkpoints.model_match import require_weights
 from research_internlm.data.chat_template import render_chat
 from research_internlm.data.item_files import read_items
 from research_internlm.data.items import is_reading
 from research_internlm.inference.engine import Engine
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_text, require_file, write_json
+from research_internlm.shared.files import read_text, write_json
 
 _FILE_KINDS = (".json", ".jsonl", ".txt")  # a name that ends so is a file, whether it exists or not
 
@@ -29,7 +30,7 @@ def check_predict(recipe: Mapping[str, Any], data: str | None, model_file: str |
         raise ToolkitError("predict needs --predict_data (a question or a file), --model_file "
                            "(tokenizer.model) and --load_checkpoint")
     _prompts(recipe, read_questions(data), model_file)
-    require_file(recipe["load_checkpoint"], "--load_checkpoint")
+    require_weights(recipe["load_checkpoint"], recipes.model_config(recipe))
 
 
 def predict(recipe: Mapping[str, Any], data: str, model_file: str) -> None:

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.parsing import parse_json
@@ -109,13 +109,36 @@ def list_folder(path: str | os.PathLike) -> list[Path]:
     try:
         return sorted(Path(path).iterdir())
     except OSError as error:
-        refuse_listing(error)
+        raise _listing_error(error) from None
 
 
-def refuse_listing(error: OSError) -> NoReturn:
-    """Says that a folder cannot be listed; also for `os.walk`, which leaves such folders out silently."""
-    raise ToolkitError(f"the folder {error.filename} cannot be listed: {error.strerror}; check the path and "
-                       "its permissions") from None
+def files_below(folder: str | os.PathLike, pattern: str = "*") -> list[Path]:
+    """What matches a pattern in a folder and in those below it, sorted; folders and links to them left out.
+
+    Args:
+        folder: The folder; where it is missing there are none.
+        pattern: As for Path.match, e.g. `*.log` or `rank_*/info.log`.
+
+    Raises:
+        ToolkitError: A folder may not be listed. Path.rglob passes over it silently.
+    """
+    return sorted(path for top, _, names in os.walk(folder, onerror=refuse_listing)
+                  for path in map(Path(top).joinpath, names) if path.match(pattern))
+
+
+def refuse_listing(error: OSError) -> None:
+    """Says that a folder cannot be listed; also for `os.walk`, which leaves such folders out silently.
+
+    One that is not there, or not any more, is none.
+    """
+    if isinstance(error, FileNotFoundError):
+        return
+    raise _listing_error(error) from None
+
+
+def _listing_error(error: OSError) -> ToolkitError:
+    return ToolkitError(f"the folder {error.filename} cannot be listed: {error.strerror}; check the path and "
+                        "its permissions")
 
 
 def _require_utf8_name(path: Path, what: str) -> None:

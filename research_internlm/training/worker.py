@@ -20,7 +20,7 @@ from research_internlm.runs.run_info import Parameters, RunInfo
 from research_internlm.shared import run_layout, versions
 from research_internlm.shared.errors import ToolkitError, added_to
 from research_internlm.shared.files import sha256_of, write_json
-from research_internlm.shared.process_role import rank, require_job, worker_count
+from research_internlm.shared.process_role import rank, worker_count
 from research_internlm.shared.processes import RUN_MARK
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS, is_run
 from research_internlm.shared.schema import to_json
@@ -49,9 +49,6 @@ def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace
             for section, fact in data.items():
                 if rank() == 0 and not launched:  # the launcher has read every byte already
                     require_unchanged(fact.file, f"--{section}")
-    if recipe.get("use_parallel"):
-        with added_to(problems):
-            require_job()
     own = run_layout.checkpoint_dir(Path(recipe["output_dir"]))
     if recipe.get("resume_training") is not True or not saved_steps.find_checkpoints(own).complete:
         problems += base_weight_problems(recipe)
