@@ -17,6 +17,9 @@ from research_internlm.shared import run_layout
 def set_log_folder(folder: Path, always: bool = False) -> None:
     """Says where MindFormers puts its logs and strategies, by default ./output; before its import.
 
+    A user without a name and a home (a container that runs under a bare number) gets the folder as home:
+    nltk, which MindFormers imports, fails without one.
+
     Args:
         folder: The output folder.
         always: Whether to replace what the user chose.
@@ -25,11 +28,13 @@ def set_log_folder(folder: Path, always: bool = False) -> None:
                        ("LOCAL_DEFAULT_PATH", folder)):
         if always or name not in os.environ:
             os.environ[name] = str(path.absolute())
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = str(folder.absolute())
 
 
 def set_scratch_log_folder() -> None:
     """Does the same for a command whose results are files of its own: a folder that goes when it ends."""
-    if not {"LOG_MF_PATH", "LOCAL_DEFAULT_PATH"} <= os.environ.keys():
+    if not {"LOG_MF_PATH", "LOCAL_DEFAULT_PATH"} <= os.environ.keys() or os.path.expanduser("~") == "~":
         folder = tempfile.mkdtemp(prefix="mindformers-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         set_log_folder(Path(folder))
