@@ -92,9 +92,8 @@ def go_into_run_folder(arguments: argparse.Namespace) -> None:
 
     run = Path(arguments.run_dir).absolute()
     checkpoint = require_file(arguments.load_checkpoint, "--load_checkpoint")
-    evaluation_run.check_before_start(
-        run, recipes.resolve(arguments.config, arguments.overlay, arguments.overrides),
-        arguments.device_target)
+    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
+    evaluation_run.check_before_start(run, recipe, arguments.device_target)
     arguments.output, log = evaluation_run.output_files(run, arguments.command, checkpoint)
     require_absent(arguments.output, arguments.overwrite)
     evaluation_run.keep_log(log, arguments.overwrite)

@@ -76,7 +76,7 @@ class TensorFile:
         self._file = open(path, "rb")  # noqa: SIM115 (closed by close)
         try:
             self.entries: dict[str, Entry] = parse(self._file, size)
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, ToolkitError) as error:
             self._file.close()
             raise ToolkitError(f"{what} {path} ({size:,} bytes) is truncated, damaged or not a {kind} file: "
                                f"{error}; download or write it again") from None
@@ -164,7 +164,7 @@ def _safetensors_entries(file: BinaryIO, size: int) -> dict[str, Entry]:
     length = int.from_bytes(file.read(8), "little")
     if 8 + length > size:
         raise ValueError("the header ends beyond the file")
-    header = parse_json(file.read(length).decode(), f"the header of {file.name}")
+    header = parse_json(file.read(length).decode(), "its header")
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")
     header.pop("__metadata__", None)

@@ -155,5 +155,5 @@ def test_a_tensor_named_twice_in_a_header_is_refused(tmp_path):
     header = f"{{{tensor},{tensor}}}".encode()
     path = tmp_path / "w.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
-    with pytest.raises(ToolkitError, match=r"header of .*w\.safetensors has the key 'w' twice"):
+    with pytest.raises(ToolkitError, match=r"w\.safetensors .*its header has the key 'w' twice"):
         TensorFile(path)
