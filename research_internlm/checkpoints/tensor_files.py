@@ -19,7 +19,7 @@ from tqdm import tqdm
 from research_internlm.checkpoints import ckpt_format, dtypes
 from research_internlm.checkpoints.dtypes import Entry
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import require_file
+from research_internlm.shared.files import require_file, require_room
 from research_internlm.shared.parsing import parse_json
 
 BLOCK_BYTES = 4 << 20  # larger ones leave the caches and cost fresh pages: 2.5 times the CPU time at 32 MB
@@ -139,10 +139,12 @@ def write_tensors(path: Path, layout: Mapping[str, Entry], blocks_of: Callable[[
         file_format: `ckpt` or `safetensors`; None goes by the path's suffix.
 
     Raises:
+        ToolkitError: The disk has no room for them.
         ValueError: The blocks of a tensor do not add up to its size.
     """
     is_ckpt = format_of(path, file_format) == "ckpt"
     total = sum(entry.nbytes for entry in layout.values())
+    require_room(path.parent, total, f"the tensors of {path.name}")
     with open(path, "xb") as file, tqdm(total=total, desc=path.name, unit="B", unit_scale=True,
                                         delay=2) as bar:
         if not is_ckpt:

@@ -198,6 +198,24 @@ def _require_writable_place(path: Path) -> None:
                            "output")
 
 
+def require_room(folder: str | os.PathLike, needed: int, what: str) -> None:
+    """Checks the free disk before a long write.
+
+    Args:
+        folder: Where it goes; it need not be there yet.
+        needed: Bytes.
+        what: What is written, in the plural.
+
+    Raises:
+        ToolkitError: There is less.
+    """
+    folder = Path(folder).absolute()
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    if needed > free:
+        raise ToolkitError(f"{what} need {needed:,} bytes in {folder}, {free:,} are free: make room, or use "
+                           "a larger disk")
+
+
 @contextlib.contextmanager
 def staging(parent: str | os.PathLike) -> Iterator[Path]:
     """A temporary folder beside the outputs, gone at the end whatever happens, SIGTERM included.

@@ -53,6 +53,7 @@ def test_malformed_inputs(valid, tmp_path):
         failure = attack(valid, folder, random.Random(seed))
         if failure:
             failures.append(f"seed {seed}: {failure}")
+            print(failures[-1], flush=True)  # shown at once by pytest -s
         elif not ONLY:
             shutil.rmtree(folder)
     assert not failures, f"{len(failures)} of {len(seeds)}:\n" + "\n".join(failures[:40])
