@@ -28,11 +28,11 @@ from tqdm import tqdm
 
 from preprocess.mindrecord.background import in_background
 from preprocess.mindrecord.encoding import Block, encode_blocks
-from preprocess.mindrecord.items import READING, inputs_of, read_named
 from preprocess.mindrecord.packing import Sample, pack
 from preprocess.mindrecord.writer import load_writer, parts_of_older, results_of, write_mindrecord
 from research_internlm.data.chat_template import ALL_ANSWERS, TRAIN_ON, prompt_version
 from research_internlm.data.families import END_MARKERS, UPSTREAM_END
+from research_internlm.data.item_files import READING, inputs_of, read_named
 from research_internlm.data.items import SQUAD_WORDING, render_item
 from research_internlm.data.manifest import (
     Counts,

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from preprocess.exam import questions as question_reader
 from preprocess.exam import splits
 from preprocess.exam.orderings import ORDERS, choose_orders, depends_on_order
-from preprocess.mindrecord.items import stream_items, write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.data.choice import EXAM_WORDING, ChoiceQuestion
+from research_internlm.data.item_files import stream_items, write_items
 from research_internlm.data.manifest import require_own_manifest, write_data_manifest
 from research_internlm.shared import files
 from research_internlm.shared.arguments import whole

@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from preprocess.exam import exam_csv, official_compat
 from preprocess.exam.exam_csv import ExamFile
-from preprocess.mindrecord.items import write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.data.choice import (
     ALPACA_KEYS,
@@ -31,6 +30,7 @@ from research_internlm.data.choice import (
     ChoiceQuestion,
     choice_instruction,
 )
+from research_internlm.data.item_files import write_items
 from research_internlm.data.manifest import write_data_manifest
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.result_set import ResultSet, result_set

@@ -17,8 +17,10 @@ from typing import Any
 
 from research_internlm import recipes
 from research_internlm.evaluation.audit_findings import draw, table
+from research_internlm.recipes.for_mindformers import set_scratch_log_folder
 from research_internlm.runs.log_summary import json_ready
-from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.shared.arguments import whole
+from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import require_file, write_json
 from research_internlm.shared.process_role import leave_job_variables_out
 from research_internlm.shared.result_set import result_set
@@ -38,7 +40,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--base", metavar="P", help="the weights the run started from; without it nothing is compared")
     add("--dataset", required=True, metavar="F.mindrecord", help="rows to audit, unpacked")
     add("--model_file", required=True, metavar="F", help="tokenizer.model of the weights")
-    add("--limit", type=int, metavar="N", help="only the first N rows (the result says so)")
+    add("--limit", type=whole(1), metavar="N", help="only the first N rows (the result says so)")
     add("--output", type=Path, required=True, metavar="F.json", help="result; a bar chart goes beside it "
         "as F.png")
     add("--overwrite", action="store_true", help="replace an existing result")
@@ -49,8 +51,6 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     arguments = parse_arguments(argv)
     leave_job_variables_out()
-    if arguments.limit is not None and arguments.limit < 1:
-        raise ToolkitError(f"--limit {arguments.limit} audits no row; give 1 or more, or leave it out")
     with result_set(arguments.output, arguments.overwrite, {arguments.output: None}) as results:
         result, staged = audit(arguments), results.folder / arguments.output.name
         print(table(result))
@@ -66,6 +66,7 @@ def audit(arguments: argparse.Namespace) -> dict[str, Any]:
         if path:
             require_file(path, "the checkpoint")
     require_installed_packages()
+    set_scratch_log_folder()
     from research_internlm.evaluation import label_losses
     from research_internlm.evaluation.runner import predict_recipe
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)

@@ -21,6 +21,8 @@ from typing import Any
 from research_internlm import recipes
 from research_internlm.evaluation import runner, squad
 from research_internlm.evaluation.tasks import TASKS
+from research_internlm.recipes.for_mindformers import set_scratch_log_folder
+from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import require_file, write_json
 from research_internlm.shared.process_role import leave_job_variables_out
@@ -55,7 +57,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_file", required=True, metavar="F", help="tokenizer.model of the weights")
     parser.add_argument("--device_target", choices=("CPU", "Ascend"),
                         help="default: the recipe's context.device_target")
-    parser.add_argument("--limit", type=int, metavar="N",
+    parser.add_argument("--limit", type=whole(1), metavar="N",
                         help="only the first N questions (the results say so)")
 
 
@@ -76,6 +78,7 @@ def evaluate(arguments: argparse.Namespace, started: float, predictions_file: Pa
         print("\n".join(squad.verdict_lines(result)))
         return result
     require_installed_packages()
+    set_scratch_log_folder()
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
 
     kind = TASKS[arguments.command]

@@ -9,18 +9,24 @@ Under msrun every worker runs this file; rank 0 writes the resolved config and r
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
+from pathlib import Path
 
 from research_internlm import recipes
 from research_internlm.contest import scoring
+from research_internlm.inference.predict import check_predict, predict
 from research_internlm.model.lora import count_parameters
 from research_internlm.recipes.data_check import fill_from_data
 from research_internlm.recipes.for_mindformers import set_log_folder
+from research_internlm.runs.refusal import without_traces
+from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.process_role import (
     is_scheduler,
     leave_job_variables_out,
     rank,
+    require_job,
     worker_count,
 )
 from research_internlm.training.command import parse_arguments, resolve
@@ -33,20 +39,13 @@ from research_internlm.training.worker import (
 )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the entry point."""
-    arguments = parse_arguments(argv)
-    recipe = resolve(arguments)
-    if not recipe.get("output_dir"):
-        raise ToolkitError("no --output_dir given and the recipe names none")
-    set_log_folder(recipe)
-    if not recipe.get("use_parallel"):
-        leave_job_variables_out()
-    if is_scheduler():
-        if recipe.get("use_parallel"):  # one worker needs none
-            serve_workers(recipe["context"]["device_target"])
-        return 0
+def prepare(recipe: recipes.Recipe, arguments: argparse.Namespace) -> None:
+    """Checks a worker's run and makes its folder, or finds where it goes on."""
+    if recipe["run_mode"] == "predict":
+        check_predict(recipe, arguments.predict_data, arguments.model_file)
     parameters, data = preflight(recipe, arguments)
+    if recipe.get("use_parallel"):
+        require_job()
     count = count_parameters(recipes.model_config(recipe))
     parameters = replace(parameters, contest_ratio=scoring.contest_ratio(count))
     if rank() == 0:
@@ -54,9 +53,26 @@ def main(argv: list[str] | None = None) -> int:
     fill_from_data(recipe, data, worker_count())
     prepare_output(recipe, parameters, data, arguments)
     continue_run(recipe)
-    if recipe["run_mode"] == "predict":
-        from research_internlm.inference.predict import predict
 
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the entry point."""
+    arguments = parse_arguments(argv)
+    recipe = resolve(arguments)
+    if not recipe.get("output_dir"):
+        raise ToolkitError("no --output_dir given and the recipe names none")
+    output = Path(recipe["output_dir"])
+    set_log_folder(output)
+    if not recipe.get("use_parallel"):
+        leave_job_variables_out()
+    if is_scheduler():
+        if recipe.get("use_parallel"):  # one worker needs none
+            require_job()
+            serve_workers(recipe["context"]["device_target"])
+        return 0
+    with without_traces(output, run_layout.mindformers_log_dir(output)):
+        prepare(recipe, arguments)
+    if recipe["run_mode"] == "predict":
         predict(recipe, arguments.predict_data, arguments.model_file)
     else:
         train(recipe)

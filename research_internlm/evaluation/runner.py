@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from research_internlm import recipes
+from research_internlm.checkpoints.model_match import require_weights
 from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.evaluation.task import Task
 from research_internlm.inference.engine import Engine
@@ -17,7 +18,7 @@ from research_internlm.inference.text_codec import TextCodec
 from research_internlm.runs.results import RESULTS
 from research_internlm.shared import schema
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import require_file, sha256_of
+from research_internlm.shared.files import sha256_of
 
 Prompts = list[list[int]]
 Load = Callable[[int], Model]  # from the longest prompt and answer together, in tokens
@@ -40,7 +41,8 @@ def predict_recipe(config: str, overlays: Sequence[str], overrides: Sequence[str
     """
     from research_internlm.recipes.check import check
 
-    recipe = recipes.resolve(config, overlays, overrides)
+    recipe = recipes.resolve(config, overlays, overrides, "predict",
+                             {"context.device_target"} if device_target else ())
     if device_target:
         recipe.setdefault("context", {})["device_target"] = device_target
     check(recipe)
@@ -73,7 +75,7 @@ class EvaluatedModel:
 
     def __post_init__(self) -> None:
         self.recipe = predict_recipe(self.config, self.overlays, self.overrides, self.device_target)
-        require_file(self.checkpoint, "--load_checkpoint")
+        require_weights(self.checkpoint, self.model_config)
         self.codec = TextCodec(self.model_file, self.model_config["vocab_size"])
 
     @property

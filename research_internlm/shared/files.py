@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.parsing import parse_json
@@ -104,13 +105,36 @@ def list_folder(path: str | os.PathLike) -> list[Path]:
     try:
         return sorted(Path(path).iterdir())
     except OSError as error:
-        refuse_listing(error)
+        raise _listing_error(error) from None
 
 
-def refuse_listing(error: OSError) -> NoReturn:
-    """Says that a folder cannot be listed; also for `os.walk`, which leaves such folders out silently."""
-    raise ToolkitError(f"the folder {error.filename} cannot be listed: {error.strerror}; check the path and "
-                       "its permissions") from None
+def files_below(folder: str | os.PathLike, pattern: str = "*") -> list[Path]:
+    """What matches a pattern in a folder and in those below it, sorted; folders and links to them left out.
+
+    Args:
+        folder: The folder; where it is missing there are none.
+        pattern: As for Path.match, e.g. `*.log` or `rank_*/info.log`.
+
+    Raises:
+        ToolkitError: A folder may not be listed. Path.rglob passes over it silently.
+    """
+    return sorted(path for top, _, names in os.walk(folder, onerror=refuse_listing)
+                  for path in map(Path(top).joinpath, names) if path.match(pattern))
+
+
+def refuse_listing(error: OSError) -> None:
+    """Says that a folder cannot be listed; also for `os.walk`, which leaves such folders out silently.
+
+    One that is not there, or not any more, is none.
+    """
+    if isinstance(error, FileNotFoundError):
+        return
+    raise _listing_error(error) from None
+
+
+def _listing_error(error: OSError) -> ToolkitError:
+    return ToolkitError(f"the folder {error.filename} cannot be listed: {error.strerror}; check the path and "
+                        "its permissions")
 
 
 def _require_utf8_name(path: Path, what: str) -> None:
@@ -168,6 +192,24 @@ def _require_writable_place(path: Path) -> None:
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ToolkitError(f"cannot write {path}: the folder {parent} is not yours to write to; name another "
                            "output")
+
+
+def require_room(folder: str | os.PathLike, needed: int, what: str) -> None:
+    """Checks the free disk before a long write.
+
+    Args:
+        folder: Where it goes; it need not be there yet.
+        needed: Bytes.
+        what: What is written, in the plural.
+
+    Raises:
+        ToolkitError: There is less.
+    """
+    folder = Path(folder).absolute()
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    if needed > free:
+        raise ToolkitError(f"{what} need {needed:,} bytes in {folder}, {free:,} are free: make room, or use "
+                           "a larger disk")
 
 
 def publish(staged: Path, final: Path) -> None:

@@ -58,17 +58,23 @@ def take_lock(path: Path) -> bool:
         False where another process holds it. Where there can be no lock (a folder that cannot be written to,
         a file system that knows none), the answer is True: `processes_of` still guards one machine.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError:
-        return True
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                break
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        except FileNotFoundError:  # whoever had it removed the file
+            pass
+        except OSError:
+            break
+        os.close(descriptor)
     _held.append(descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(_held.pop())
-        return False
-    except OSError:
-        pass
     return True

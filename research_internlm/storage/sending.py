@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import sha256_of
+from research_internlm.shared.files import refuse_listing, sha256_of
 from research_internlm.shared.staging import is_partial
 from research_internlm.storage.links import Link
 from research_internlm.storage.multipart import Item, send_item
@@ -46,7 +46,7 @@ def items_of(source: str | Path, prefix: str) -> tuple[list[Item], list[str]]:
 
 def _walk(source: Path) -> Iterator[tuple[Path, str | None]]:
     """Files below a folder, those of linked folders too; with the reason those that cannot be sent."""
-    for top, folders, names in os.walk(source, followlinks=True):
+    for top, folders, names in os.walk(source, followlinks=True, onerror=refuse_listing):
         here = Path(top)
         above = {folder.resolve() for folder in (here, *here.absolute().parents)}
         for folder in list(folders):

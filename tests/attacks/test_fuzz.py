@@ -17,6 +17,7 @@ import pytest
 
 from research_internlm.evaluation import contest_metric
 from tests.attacks import sandbox
+from tests.attacks.command_lines import make_places, malform
 from tests.attacks.mutations import mutate
 from tests.attacks.targets import OUTPUT, TARGETS, Target, make_files
 from tests.helpers import finished_run
@@ -59,18 +60,29 @@ def test_malformed_inputs(valid, tmp_path):
         failure = attack(valid, folder, random.Random(seed))
         if failure:
             failures.append(f"seed {seed}: {failure}")
+            print(failures[-1], flush=True)  # shown at once by pytest -s
         elif not ONLY:
             shutil.rmtree(folder)
     assert not failures, f"{len(failures)} of {len(seeds)}:\n" + "\n".join(failures[:40])
 
 
 def attack(valid: Path, folder: Path, rng: random.Random) -> str | None:
-    """Changes one or two files of one command and runs it; returns what was wrong with how it ended."""
-    target = rng.choice([target for target, changed in TARGETS.items() if changed])
+    """Changes one or two files of one command, or its command line, and runs it.
+
+    Returns:
+        What was wrong with how it ended, or None.
+    """
+    target = rng.choice(list(TARGETS))
     shutil.copytree(valid, folder, symlinks=True)
-    changed = rng.sample(TARGETS[target], min(len(TARGETS[target]), rng.choice((1, 1, 1, 2))))
-    done = [mutate(folder / name, rng) for name in changed]
-    outcome = sandbox.run(target.main, target.argv, folder)
+    argv = target.argv
+    if not TARGETS[target] or rng.random() < 0.25:
+        make_places(folder)
+        argv = malform(argv, rng)
+        done = [f"{[word[:80] for word in argv]}"]
+    else:
+        changed = rng.sample(TARGETS[target], min(len(TARGETS[target]), rng.choice((1, 1, 1, 2))))
+        done = [mutate(folder / name, rng) for name in changed]
+    outcome = sandbox.run(target.main, argv, folder)
     problems = [outcome.problem] if outcome.problem else []
     problems += [f"raw control characters in {name!r}" for name in ("\x1b", "\u2028", "\x07")
                  if name in outcome.output]

@@ -4,12 +4,14 @@ import copy
 import json
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 
 import pytest
 
 from research_internlm import recipes, weights
+from research_internlm.checkpoints.tensor_files import TensorFile
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.commands import ROOT, assert_user_error, run_script
 from tests.helpers.weight_files import CONFIG, SHAPES, WEIGHTS, hf_release, make_run, random_tensors, write
@@ -150,3 +152,12 @@ def test_sigterm_leaves_nothing_behind(place):
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 128 + signal.SIGTERM
     assert not (place / "out").exists()
+
+
+def test_a_tensor_named_twice_in_a_header_is_refused(tmp_path):
+    tensor = '"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    header = f"{{{tensor},{tensor}}}".encode()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+    with pytest.raises(ToolkitError, match=r"w\.safetensors .*its header has the key 'w' twice"):
+        TensorFile(path)

@@ -331,5 +331,5 @@ def test_command_line_errors(root, tmp_path):
     ):
         done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
-    with pytest.raises(ToolkitError, match="is not a training recipe"):
+    with pytest.raises(ToolkitError, match=r"train_dataset.* are missing, which run_mode finetune needs"):
         plan.main(["--config", str(root / "yaml/predict_mmlu.yaml"), "--items", "9"])

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import shutil
 import socket
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,3 +69,11 @@ def test_text_that_is_not_unicode_is_not_written(tmp_path):
     with pytest.raises(ToolkitError, match=r"cannot write .*out\.json: '\\ud800' is not valid Unicode"):
         files.write_json(tmp_path / "out.json", {"a": "\ud800"})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_write_that_cannot_fit_is_refused_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000) if folder == tmp_path
+                        else None)
+    files.require_room(tmp_path / "not/yet", 1000, "the tensors")
+    with pytest.raises(ToolkitError, match=r"the tensors need 1,001 bytes in .*not/yet, 1,000 are free"):
+        files.require_room(tmp_path / "not/yet", 1001, "the tensors")

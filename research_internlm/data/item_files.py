@@ -77,13 +77,20 @@ def inputs_of(pattern: str) -> list[Path]:
     return paths
 
 
-def read_items(path: Path) -> Iterator[dict[str, Any]]:
+def read_items(path: Path, what: str = "the input", answered: bool = True) -> Iterator[dict[str, Any]]:
     """The items of one file as `read_formed` gives them."""
-    return (item for _, item in read_formed(path))
+    return (item for _, item in read_formed(path, what, answered))
 
 
-def read_formed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_formed(path: Path, what: str = "the input", answered: bool = True
+                ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Reads one file of items, streamed, and checks every one.
+
+    Args:
+        path: The file.
+        what: What it is to the user, for messages.
+        answered: Whether the items are to be learnt; otherwise they are to be asked, and `output` may be
+            absent or empty; a conversation needs all its answers.
 
     Yields:
         The form of an item, and the item as render_item takes it: a question on a passage or a single alpaca
@@ -93,24 +100,25 @@ def read_formed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ToolkitError: No list and no JSON Lines, an item lacks its text fields, or other fields hold what no
             prompt shows; the item's place is named.
     """
-    for number, item in enumerate(stream_items(path), 1):
+    for number, item in enumerate(stream_items(path, what), 1):
         try:
-            yield _checked(item)
+            yield _checked(item, answered)
         except ToolkitError as error:
             raise ToolkitError(f"{path}, item {number}: {error}") from None
 
 
-def _checked(item: Any) -> tuple[str, dict[str, Any]]:
+def _checked(item: Any, answered: bool) -> tuple[str, dict[str, Any]]:
     form = READING if isinstance(item, dict) and is_reading(item) else form_of(item)
     if form in FORMS:
         return form, {MESSAGES: read_conversation(item)}
     wanted = _READING_KEYS if form == READING else ALPACA_KEYS
-    if form == ALPACA and item.get("input") is None:
-        item = {**item, "input": ""}
+    if form in (ALPACA, READING):
+        optional = {"input"} if answered else {"input", "output"}
+        item = {**item, **{key: "" for key in optional.intersection(wanted) if item.get(key) is None}}
     if form is None or not all(isinstance(item.get(key), str) for key in wanted):
         raise ToolkitError(f"expected an object with the texts {', '.join(wanted)}, or with messages, "
                            f"conversation or conversations, found {str(item)[:80]}")
-    if not item["output"]:
+    if answered and not item["output"]:
         raise ToolkitError("its output is empty, so there is nothing to learn; give it an answer or remove "
                            "it")
     require_shown(item, wanted if form == READING else (*wanted, *_TURNS))
@@ -127,8 +135,12 @@ def read_named(paths: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]
                    else f"{path.name} item {number}"), form, item
 
 
-def stream_items(path: Path) -> Iterator[Any]:
+def stream_items(path: Path, what: str = "the input") -> Iterator[Any]:
     """Reads the items of a file: one JSON list, or JSON Lines (one item a line).
+
+    Args:
+        path: The file.
+        what: What it is to the user, for messages.
 
     Yields:
         The parsed items, in order.
@@ -137,12 +149,12 @@ def stream_items(path: Path) -> Iterator[Any]:
         ToolkitError: Missing, empty, not UTF-8, not JSON (with the position), no items in either form, or
             refused as `parse_json` refuses; items before the fault may have been yielded.
     """
-    path = require_file(path, "the input", _HINT)
+    path = require_file(path, what, _HINT)
     try:
         yield from _lines(path) if _is_lines(path) else _items(path)
     except (ValueError, RecursionError):
         # Only a whole read tells where the fault is; it raises for all but valid JSON of another kind.
-        read_json(path, "the input", _HINT)
+        read_json(path, what, _HINT)
         raise ToolkitError(f"{path} is not a list of items; {_HINT}") from None
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess.mindrecord import items as item_files
+from research_internlm.data import item_files
 from research_internlm.data.choice import ChoiceQuestion
 from research_internlm.shared.errors import ToolkitError
 
