@@ -13,12 +13,14 @@ import random
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from research_internlm import upload
 from research_internlm.shared.staging import is_partial
@@ -102,6 +104,8 @@ def valid(tmp_path_factory, root, demo_data, complete_run) -> Path:
 @pytest.fixture(scope="module")
 def loaded() -> None:
     """What takes longest to import is imported before the forks."""
+    # tqdm's own lock is one semaphore for all forks: a killed one that holds it would stop all later ones.
+    tqdm.set_lock(threading.RLock())
     import mindspore.mindrecord  # noqa: F401
     import obs  # noqa: F401
     from matplotlib.figure import Figure  # noqa: F401
