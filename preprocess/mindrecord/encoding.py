@@ -17,7 +17,7 @@ from __future__ import annotations
 import array
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -212,40 +212,33 @@ def encode_blocks(items: Iterable[Mapping[str, Any]], processor: sentencepiece.S
     items = iter(items)
     while chunk := list(itertools.islice(items, BLOCK_ITEMS)):
         rendered = [render_item(item, special.family, end, train_on) for item in chunk]
-        texts = encoder.encode({segment.content for segments in rendered for segment in segments
+        texts = encoder.encode({segment.content for segment in itertools.chain.from_iterable(rendered)
                                 if not segment.is_token})
-
-        def piece(segment: Segment, texts: Mapping[str, bytes] = texts) -> bytes:
-            return tokens[segment.content] if segment.is_token else texts[segment.content]
-
         shortened = {}
         for place, item in enumerate(chunk if room else ()):
-            if MESSAGES in item and (before := _count(rendered[place], piece)) > room:
-                rest, gone = _shorten(item[MESSAGES], special.family, end, piece, room)
+            if MESSAGES in item and (before := _count(rendered[place], texts)) > room:
+                rest, gone = _shorten(item[MESSAGES], special.family, end, texts, room)
                 if gone:
                     rendered[place] = render_item({MESSAGES: rest}, special.family, end, train_on)
                     shortened[place] = before, gone
-        yield _block(rendered, piece, shortened)
+        segments = list(itertools.chain.from_iterable(rendered))
+        pieces = [tokens[segment.content] if segment.is_token else texts[segment.content]
+                  for segment in segments]
+        lengths = np.fromiter(map(len, pieces), np.int64, len(pieces)) // np.int32().itemsize
+        starts = np.cumsum([0, *map(len, rendered[:-1])])
+        yield Block(np.add.reduceat(lengths, starts), np.frombuffer(b"".join(pieces), np.int32),
+                    np.repeat([segment.supervised for segment in segments], lengths), shortened)
 
 
-def _count(segments: Iterable[Segment], piece: Callable[[Segment], bytes]) -> int:
+def _count(segments: Iterable[Segment], texts: Mapping[str, bytes]) -> int:
     """Tokens of segments."""
-    return sum(len(piece(segment)) for segment in segments) // np.int32().itemsize
+    return sum(1 if segment.is_token else len(texts[segment.content]) // np.int32().itemsize
+               for segment in segments)
 
 
-def _shorten(messages: Sequence[Mapping[str, str]], family: str, end: str, piece: Callable[[Segment], bytes],
+def _shorten(messages: Sequence[Mapping[str, str]], family: str, end: str, texts: Mapping[str, bytes],
              room: int) -> tuple[list[Mapping[str, str]], int]:
     """`without_oldest` of an encoded conversation, whose <s> takes one token."""
-    counts = [_count(render_turn(message, family, end, place == len(messages)), piece)
+    counts = [_count(render_turn(message, family, end, place == len(messages)), texts)
               for place, message in enumerate(messages, 1)]
     return without_oldest(messages, counts, room - 1)
-
-
-def _block(rendered: Sequence[Sequence[Segment]], piece: Callable[[Segment], bytes],
-           shortened: Mapping[int, tuple[int, int]]) -> Block:
-    segments = list(itertools.chain.from_iterable(rendered))
-    pieces = [piece(segment) for segment in segments]
-    lengths = np.fromiter(map(len, pieces), np.int64, len(pieces)) // np.int32().itemsize
-    starts = np.cumsum([0, *map(len, rendered[:-1])])
-    return Block(np.add.reduceat(lengths, starts), np.frombuffer(b"".join(pieces), np.int32),
-                 np.repeat([segment.supervised for segment in segments], lengths), shortened)
