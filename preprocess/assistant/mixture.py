@@ -23,10 +23,10 @@ from preprocess.assistant.dialogues import (
     identity_questions,
     own_dialogues,
 )
-from preprocess.mindrecord.items import READING, read_formed
 from research_internlm.data.conversations import MESSAGES, Message, read_conversation
 from research_internlm.data.families import USER
 from research_internlm.data.identity import GENERAL, Identity
+from research_internlm.data.item_files import READING, read_formed
 from research_internlm.shared.errors import ToolkitError
 
 _NEAR_SHARE = 10  # one in so many general conversations is one of the toolkit's near ones

@@ -10,7 +10,6 @@ from preprocess import assistant_data
 from preprocess.assistant.dialogues import Deck, held_out_questions, identity_dialogues
 from preprocess.assistant.mixture import mix, plain, read_general
 from preprocess.assistant.wording import LANGUAGES, fill, foreign_values, own_values, wording
-from preprocess.mindrecord.items import read_formed
 from research_internlm.data.identity import (
     Identity,
     MeasuredQuestion,
@@ -19,6 +18,7 @@ from research_internlm.data.identity import (
     is_right,
     mentions,
 )
+from research_internlm.data.item_files import read_formed
 from research_internlm.shared import schema
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_manifest, sha256_of
