@@ -16,7 +16,7 @@ from research_internlm import recipes
 from research_internlm.model.lora import count_parameters
 from research_internlm.planning import memory
 from research_internlm.recipes.schedule import plan_from_recipe, steps_from_recipe
-from research_internlm.shared.versions import CANN_OF, MINDSPORE_OF, PYTHON_PACKAGES
+from research_internlm.shared.versions import pair_problems, pair_with
 
 
 def version_problems(versions: Mapping[str, str], device_target: str) -> Iterator[str]:
@@ -26,22 +26,16 @@ def version_problems(versions: Mapping[str, str], device_target: str) -> Iterato
         versions: From `installed_versions`.
         device_target: `CPU` needs no CANN.
     """
-    for name in PYTHON_PACKAGES:
-        if name not in versions:
-            yield f"{name} is not installed: bash scripts/setup.sh"
-    mindspore, mindformers = (versions.get(name) for name in PYTHON_PACKAGES)
-    wanted = MINDSPORE_OF.get(mindformers, mindspore)
-    if mindspore and mindformers and mindspore != wanted:
-        yield (f"MindFormers {mindformers} belongs to MindSpore {wanted}, but {mindspore} is installed: "
-               f"pip install mindspore=={wanted}")
-    accepted = CANN_OF.get(mindspore, ())
-    if device_target == "Ascend" and accepted:
+    yield from pair_problems(versions)
+    pair = pair_with(mindspore=versions.get("mindspore"))
+    if device_target == "Ascend" and pair:
         cann = versions.get("cann")
         if cann is None:
             yield (f"no CANN found (compiler/version.info under ASCEND_HOME_PATH): install CANN "
-                   f"{accepted[0]} and source its set_env.sh")
-        elif ".".join(cann.split(".")[:2]) not in accepted:
-            yield f"MindSpore {mindspore} runs on CANN {' or '.join(accepted)}, but {cann} is installed"
+                   f"{pair.cann} and source its set_env.sh")
+        elif ".".join(cann.split(".")[:2]) not in pair.accepted_cann:
+            yield (f"MindSpore {pair.mindspore} runs on CANN {' or '.join(pair.accepted_cann)}, but {cann} "
+                   "is installed")
 
 
 def device_problems(local_workers: int, device_target: str, device_folder: str | Path = "/dev"
