@@ -14,20 +14,24 @@ _MACHINES = {62: "x86_64", 183: "aarch64", 3: "i386", 40: "arm", 243: "riscv64",
 _SHARED_LIBRARY = 3  # e_type: ET_DYN
 
 
-def machine_of(file: str | Path) -> str | None:
-    """The machine of a shared library or program as `uname -m` names it.
+def machine_of_header(header: bytes) -> str | None:
+    """The machine of a shared library or program, by its first 20 bytes, as `uname -m` names it.
 
     Returns:
-        None for a file that is no ELF library (the object files of NPU kernels are none), and "ELF machine N"
-        for a number that is not in the table.
+        None for what is no ELF library (the object files of NPU kernels are none), and "ELF machine N" for a
+        number that is not in the table.
     """
-    with open(file, "rb") as stream:
-        header = stream.read(20)
     if len(header) < 20 or header[:4] != b"\x7fELF":
         return None
     order = "little" if header[5] == 1 else "big"
     kind, machine = (int.from_bytes(header[at:at + 2], order) for at in (16, 18))
     return _MACHINES.get(machine, f"ELF machine {machine}") if kind == _SHARED_LIBRARY else None
+
+
+def machine_of(file: str | Path) -> str | None:
+    """`machine_of_header` of a file."""
+    with open(file, "rb") as stream:
+        return machine_of_header(stream.read(20))
 
 
 def machine_of_package(folder: str | Path) -> str | None:
