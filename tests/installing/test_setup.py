@@ -166,19 +166,25 @@ def test_python_is_the_one_that_is_taken(machine):
 
 
 def test_a_python_that_went_away_with_a_restart_is_replaced_without_pip(machine):
-    for _ in ("own", "shared"):
-        stand_in_python(machine.folder / "usr", "python3.11")
-        machine.set_up()
-        before = machine.pip()
-        (machine.folder / "usr").rename(machine.folder / "gone")
-        assert "no Python 3.10 to 3.12" in machine.refused()
-        stand_in_python(machine.folder / "opt/later", "python3")  # another place, another name
-        out = machine.set_up()
-        assert "is complete again" in out and machine.pip() == before
-        assert os.readlink(machine.venv / "bin/python") == str(machine.folder / "opt/later/bin/python3")
-        shutil.rmtree(machine.folder / "gone")
-        shutil.rmtree(machine.folder / "opt")
-        shutil.rmtree(machine.venv)
+    stand_in_python(machine.folder / "usr", "python3.11")
+    machine.set_up()
+    before = machine.pip()
+    shutil.rmtree(machine.folder / "usr")
+    assert "no Python 3.10 to 3.12" in machine.refused()
+    later = stand_in_python(machine.folder / "opt/later")  # another place, another name
+    assert "is complete again" in machine.set_up() and machine.pip() == before
+    assert os.readlink(machine.venv / "bin/python") == str(later)
+
+
+def test_so_is_one_whose_packages_are_used(machine):
+    image(machine.folder / "usr", name="python3")
+    image(machine.folder / "usr", name="python3.11")
+    machine.set_up(PYTHON=machine.folder / "usr/bin/python3.11")
+    (machine.folder / "usr/bin/python3.11").unlink()
+    image(machine.folder / "opt/other")  # with packages in another place
+    assert "is complete again" in machine.set_up()
+    assert os.readlink(machine.venv / "bin/python") == str(machine.folder / "usr/bin/python3")
+    assert "= true" in (machine.venv / "pyvenv.cfg").read_text()
 
 
 def test_another_release_of_python_after_a_restart_makes_the_environment_anew(machine):
@@ -237,3 +243,12 @@ def test_any_python_starts_the_script(tmp_path):
     done = subprocess.run(["bash", ROOT / "scripts/setup.sh", "--pair", "7.0.0"], env=environment,
                           capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: --pair 7.0.0: MindFormers 7.0.0 is not")
+
+
+def test_the_scripts_use_the_same_environment(tmp_path):
+    (tmp_path / "env/bin").mkdir(parents=True)
+    program = f"set -eu; source {ROOT}/scripts/environment.sh; echo $PATH"
+    for venv, first in ((tmp_path / "env", str(tmp_path / "env/bin")), (tmp_path / "none", "/usr/bin")):
+        done = subprocess.run(["bash", "-c", program], env={"PATH": "/usr/bin:/bin", "VENV": str(venv)},
+                              cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.split(":")[0] == first
