@@ -181,8 +181,9 @@ def test_so_is_one_whose_packages_are_used(machine):
     image(machine.folder / "usr", name="python3.11")
     machine.set_up(PYTHON=machine.folder / "usr/bin/python3.11")
     (machine.folder / "usr/bin/python3.11").unlink()
-    image(machine.folder / "opt/other")  # with packages in another place
-    assert "is complete again" in machine.set_up()
+    image(machine.folder / "other")  # found first, but its packages are not those that were used
+    both = f"{machine.folder}/other/bin:{machine.folder}/usr/bin"
+    assert "is complete again" in machine.set_up(PATH=both)
     assert os.readlink(machine.venv / "bin/python") == str(machine.folder / "usr/bin/python3")
     assert "= true" in (machine.venv / "pyvenv.cfg").read_text()
 
