@@ -9,8 +9,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 for python in ${PYTHON:+"$PYTHON"} "${VENV:-.venv}/bin/python" python3 python3.11 python3.12 python3.10 python \
     /usr/bin/python3 /opt/conda/bin/python /home/ma-user/anaconda3/bin/python; do
-    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
-        PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m research_internlm.installing "$@"
+    if "$python" -S -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
+        PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -S -m research_internlm.installing "$@"
     fi
 done
 echo "error: no Python 3.10 to 3.12 found; install one, or name it: PYTHON=/path/to/python3.11 bash scripts/setup.sh" >&2
