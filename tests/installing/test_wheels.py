@@ -80,7 +80,7 @@ def test_a_download_for_a_system_without_packages_is_refused(fetched, tmp_path, 
     wheels.download(tmp_path / "w", NEWEST, f"linux_{OTHER}", "3.11", dict(os.environ))
 
 
-# What the project's editable installation needs of setuptools.
+# What the project's editable installation needs of setuptools; its wheel requires the pair alone.
 BUILD_BACKEND = f'''
 def build_editable(folder, config_settings=None, metadata_directory=None):
     import pathlib, sys
@@ -99,10 +99,7 @@ def build_wheel(*arguments):
 def wheel_folder(tmp_path):
     """A complete wheel folder for this Python, all of its wheels tiny; MindSpore's is for another machine."""
     folder = tmp_path / "wheels"
-    for requirement in wheels.requirements(NEWEST):
-        name = requirement.partition("=")[0].partition(">")[0].partition("[")[0]
-        version = {"mindspore": NEWEST.mindspore, "mindformers": NEWEST.mindformers, "numpy": "1.26.4"}
-        make_wheel(folder, name, version.get(name, "99"))
+    make_wheel(folder, "mindformers", NEWEST.mindformers)
     make_wheel(folder, "setuptools", "99", files={"setuptools/build_meta.py": BUILD_BACKEND.encode()})
     mindspore_wheel(folder, OTHER)
     release = "{}.{}".format(*sys.version_info)
