@@ -64,7 +64,7 @@ def decide(found: Iterable[Interpreter], pair: versions.Pair | None = None, own:
         reason = "--own was given"
     else:
         others = [f"{python.executable} has MindSpore {python.packages['mindspore'][0]}"
-                  for python in found if "mindspore" in python.packages]
+                  for python in found if "mindspore" in python.packages and not python.is_venv]
         which = f"MindSpore {pair.mindspore}" if pair else "a supported MindSpore"
         reason = f"no Python here has {which} to share" + (f" ({', '.join(others)})" if others else "")
     return Decision(suitable[0], pair or versions.PAIRS[0], False, reason)
