@@ -60,6 +60,10 @@ def run_main(main: Callable[[], int | None]) -> None:
         if error.filename is None and error.errno not in _WRITE_ERRORS:  # no path: not the user's to mend
             raise
         fail(_describe(error))
+    except RuntimeError as error:
+        if not str(error).startswith("Symlink loop"):  # Path.resolve before Python 3.13
+            raise
+        fail(f"{error}: the link leads back to itself; name the file it should lead to")
     sys.exit(code or 0)
 
 
