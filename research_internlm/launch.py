@@ -38,8 +38,9 @@ def launch_run(launch: Launch) -> int:
     Raises:
         ToolkitError: A check fails, or the folder holds another run.
     """
-    with without_traces(launch.output, lock_of(launch)):
-        acquire_run_lock(launch)
+    new_run = without_traces(launch.output, lock_of(launch))
+    acquire_run_lock(launch)
+    with new_run:  # with the lock held: it is removed as well
         if launch.source:
             fetch_from_mirror(launch)
         state = read_state(launch)

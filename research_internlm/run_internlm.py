@@ -41,9 +41,9 @@ from research_internlm.training.worker import (
 
 def prepare(recipe: recipes.Recipe, arguments: argparse.Namespace) -> None:
     """Checks a worker's run and makes its folder, or finds where it goes on."""
+    parameters, data = preflight(recipe, arguments)
     if recipe["run_mode"] == "predict":
         check_predict(recipe, arguments.predict_data, arguments.model_file)
-    parameters, data = preflight(recipe, arguments)
     if recipe.get("use_parallel"):
         require_job()
     count = count_parameters(recipes.model_config(recipe))

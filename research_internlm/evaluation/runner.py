@@ -15,6 +15,7 @@ from research_internlm.evaluation.task import Task
 from research_internlm.inference.engine import Engine
 from research_internlm.inference.model_protocol import Model
 from research_internlm.inference.text_codec import TextCodec
+from research_internlm.recipes.schedule import whole_number
 from research_internlm.runs.results import RESULTS
 from research_internlm.shared import schema
 from research_internlm.shared.errors import ToolkitError
@@ -46,6 +47,9 @@ def predict_recipe(config: str, overlays: Sequence[str], overrides: Sequence[str
     if device_target:
         recipe.setdefault("context", {})["device_target"] = device_target
     check(recipe)
+    for path in ("runner_config.batch_size", *(f"model.model_config.{key}" for key in (
+            "seq_length", "vocab_size"))):
+        whole_number(recipe, path)
     return recipe
 
 

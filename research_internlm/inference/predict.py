@@ -22,6 +22,11 @@ _FILE_KINDS = (".json", ".jsonl", ".txt")  # a name that ends so is a file, whet
 def check_predict(recipe: Mapping[str, Any], data: str | None, model_file: str | None) -> None:
     """Checks what `predict` reads, before anything is written.
 
+    Args:
+        recipe: A recipe that is checked itself.
+        data: As for `predict`.
+        model_file: The same.
+
     Raises:
         ToolkitError: Data, tokenizer or checkpoint are missing or not valid.
     """

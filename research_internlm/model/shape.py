@@ -30,7 +30,7 @@ def intermediate_size(model_config: Mapping[str, Any]) -> int:
     width = 4 * model_config["hidden_size"]
     if model_config.get("ffn_dim_multiplier") is not None:
         width = int((model_config["ffn_dim_multiplier"] + 0.01) * width)
-    multiple = model_config.get("multiple_of", 256)
+    multiple = model_config.get("multiple_of") or 256
     return -(-int(2 * width / 3) // multiple) * multiple
 
 

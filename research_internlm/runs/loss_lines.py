@@ -12,6 +12,7 @@ after them. Step, loss and step time make a loss line; the rest may be missing.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -122,7 +123,13 @@ def events(line: str) -> list[Event]:
     """What a line of a log says; several things where a line was torn and the next one follows it."""
     if not any(word in line for word in _WORDS):  # most of a log; a search by pattern costs more
         return []
-    line = _COLOUR.sub("", line)
+    try:
+        return _events(_COLOUR.sub("", line))
+    except (ValueError, OverflowError):  # a damaged line: numbers too long, a date that there is not
+        return [Unreadable(line.strip())]
+
+
+def _events(line: str) -> list[Event]:
     starts = [match.start() for match in _START.finditer(line)]
     if starts:
         edges = [0, *starts, len(line)]
@@ -133,7 +140,8 @@ def events(line: str) -> list[Event]:
         return [Evaluation(float(match["value"])) if match else Unreadable(line.strip())]
     if "is valid" in line:
         match = _STAGES.search(line)
-        return [Pipeline(int(match.group(1)) if match else None)]
+        stages = int(match.group(1)) if match else None
+        return [Unreadable(line.strip()) if stages == 0 else Pipeline(stages)]
     match = _PARAMETERS.search(line)
     return [_parameters(*match.groups())] if match else []
 
@@ -146,7 +154,7 @@ def time_of(line: str) -> str | None:
 
 def _record(text: str, time: str | None) -> Record | Unreadable:
     place, loss, step_ms = _PLACE.search(text), _LOSS.search(text), _STEP_MS.search(text)
-    if not (place and loss and step_ms):
+    if not (place and loss and step_ms and math.isfinite(float(step_ms["value"]))) or not _is_date(time):
         return Unreadable(text.strip())
     epoch, epochs, step, steps = map(int, place.groups())
     optional = {name: pattern.search(text) for name, pattern in _OPTIONAL.items()}
@@ -155,6 +163,13 @@ def _record(text: str, time: str | None) -> Record | Unreadable:
         step_ms=float(step_ms["value"]), overflow=_OVERFLOW.search(text) is not None,
         time=datetime.fromisoformat(time) if time else None,
         **{name: float(match["value"]) if match else None for name, match in optional.items()})
+
+
+def _is_date(time: str | None) -> bool:
+    try:
+        return time is None or bool(datetime.fromisoformat(time))
+    except ValueError:
+        return False
 
 
 def _parameters(whole: str, fraction: str | None, unit: str | None) -> Parameters:

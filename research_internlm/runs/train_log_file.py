@@ -71,6 +71,8 @@ class TrainLogLine(Record):
             kind = _NEVER_NULL.get(name, (int, float))
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                 raise ValueError(f"{name} is {value!r}")
+        if not math.isfinite(values["step_ms"]):
+            raise ValueError(f"step_ms is {values['step_ms']!r}")
         values["loss"] = math.nan if values["loss"] is None else values["loss"]
         values["time"] = datetime.fromisoformat(values["time"]).replace(tzinfo=None)
         return cls(**values)
@@ -117,7 +119,7 @@ def _lines(path: Path) -> Iterator[tuple[str, TrainLogLine | None]]:
             if text.endswith("\n"):
                 try:
                     yield text, TrainLogLine.decode(text)
-                except (ValueError, RecursionError):
+                except (ValueError, OverflowError, RecursionError):
                     yield text, None
 
 

@@ -19,6 +19,10 @@ USER_ERROR_EXIT_CODE = 2
 # Only a write fails with these; a refused permission can be a read's too.
 _WRITE_ERRORS = {errno.ENOSPC: "free space", errno.EDQUOT: "free space", errno.EROFS: "choose another place"}
 
+# What Python says of paths that it passes to no system call, and what to tell the user.
+_BAD_PATHS = {"Symlink loop": "the link leads back to itself; name the file it should lead to",
+              "embedded null": "a path must not hold the character NUL; correct it"}
+
 
 class ToolkitError(Exception):
     """A mistake the user can correct; its text is the whole message."""
@@ -60,6 +64,11 @@ def run_main(main: Callable[[], int | None]) -> None:
         if error.filename is None and error.errno not in _WRITE_ERRORS:  # no path: not the user's to mend
             raise
         fail(_describe(error))
+    except (RuntimeError, ValueError) as error:
+        hint = next((hint for words, hint in _BAD_PATHS.items() if str(error).startswith(words)), None)
+        if hint is None:
+            raise
+        fail(f"{error}: {hint}")
     sys.exit(code or 0)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from research_internlm import recipes
+from research_internlm.checkpoints import hf_config
 from research_internlm.model import cpu_patches, lora
-from research_internlm.shared.errors import added_to
+from research_internlm.recipes.schedule import whole_number
+from research_internlm.shared.errors import ToolkitError, added_to
 
 
 def recipe_problems(recipe: recipes.Recipe) -> list[str]:
@@ -23,6 +26,8 @@ def recipe_problems(recipe: recipes.Recipe) -> list[str]:
     found: list[str] = []
     with added_to(found):
         found.extend(problems(recipe))
+    if not found:  # a wrong type is said once
+        found.extend(_number_problems(recipe))
     with added_to(found):
         cpu_patches.check_model_config(recipes.model_config(recipe), recipe["context"]["device_target"])
     with added_to(found):
@@ -37,3 +42,18 @@ def recipe_problems(recipe: recipes.Recipe) -> list[str]:
                          "takes a single file as .ckpt only; make one with weights.py from-hf HF_DIR "
                          "base.ckpt, or train with --use_parallel False")
     return found
+
+
+def _number_problems(recipe: recipes.Recipe) -> Iterator[str]:
+    """Numbers of the right type that no run can have: MindSpore fails on them after the model is built."""
+    config = recipes.model_config(recipe)
+    yield from (f"in model.model_config, {problem}" for problem in hf_config.shape_problems(config))
+    asked = {"runner_config.batch_size": {}, "runner_config.epochs": {"default": 1},
+             "seed": {"least": 0, "default": 0}}
+    if config.get("pet_config"):
+        asked["model.model_config.pet_config.lora_rank"] = {"default": 8}  # LoraConfig's
+    for path, bounds in asked.items():
+        try:
+            whole_number(recipe, path, **bounds)
+        except ToolkitError as error:
+            yield str(error)

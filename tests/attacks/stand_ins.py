@@ -6,6 +6,7 @@ object store's answer, msrun, a network) is replaced, in the child that a target
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import types
@@ -81,6 +82,7 @@ def upload_main(argv: list[str]) -> int:
 
 def _forget_mindspore() -> None:
     """MindFormers' own part of the recipe check needs it; ours (structure, schedule, data) does not."""
+    os.environ |= {"LOG_MF_PATH": "log", "LOCAL_DEFAULT_PATH": "log"}  # the child leaves without cleaning up
     for name in ("research_internlm.recipes.check", "research_internlm.training.registered"):
         module = sys.modules[name] = types.ModuleType(name)
         module.check = module.problems = lambda recipe: []

@@ -83,3 +83,15 @@ def test_an_evaluation_s_loss_however_it_is_printed(text):
 
 def test_other_lines_say_nothing():
     assert events("Epoch: 3\n") == events("  1.2% |    | 0.3 samples/s/p  0:01:02 }\n") == []
+
+
+@pytest.mark.parametrize("line", [
+    LINE_190.replace("2026-11", "2026-13"), LINE_190.replace("2026-11-23", "2026-02-30"),
+    LINE_190.replace("201ms", "nanms"), LINE_190.replace("201ms", "infms"),
+    LINE_190.replace("2026", "0000"), LINE_190.replace("   2/", "9" * 5000 + "/"),
+    "pipeline stages: 0 > 1, the loss on the last card is valid.",
+    f"pipeline stages: {'9' * 5000} > 1, the loss on the last card is valid.",
+    f"INFO - Network Parameters: {'9' * 5000}.",
+])
+def test_what_a_damaged_line_says_is_unreadable_and_ends_nothing(line):
+    assert isinstance(only(line), Unreadable)

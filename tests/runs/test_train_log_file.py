@@ -70,7 +70,8 @@ def test_a_number_that_is_none_is_null_and_none_again(tmp_path):
 
 
 @pytest.mark.parametrize("change", [
-    '"step": "2"', '"step": null', '"step": true', '"loss": "x"', '"time": "noon"', '"overflow": 0'])
+    '"step": "2"', '"step": null', '"step": true', '"loss": "x"', '"time": "noon"', '"overflow": 0',
+    '"step_ms": NaN', '"step_ms": 1' + "0" * 400, '"loss": ' + "[" * 9000])
 def test_a_line_of_other_types_is_counted_and_the_next_one_read(tmp_path, change):
     name = change.split(":")[0]
     broken = re.sub(rf'{name}: ("[^"]*"|[^,}}]+)', change, json_line(2).encode())

@@ -61,3 +61,15 @@ def test_what_the_system_refused_is_named_as_what_it_was(number, words, monkeypa
     with pytest.raises(SystemExit) as ended:
         errors.run_main(main)
     assert ended.value.code == 2 and words in stream.getvalue()
+
+
+def test_a_path_with_a_nul_is_one_line():
+    done = run("open('a\\0b')")
+    assert done.returncode == 2 and done.stderr.startswith(b"error: embedded null byte: a path must not")
+
+
+def test_a_link_to_itself_is_one_line(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    done = run(f"from pathlib import Path; Path('{tmp_path}/loop').resolve()")
+    said = f"error: Symlink loop from '{tmp_path}/loop': the link leads back to itself"
+    assert done.returncode == 2 and done.stderr.decode().startswith(said) and done.stderr.count(b"\n") == 1

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
@@ -36,3 +37,26 @@ def test_the_processes_of_a_folder_are_ended_though_deaf_to_sigterm(tmp_path, de
     processes.end_processes(tmp_path / "run")
     assert own.wait(timeout=10) == -9
     assert other.poll() is None and processes.processes_of(tmp_path / "other") == [other.pid]
+
+
+def test_a_lock_whose_file_was_removed_locks_the_new_file(tmp_path):
+    """A refused launch removes its lock's file while another process waits with the old one open."""
+    path = tmp_path / ".lock"
+
+    def other():
+        program = ("import sys; from pathlib import Path; from research_internlm.shared import processes; "
+                   "print(processes.take_lock(Path(sys.argv[1])))")
+        return subprocess.check_output([sys.executable, "-c", program, path], text=True).strip()
+
+    opened, flock = [], processes.fcntl.flock
+
+    def remove_first(descriptor, how):
+        if not opened:
+            opened.append(path.unlink())
+        return flock(descriptor, how)
+
+    with mock.patch.object(processes.fcntl, "flock", remove_first):
+        assert processes.take_lock(path)
+    assert opened and other() == "False"
+    os.close(processes._held.pop())
+    assert other() == "True"

@@ -257,7 +257,7 @@ def test_a_checkpoint_of_another_shape_is_refused(run, work, demo_data, settings
                       checkpoint, "--model_file", demo_data / "tokenizer.model", "--test_file",
                       work / "items.json", "--output", work / "no.json", *settings,
                       "model.model_config.num_layers=3", check=False)
-    assert_user_error(done, "does not fit the model", "parameters missing")
+    assert_user_error(done, "does not fit the model", "missing: model.layers.")
     assert not (work / "no.json").exists()
 
 
