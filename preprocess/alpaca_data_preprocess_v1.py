@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +24,14 @@ import numpy as np
 import sentencepiece
 from tqdm import tqdm
 
+from preprocess.detection.cutting import cut_long_texts
 from preprocess.mindrecord.background import in_background
 from preprocess.mindrecord.encoding import Block, encode_blocks
 from preprocess.mindrecord.items import inputs_of, read_named
 from preprocess.mindrecord.packing import Sample, pack
 from preprocess.mindrecord.writer import existing_parts, load_writer, write_mindrecord
 from research_internlm.data.chat_template import prompt_version
+from research_internlm.data.detection import CUTS, DETECTION_WORDING
 from research_internlm.data.families import END_MARKERS, UPSTREAM_END
 from research_internlm.data.items import SQUAD_WORDING, is_reading, render_item
 from research_internlm.data.manifest import (
@@ -71,6 +74,7 @@ class Statistics:
         longest_answer: Most supervised tokens in one row.
         fullest: Most samples in one row.
         overlong: Every dropped item with its length.
+        texts: Texts to be judged by class, and those of each class that were cut (`cut_human`, `cut_AI`).
     """
 
     items: int = 0
@@ -83,6 +87,7 @@ class Statistics:
     longest_answer: int = 0
     fullest: int = 0
     overlong: list[dict[str, Any]] = field(default_factory=list)
+    texts: Counter[str] = field(default_factory=Counter)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -107,7 +112,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "end: eoa as upstream (<eoa>, newline, </s>), eos with </s> alone, for a base that does not learn "
         "<eoa> (research_internlm/audit.py tells; default: %(default)s)")
     add("--overlong", choices=("drop", "error"), default="drop", help="an item that does not fit its row is "
-        "dropped and listed, or an error; it is never cut (default: %(default)s)")
+        "dropped and listed, or an error; it is never cut, but for a text to be judged, which "
+        "always is (default: %(default)s)")
+    add("--cut", choices=CUTS, default=CUTS[0], help="what a text to be judged that does not fit its row "
+        "loses: its end, or its middle (default: %(default)s)")
     add("--num_workers", type=whole(1), default=2, metavar="N",
         help="threads that encode (default: %(default)s)")
     add("--show", type=whole(0), default=0, metavar="N",
@@ -118,22 +126,25 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def encode_named(paths: Sequence[Path], processor: sentencepiece.SentencePieceProcessor,
                  special: SpecialTokens, arguments: argparse.Namespace
-                 ) -> Iterator[tuple[list[str], int, Block]]:
+                 ) -> Iterator[tuple[list[str], int, Counter[str], Block]]:
     """All items of all files as blocks of samples.
 
     Yields:
         Names of the items, under which they are listed when dropped; how many are questions on a passage;
-        their samples.
+        how many are texts to be judged or were cut, by class; their samples.
     """
     for_names, for_encoding = itertools.tee(read_named(paths))  # apart by one block
     for block in encode_blocks((item for _, item in for_encoding), processor, special, arguments.num_workers,
                                arguments.end_marker):
         named = list(itertools.islice(for_names, len(block.lengths)))
-        yield [name for name, _ in named], sum(is_reading(item) for _, item in named), block
+        block, texts = cut_long_texts([item for _, item in named], block,
+                                      record_length(arguments.seq_length), arguments.cut, processor, special,
+                                      arguments.end_marker)
+        yield [name for name, _ in named], sum(is_reading(item) for _, item in named), texts, block
 
 
-def keep_fitting(blocks: Iterable[tuple[list[str], int, Block]], length: int, statistics: Statistics
-                 ) -> Iterator[Sample]:
+def keep_fitting(blocks: Iterable[tuple[list[str], int, Counter[str], Block]], length: int,
+                 statistics: Statistics) -> Iterator[Sample]:
     """Passes on the samples that fit a row and notes the others.
 
     Args:
@@ -144,7 +155,8 @@ def keep_fitting(blocks: Iterable[tuple[list[str], int, Block]], length: int, st
     Yields:
         Samples of at most `length` tokens.
     """
-    for names, reading, block in blocks:
+    for names, reading, texts, block in blocks:
+        statistics.texts += texts
         statistics.items += len(names)
         statistics.reading += reading
         for name, (ids, supervised) in zip(names, block.samples(), strict=True):
@@ -209,6 +221,9 @@ def report(statistics: Statistics, length: int, output: Path) -> None:
         print(f"  dropped {entry['item']}: {entry['tokens']} tokens")
     if dropped > 10:
         print(f"  ... and {dropped - 10} more, all in the manifest")
+    if statistics.texts:
+        print("texts to be judged: "
+              + ", ".join(f"{count} {name}" for name, count in statistics.texts.items()))
     print(f"tokens per sample: mean {statistics.tokens / statistics.samples:.1f}, longest "
           f"{statistics.longest} of {length}; samples per row: mean {statistics.samples / rows:.2f}, most "
           f"{statistics.fullest}")
@@ -251,8 +266,8 @@ def convert(arguments: argparse.Namespace) -> None:
     report(statistics, length, output)
 
 
-def _refuse_overlong(blocks: Iterable[tuple[list[str], int, Block]], length: int) -> None:
-    long = [f"{name} ({count} tokens)" for names, _, block in blocks
+def _refuse_overlong(blocks: Iterable[tuple[list[str], int, Counter[str], Block]], length: int) -> None:
+    long = [f"{name} ({count} tokens)" for names, *_, block in blocks
             for name, count in zip(names, block.lengths, strict=True) if not fits(count, length)]
     if long:
         raise ToolkitError(f"{len(long)} items are longer than the {length}-token row: "
@@ -269,6 +284,8 @@ def _manifest(arguments: argparse.Namespace, paths: list[Path], special: Special
     wordings = {wording for manifest in manifests if manifest for wording in manifest.wordings}
     if statistics.reading:
         wordings.add(SQUAD_WORDING)
+    if statistics.texts:
+        wordings.add(DETECTION_WORDING)
     return MindRecordManifest(
         parts=parts,
         tool=Path(__file__).name,
@@ -291,6 +308,8 @@ def _manifest(arguments: argparse.Namespace, paths: list[Path], special: Special
         samples_per_row=SamplesPerRow(mean=round(statistics.samples / statistics.rows, 4),
                                       max=statistics.fullest),
         seed=arguments.seed if arguments.pack else None,
+        texts=dict(statistics.texts),
+        cut=arguments.cut if statistics.texts else None,
     )
 
 

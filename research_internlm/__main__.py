@@ -19,6 +19,7 @@ from research_internlm.shared.errors import USER_ERROR_EXIT_CODE, run_main
 COMMANDS = {
     "csv2json": "preprocess.mmlu_cmmlu_csv2json",
     "preprocess": "preprocess.data_preprocess",
+    "detection-csv2json": "preprocess.detection_csv2json",
     "convert": "preprocess.alpaca_data_preprocess_v1",
     "weights": "research_internlm.weights",
     "plan": "research_internlm.plan",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from research_internlm.data.choice import ALPACA_KEYS, require_shown
+from research_internlm.data.detection import DETECTION_KEYS, DETECTION_NOTES, is_detection, require_verdict
 from research_internlm.data.items import is_reading
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import MANIFEST_SUFFIX, publish, read_json, require_file, staging
@@ -84,7 +85,7 @@ def read_items(path: Path) -> Iterator[dict[str, str]]:
             prompt shows; the item's place is named.
     """
     for number, item in enumerate(stream_items(path), 1):
-        wanted = _READING_KEYS if isinstance(item, dict) and is_reading(item) else ALPACA_KEYS
+        wanted = _keys_of(item) if isinstance(item, dict) else ALPACA_KEYS
         if isinstance(item, dict) and wanted is ALPACA_KEYS and item.get("input") is None:
             item = {**item, "input": ""}
         if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in wanted):
@@ -94,10 +95,17 @@ def read_items(path: Path) -> Iterator[dict[str, str]]:
             raise ToolkitError(f"{path}, item {number}: its output is empty, so there is nothing to learn; "
                                "give it an answer or remove it")
         try:
-            require_shown(item, wanted)
+            if wanted is DETECTION_KEYS:
+                require_verdict(item)
+            require_shown(item, wanted + tuple(DETECTION_NOTES if wanted is DETECTION_KEYS else ()))
         except ToolkitError as error:
             raise ToolkitError(f"{path}, item {number}: {error}") from None
         yield item
+
+
+def _keys_of(item: Mapping[str, Any]) -> tuple[str, ...]:
+    """The text fields of an item of its kind."""
+    return _READING_KEYS if is_reading(item) else DETECTION_KEYS if is_detection(item) else ALPACA_KEYS
 
 
 def read_named(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, str]]]:

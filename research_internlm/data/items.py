@@ -11,11 +11,12 @@ from typing import Any
 
 from research_internlm.data.chat_template import render_chat
 from research_internlm.data.choice import EXAM_WORDING
+from research_internlm.data.detection import DETECTION_WORDING, is_detection, render_detection
 from research_internlm.data.families import INTERNLM, UPSTREAM_END
 from research_internlm.data.segments import Segment, special_token
 
 SQUAD_WORDING = "squad-1"  # raise it when the prompt below changes
-WORDINGS = (EXAM_WORDING, SQUAD_WORDING)
+WORDINGS = (EXAM_WORDING, SQUAD_WORDING, DETECTION_WORDING)
 
 
 def render_squad(passage: str, question: str, answer: str | None = None) -> list[Segment]:
@@ -39,12 +40,14 @@ def render_squad(passage: str, question: str, answer: str | None = None) -> list
 
 
 def render_item(item: Mapping[str, str], family: str = INTERNLM, end: str = UPSTREAM_END) -> list[Segment]:
-    """Renders a training item: alpaca fields, or `passage`, `question`, `output` in the SQuAD prompt.
+    """Renders a training item: alpaca fields, `passage`, `question`, `output` in the SQuAD prompt, or a text.
 
     Reading items among the exam items keep up what the SQuAD gate measures.
     """
     if is_reading(item):
         return render_squad(item["passage"], item["question"], item["output"])
+    if is_detection(item):
+        return render_detection(item, family, end)
     return render_chat(item["instruction"], item["input"], item["output"], family, end)
 
 

@@ -125,6 +125,8 @@ class MindRecordManifest:
         tokens: Tokens in the rows.
         samples_per_row: How full packed rows are.
         seed: Of the packing; None where it is not packed.
+        texts: Texts to be judged (detection) by class, and `cut_human` and `cut_AI`: those that lost a part.
+        cut: What these lost: `end`, or `head_tail` for the middle; None where the file holds no such texts.
         sha256: Of the file; None where there are several parts.
         bytes: Its size; None where there are several parts.
     """
@@ -145,6 +147,8 @@ class MindRecordManifest:
     tokens: Tokens
     samples_per_row: SamplesPerRow
     seed: int | None = None
+    texts: dict[str, Count] = field(default_factory=dict)
+    cut: str | None = None
     sha256: Sha256 | None = None
     bytes: Count | None = None
 
