@@ -1,13 +1,13 @@
-"""Entry point: MMLU accuracy and SQuAD F1/EM of a checkpoint, and scoring of a prediction file.
+"""Entry point: MMLU accuracy, SQuAD F1/EM, AI-text detection of a checkpoint; scores of a prediction file.
 
     python research_internlm/evaluate.py mmlu  --config yaml/predict_mmlu.yaml --load_checkpoint CKPT \\
         --model_file tokenizer.model --test_file test_alpaca_format.json --output results_mmlu.json
     python research_internlm/evaluate.py squad --config yaml/predict_eval_squad.yaml --load_checkpoint CKPT \\
         --model_file tokenizer.model --squad_file dev-v1.1.json --output results_squad.json
     python research_internlm/evaluate.py squad-score --squad_file dev-v1.1.json \\
-        --predictions predictions.json --output results_squad.json
+        --predictions predictions.json --output results_squad.json    (and detection-score: no model either)
 
-The prompts are those of training (research_internlm/data/chat_template.py). squad-score needs no MindSpore.
+The prompts are those of training (research_internlm/data/chat_template.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from research_internlm import recipes
-from research_internlm.evaluation import runner, squad
+from research_internlm.evaluation import runner
+from research_internlm.evaluation.scorings import SCORINGS
 from research_internlm.evaluation.tasks import TASKS
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import require_absent, require_file, write_json
@@ -38,10 +39,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         _add_model_options(command)
         _add_output_options(command, in_run_folder=True)
         task.add_options(command)
-    scoring = commands.add_parser("squad-score", help="score a prediction file")
-    _add_output_options(scoring, in_run_folder=False)
-    scoring.add_argument("--squad_file", required=True, metavar="F", help="SQuAD v1.1 JSON")
-    scoring.add_argument("--predictions", required=True, metavar="F", help="{question id: text} JSON")
+    for name, scoring in SCORINGS.items():
+        command = commands.add_parser(name, help=scoring.help)
+        _add_output_options(command, in_run_folder=False)
+        scoring.add_options(command)
     return recipes.parse_command_line(parser, argv)
 
 
@@ -105,9 +106,9 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.output:
         go_into_run_folder(arguments)
     require_absent(arguments.output, arguments.overwrite)
-    if arguments.command == "squad-score":
-        result = squad.score_file(arguments.squad_file, arguments.predictions)
-        print("\n".join(squad.verdict_lines(result)))
+    if scoring := SCORINGS.get(arguments.command):
+        result = scoring.score(arguments)
+        print("\n".join(scoring.lines(result)))
     else:
         result = evaluate(arguments, started)
     write_json(arguments.output, result)
