@@ -21,6 +21,7 @@ COMMANDS = {
     "preprocess": "preprocess.data_preprocess",
     "detection-csv2json": "preprocess.detection_csv2json",
     "convert": "preprocess.alpaca_data_preprocess_v1",
+    "lengths": "research_internlm.lengths",
     "weights": "research_internlm.weights",
     "plan": "research_internlm.plan",
     "train": "research_internlm.run_internlm",

@@ -80,6 +80,7 @@ def evaluate(arguments: argparse.Namespace, started: float) -> dict[str, Any]:
                                   arguments.overlay, arguments.overrides, arguments.device_target)
     result, predictions = runner.evaluate(task, model, arguments.limit, started)
     write_json(Path(arguments.output).with_suffix(PREDICTIONS), predictions)
+    task.draw(result, predictions, Path(arguments.output))
     print("\n".join(task.lines(result)))
     return result
 

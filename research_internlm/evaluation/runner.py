@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from research_internlm import recipes
 from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.evaluation.task import Task
@@ -162,14 +164,14 @@ def _generate(name: str, prompts: Prompts, codec: TextCodec, model_config: Mappi
 
 
 def _compare(name: str, prompts: Prompts, candidates: Sequence[tuple[list[int], list[int]]],
-             model_config: Mapping[str, Any], load: Load) -> dict[int, int]:
-    """Place of the candidate with the highest logit by prompt index, for the prompts that fit."""
+             model_config: Mapping[str, Any], load: Load) -> dict[int, np.ndarray]:
+    """The candidates' logits by prompt index, for the prompts that fit."""
     full = [prompt + prefix for prompt, (prefix, _) in zip(prompts, candidates, strict=True)]
     indices = _fitting(full, model_config["seq_length"], 0)
     asked = [full[index] for index in indices]
     scores = load(max(map(len, asked))).next_token_scores(
         asked, [candidates[index][1] for index in indices], name)
-    return {index: int(row.argmax()) for index, row in zip(indices, scores, strict=True)}
+    return dict(zip(indices, scores, strict=True))
 
 
 def _fitting(prompts: Prompts, seq_length: int, room: int) -> list[int]:
