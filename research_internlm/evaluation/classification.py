@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 _Z_95 = NormalDist().inv_cdf(0.975)
-AUC_METHOD = "DeLong, DeLong and Clarke-Pearson (1988)"
+AUC_METHOD = "DeLong 1988"
 ECE_BINS = 10
 
 
@@ -107,7 +107,8 @@ def roc_auc(labels: Sequence[int], scores: Sequence[float]) -> dict[str, Any] | 
     auc = float(of_ones.mean())
     variance = sum(own.var(ddof=1) / len(own) for own in (of_ones, of_zeros) if len(own) > 1)
     reach = _Z_95 * math.sqrt(variance)
-    return {"auc": auc, "interval_95": [max(0.0, auc - reach), min(1.0, auc + reach)], "method": AUC_METHOD}
+    method = AUC_METHOD if variance else f"{AUC_METHOD}; no width, since the classes do not overlap"
+    return {"auc": auc, "interval_95": [max(0.0, auc - reach), min(1.0, auc + reach)], "method": method}
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
