@@ -13,8 +13,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from trainer_runs import MEAN, Run, run, samples, write_rows
+from trainer_runs import Run, run
 
+from preprocess.mindrecord.synthetic import MEAN_TOKENS, samples, write_rows
 from research_internlm.data.families import FAMILIES, INTERNLM
 from research_internlm.shared.errors import run_main
 
@@ -26,7 +27,7 @@ def measure(folder: Path, layout: str, batch: int, head: str, arguments: argpars
     rows, packed = arguments.steps * batch, layout == "packed"
     data = folder / f"{layout}{batch}.mindrecord"
     if not data.exists():
-        count = round(rows * (LENGTH + 1) / MEAN) if packed else rows
+        count = round(rows * (LENGTH + 1) / MEAN_TOKENS) if packed else rows
         write_rows(data, samples(count, VOCAB_SIZE, LENGTH + 1), LENGTH, VOCAB_SIZE, packed)
     return run(data, folder / f"{layout}{batch}{head}", f"model.model_config.seq_length={LENGTH}",
                f"model.model_config.vocab_size={VOCAB_SIZE}", f"runner_config.batch_size={batch}",

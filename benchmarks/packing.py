@@ -13,8 +13,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from trainer_runs import MEAN, Run, run, samples, write_rows
+from trainer_runs import Run, run
 
+from preprocess.mindrecord.synthetic import MEAN_TOKENS, samples, write_rows
 from research_internlm.shared.errors import run_main
 
 VOCAB = 1200
@@ -26,7 +27,7 @@ def measure(folder: Path, layout: str, arguments: argparse.Namespace, turn: int)
     packed = layout == "packed"
     data = folder / f"{layout}.mindrecord"
     if not data.exists():
-        count = round(rows * (length + 1) / MEAN) if packed else rows
+        count = round(rows * (length + 1) / MEAN_TOKENS) if packed else rows
         write_rows(data, samples(count, VOCAB, length + 1), length, VOCAB, packed)
     return run(data, folder / f"{layout}{turn}", f"model.model_config.seq_length={length}",
                f"model.model_config.vocab_size={VOCAB}", f"runner_config.batch_size={arguments.batch}",
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     for layout, found in best.items():
         print(f"| {layout} | {found.step_ms:.0f} | {found.useful_per_second:,.0f} |")
     ratio = best["packed"].useful_per_second / best["padded"].useful_per_second
-    print(f"\npacked / padded: {ratio:.2f} (limit {(arguments.seq_length + 1) / MEAN:.2f})")
+    print(f"\npacked / padded: {ratio:.2f} (limit {(arguments.seq_length + 1) / MEAN_TOKENS:.2f})")
     return 0
 
 

@@ -169,17 +169,24 @@ def compare(rounds: int) -> Iterator[tuple[tuple[int, ...], float, float]]:
 
 def cost_model_errors(measured: dict[tuple[int, ...], float]) -> Iterator[str]:
     """Table rows: steps at other lengths predicted by planning/cost.py from the first shape's step."""
-    from research_internlm.model.lora import count_parameters
     from research_internlm.planning import cost
+    from research_internlm.planning.flops import Shape
+    from research_internlm.planning.points import Point
     from research_internlm.recipes.recipe import resolve
 
     recipe = resolve(ROOT / "yaml/lora_finetune.yaml", [ROOT / "yaml/overlays/cpu_tiny.yaml"])
     config = {**recipe["model"]["model_config"], "vocab_size": VOCAB}
+
+    def shape(length: int, batch: int) -> Shape:
+        labels = int((rows(length, batch)[1] >= 0).sum(axis=1).max())
+        return Shape(rows=batch, seq_length=length, packed=True, recompute=False, head_places=labels)
+
     (_, _, length, batch), seconds = next(iter(measured.items()))
-    anchor = cost.Measured(seconds * 1e3, length * batch, length)
+    anchor = Point(shape=shape(length, batch), step_ms=seconds * 1e3)
+    model = cost.fit([anchor], config, config, "one step", True)
     for (hidden, _, length, batch), seconds in list(measured.items())[1:]:
         if hidden == config["hidden_size"]:
-            predicted = cost.step_ms(anchor, length * batch, length, config, count_parameters(config))
+            predicted = model.step(shape(length, batch)).best
             yield (f"| {length} x {batch} | {predicted:.0f} | {seconds * 1e3:.0f} | "
                    f"{predicted / seconds / 1e3 - 1:+.0%} |")
 

@@ -1,8 +1,4 @@
-"""Training runs for benchmarks: rows of synthetic samples, and run_internlm.py measured from outside.
-
-The lengths are those of real questions, so padding and fill are too; the ids mean nothing, which costs the
-same and lets the vocabulary have any size.
-"""
+"""Training runs for benchmarks: run_internlm.py measured from outside."""
 
 from __future__ import annotations
 
@@ -10,27 +6,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from preprocess.mindrecord.packing import Sample, pack
-from preprocess.mindrecord.writer import write_mindrecord
-from research_internlm.data.chat_template import PROMPT_VERSION
-from research_internlm.data.manifest import Counts, MindRecordManifest, SamplesPerRow, Tokens
-from research_internlm.data.rows import SCHEMA, make_records, record_length
-from research_internlm.shared.files import write_manifest
-from research_internlm.shared.schema import to_json
-
 ROOT = Path(__file__).resolve().parent.parent
-# Share of the samples -> tokens: 58,446 samples of real MMLU and CMMLU questions with InternLM's tokenizer,
-# mean 138. Scaled to the mean of 26,244 questions.
-SHARES = (0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.999, 1)
-TOKENS = (83, 92, 104, 121, 153, 195, 236, 334, 390, 528, 1071)
-MEAN, ANSWER = 146, 16
-BOS, EOS, FIRST_FREE = 1, 2, 3
 _WARM_UP = 3  # the first step compiles
 _STEP = re.compile(r"per_step_time: (\d+)ms")
 _USEFUL = re.compile(r"useful_tokens_per_second: ([\d.]+)")
@@ -52,39 +33,6 @@ class Run:
     useful_per_second: float
     peak_mib: float
     losses: list[float]
-
-
-def samples(count: int, vocab_size: int, longest: int) -> list[Sample]:
-    """Samples of real lengths, up to `longest` tokens, with labels on the last 16."""
-    random = np.random.default_rng(0)
-    lengths = np.interp((np.arange(count) + 0.5) / count, SHARES, TOKENS)
-    found = []
-    for length in np.minimum(lengths * MEAN / lengths.mean(), longest).astype(int):
-        ids = random.integers(FIRST_FREE, vocab_size, length).astype(np.int32)
-        ids[0], ids[-1] = BOS, EOS
-        found.append((ids, np.arange(length) >= length - ANSWER))
-    return found
-
-
-def write_rows(path: Path, found: Sequence[Sample], seq_length: int, vocab_size: int, packed: bool) -> None:
-    """Writes the samples as the converter would, padded or packed, with the manifest training asks for."""
-    length = record_length(seq_length)
-    groups = list(pack(found, length, seed=0)) if packed else [[sample] for sample in found]
-    joined = [tuple(map(np.concatenate, zip(*group, strict=True))) for group in groups]
-    rows = [dict(zip(SCHEMA, row, strict=True))
-            for row in zip(*make_records(joined, length).values(), strict=True)]
-    tokens = sum(len(ids) for ids, _ in found)
-    labels = [int((row["labels"] >= 0).sum()) for row in rows]
-    write_manifest(path, **to_json(MindRecordManifest(
-        parts=write_mindrecord(path, iter(rows), 1, "internlm_alpaca"), tool=Path(__file__).name, inputs={},
-        tokenizer_sha256="", special_ids={"bos": BOS, "eos": EOS, "vocab_size": vocab_size},
-        prompt_version=PROMPT_VERSION, evaluation_kind="unknown", seq_length=seq_length, record_length=length,
-        packed=packed, counts=Counts(in_=len(found), samples=len(found), out=len(rows), dropped={}),
-        dropped=[], tokens=Tokens(
-            total=tokens, supervised=sum(labels), padding=len(rows) * length - tokens,
-            longest=max(len(ids) for ids, _ in found), longest_answer=max(labels),
-            fill=tokens / len(rows) / length),
-        samples_per_row=SamplesPerRow(mean=len(found) / len(rows), max=max(map(len, groups))))))
 
 
 def run(data: Path, output: Path, *overrides: str) -> Run:

@@ -1,4 +1,4 @@
-"""Instruction JSON to MindRecord: encodes every item and writes fixed-length rows.
+"""Instruction and conversation JSON to MindRecord: encodes every item and writes fixed-length rows.
 
     python preprocess/alpaca_data_preprocess_v1.py --mindrecord_schema internlm_alpaca \\
         --input_glob train_alpaca_format.json --output_file train.mindrecord \\
@@ -7,6 +7,8 @@
 Rows are seq_length + 1 tokens, what training wants; validation rows of seq_length tokens are made with
 --seq_length one less (1023). With --pack a row holds as many whole samples as fit. The record rule is in
 research_internlm/data/rows.py, the choice of samples that share a row in preprocess/mindrecord/packing.py.
+Items are alpaca items, also with `system` and `history`, or conversations in the forms of OpenAI
+(`messages`), XTuner (`conversation`) and ShareGPT (`conversations`); each item's fields tell its form.
 """
 
 from __future__ import annotations
@@ -16,9 +18,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -27,21 +27,15 @@ from tqdm import tqdm
 from preprocess.detection.cutting import cut_long_texts
 from preprocess.mindrecord.background import in_background
 from preprocess.mindrecord.encoding import Block, encode_blocks
-from preprocess.mindrecord.items import inputs_of, read_named
 from preprocess.mindrecord.packing import Sample, pack
-from preprocess.mindrecord.writer import existing_parts, load_writer, write_mindrecord
-from research_internlm.data.chat_template import prompt_version
-from research_internlm.data.detection import CUTS, DETECTION_WORDING
+from preprocess.mindrecord.statistics import Statistics, manifest_of, report
+from preprocess.mindrecord.writer import load_writer, parts_of_older, results_of, write_mindrecord
+from research_internlm.data.chat_template import ALL_ANSWERS, TRAIN_ON
+from research_internlm.data.detection import CUTS
 from research_internlm.data.families import END_MARKERS, UPSTREAM_END
-from research_internlm.data.items import SQUAD_WORDING, is_reading, render_item
-from research_internlm.data.manifest import (
-    Counts,
-    MindRecordManifest,
-    Part,
-    SamplesPerRow,
-    Tokens,
-    read_data_manifest,
-)
+from research_internlm.data.item_files import inputs_of, read_named
+from research_internlm.data.items import render_item
+from research_internlm.data.manifest import require_own_manifest
 from research_internlm.data.rows import fits, make_records, record_length
 from research_internlm.data.segments import Segment
 from research_internlm.data.tokens import (
@@ -53,41 +47,12 @@ from research_internlm.data.tokens import (
 )
 from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
-from research_internlm.shared.files import sha256_of, write_manifest
+from research_internlm.shared.files import manifest_path, write_manifest
 from research_internlm.shared.process_role import leave_job_variables_out
+from research_internlm.shared.result_set import ResultSet, result_set
 from research_internlm.shared.schema import to_json
 
 _ROWS_AT_ONCE = 512
-
-
-@dataclass
-class Statistics:
-    """What happened to the items.
-
-    Attributes:
-        items: Items read.
-        rows: Rows written.
-        samples: Samples in them.
-        reading: Items read that are questions on a passage.
-        tokens: Tokens of all samples, and `supervised` those with a label.
-        longest: Tokens of the longest sample.
-        longest_answer: Most supervised tokens in one row.
-        fullest: Most samples in one row.
-        overlong: Every dropped item with its length.
-        texts: Texts to be judged by class, and those of each class that were cut (`cut_human`, `cut_AI`).
-    """
-
-    items: int = 0
-    rows: int = 0
-    samples: int = 0
-    reading: int = 0
-    tokens: int = 0
-    supervised: int = 0
-    longest: int = 0
-    longest_answer: int = 0
-    fullest: int = 0
-    overlong: list[dict[str, Any]] = field(default_factory=list)
-    texts: Counter[str] = field(default_factory=Counter)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -111,9 +76,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--end_marker", choices=END_MARKERS, default=UPSTREAM_END, help="how chat answers "
         "end: eoa as upstream (<eoa>, newline, </s>), eos with </s> alone, for a base that does not learn "
         "<eoa> (research_internlm/audit.py tells; default: %(default)s)")
+    add("--train_on", choices=TRAIN_ON, default=ALL_ANSWERS, help="which answers of a conversation are "
+        "learnt (default: %(default)s)")
     add("--overlong", choices=("drop", "error"), default="drop", help="an item that does not fit its row is "
-        "dropped and listed, or an error; it is never cut, but for a text to be judged, which "
-        "always is (default: %(default)s)")
+        "dropped and listed, or an error; a conversation first loses its oldest exchanges, listed too; a "
+        "text to be judged is cut in any case, an answer never (default: %(default)s)")
     add("--cut", choices=CUTS, default=CUTS[0], help="what a text to be judged that does not fit its row "
         "loses: its end, or its middle (default: %(default)s)")
     add("--num_workers", type=whole(1), default=2, metavar="N",
@@ -126,25 +93,24 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def encode_named(paths: Sequence[Path], processor: sentencepiece.SentencePieceProcessor,
                  special: SpecialTokens, arguments: argparse.Namespace
-                 ) -> Iterator[tuple[list[str], int, Counter[str], Block]]:
+                 ) -> Iterator[tuple[list[str], Counter[str], Block]]:
     """All items of all files as blocks of samples.
 
     Yields:
-        Names of the items, under which they are listed when dropped; how many are questions on a passage;
-        how many are texts to be judged or were cut, by class; their samples.
+        Names of the items, under which they are listed when dropped; how many have which form; their samples.
     """
     for_names, for_encoding = itertools.tee(read_named(paths))  # apart by one block
-    for block in encode_blocks((item for _, item in for_encoding), processor, special, arguments.num_workers,
-                               arguments.end_marker):
+    room = record_length(arguments.seq_length) if arguments.overlong == "drop" else None
+    for block in encode_blocks((item for *_, item in for_encoding), processor, special, arguments.num_workers,
+                               arguments.end_marker, arguments.train_on, room):
         named = list(itertools.islice(for_names, len(block.lengths)))
-        block, texts = cut_long_texts([item for _, item in named], block,
-                                      record_length(arguments.seq_length), arguments.cut, processor, special,
-                                      arguments.end_marker)
-        yield [name for name, _ in named], sum(is_reading(item) for _, item in named), texts, block
+        block = cut_long_texts([item for *_, item in named], block, record_length(arguments.seq_length),
+                               arguments.cut, processor, special, arguments.end_marker)
+        yield [name for name, *_ in named], Counter(form for _, form, _ in named), block
 
 
-def keep_fitting(blocks: Iterable[tuple[list[str], int, Counter[str], Block]], length: int,
-                 statistics: Statistics) -> Iterator[Sample]:
+def keep_fitting(blocks: Iterable[tuple[list[str], Counter[str], Block]], length: int, statistics: Statistics
+                 ) -> Iterator[Sample]:
     """Passes on the samples that fit a row and notes the others.
 
     Args:
@@ -155,10 +121,12 @@ def keep_fitting(blocks: Iterable[tuple[list[str], int, Counter[str], Block]], l
     Yields:
         Samples of at most `length` tokens.
     """
-    for names, reading, texts, block in blocks:
-        statistics.texts += texts
+    for names, forms, block in blocks:
         statistics.items += len(names)
-        statistics.reading += reading
+        statistics.forms += forms
+        statistics.cut_texts += block.cut
+        statistics.shortened += [{"item": names[place], "tokens": tokens, "exchanges_left_out": gone}
+                                 for place, (tokens, gone) in block.shortened.items()]
         for name, (ids, supervised) in zip(names, block.samples(), strict=True):
             if fits(len(ids), length):
                 yield ids, supervised
@@ -195,13 +163,8 @@ def make_rows(groups: Iterable[Sequence[Sample]], length: int, statistics: Stati
             yield dict(zip(records, row, strict=True))
 
 
-def show(number: int, item: dict[str, str], processor: sentencepiece.SentencePieceProcessor, family: str,
-         end: str) -> None:
-    """Prints a sample as the model reads it, the supervised part between ⟦ and ⟧."""
-    print(f"--- sample {number}\n{_marked(render_item(item, family, end), processor)}")
-
-
 def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProcessor) -> str:
+    """A sample as the model reads it, the supervised part between ⟦ and ⟧."""
     text, inside = "", False
     for segment in segments:
         if segment.supervised != inside:
@@ -212,25 +175,6 @@ def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProce
     return text + ("⟧" if inside else "")
 
 
-def report(statistics: Statistics, length: int, output: Path) -> None:
-    """Prints the counts and how full the rows are."""
-    dropped, rows = len(statistics.overlong), statistics.rows
-    print(f"{statistics.samples + dropped} items in = {statistics.samples} samples in {rows} rows + "
-          f"{dropped} dropped (longer than {length} tokens) -> {output}")
-    for entry in statistics.overlong[:10]:
-        print(f"  dropped {entry['item']}: {entry['tokens']} tokens")
-    if dropped > 10:
-        print(f"  ... and {dropped - 10} more, all in the manifest")
-    if statistics.texts:
-        print("texts to be judged: "
-              + ", ".join(f"{count} {name}" for name, count in statistics.texts.items()))
-    print(f"tokens per sample: mean {statistics.tokens / statistics.samples:.1f}, longest "
-          f"{statistics.longest} of {length}; samples per row: mean {statistics.samples / rows:.2f}, most "
-          f"{statistics.fullest}")
-    print(f"rows are {statistics.tokens / rows / length:.1%} text, {statistics.supervised / rows:.1f} tokens "
-          "per row supervised")
-
-
 def convert(arguments: argparse.Namespace) -> None:
     """Runs the conversion.
 
@@ -238,14 +182,26 @@ def convert(arguments: argparse.Namespace) -> None:
         ToolkitError: Inputs, tokenizer or output do not allow it.
     """
     output = Path(arguments.output_file)
-    old = existing_parts(output, arguments.file_partition)
-    if old and not arguments.overwrite:
-        raise ToolkitError(f"{old[0]} exists already; pass --overwrite to replace it, or name another output")
+    paths = inputs_of(arguments.input_glob)
+    with result_set(output, arguments.overwrite, results_of(output, arguments.file_partition),
+                    [*paths, arguments.model_file]) as results:
+        statistics = write_rows(arguments, paths, results)
+    report(statistics, record_length(arguments.seq_length), output)
+
+
+def write_rows(arguments: argparse.Namespace, paths: list[Path], results: ResultSet) -> Statistics:
+    """Makes the data set and its manifest.
+
+    Raises:
+        ToolkitError: Inputs or tokenizer do not allow it.
+    """
+    output = results.folder / Path(arguments.output_file).name
+    made_by = [require_own_manifest(path) for path in paths]
     processor = load_tokenizer(arguments.model_file)
     special = special_tokens(processor)
-    paths = inputs_of(arguments.input_glob)
-    for number, (_, item) in enumerate(itertools.islice(read_named(paths), arguments.show), 1):
-        show(number, item, processor, special.family, arguments.end_marker)
+    for number, (*_, item) in enumerate(itertools.islice(read_named(paths), arguments.show), 1):
+        segments = render_item(item, special.family, arguments.end_marker, arguments.train_on)
+        print(f"--- sample {number}\n{_marked(segments, processor)}")
     length = record_length(arguments.seq_length)
     statistics = Statistics()
 
@@ -262,55 +218,20 @@ def convert(arguments: argparse.Namespace) -> None:
                            f"--seq_length (now {arguments.seq_length})")
     rows = tqdm(itertools.chain([first], rows), desc="rows", delay=2, unit="row")
     parts = write_mindrecord(output, rows, arguments.file_partition, arguments.mindrecord_schema)
-    write_manifest(output, **to_json(_manifest(arguments, paths, special, statistics, parts)))
-    report(statistics, length, output)
+    facts = manifest_of(Path(__file__).name, arguments, paths, made_by, special, statistics, parts)
+    write_manifest(output, **to_json(facts))
+    results.publish(*parts_of_older(Path(arguments.output_file)), *(part.file for part in parts),
+                    manifest_path(output).name)
+    return statistics
 
 
-def _refuse_overlong(blocks: Iterable[tuple[list[str], int, Counter[str], Block]], length: int) -> None:
-    long = [f"{name} ({count} tokens)" for names, *_, block in blocks
+def _refuse_overlong(blocks: Iterable[tuple[list[str], Counter[str], Block]], length: int) -> None:
+    long = [f"{name} ({count} tokens)" for names, _, block in blocks
             for name, count in zip(names, block.lengths, strict=True) if not fits(count, length)]
     if long:
         raise ToolkitError(f"{len(long)} items are longer than the {length}-token row: "
                            f"{', '.join(long[:10])}{' ...' if len(long) > 10 else ''}; raise --seq_length or "
                            "pass --overlong drop")
-
-
-def _manifest(arguments: argparse.Namespace, paths: list[Path], special: SpecialTokens,
-              statistics: Statistics, parts: list[Part]) -> MindRecordManifest:
-    """The manifest of the data set."""
-    length = record_length(arguments.seq_length)
-    manifests = [read_data_manifest(path) for path in paths]
-    kinds = {manifest.evaluation_kind if manifest else "unknown" for manifest in manifests}
-    wordings = {wording for manifest in manifests if manifest for wording in manifest.wordings}
-    if statistics.reading:
-        wordings.add(SQUAD_WORDING)
-    if statistics.texts:
-        wordings.add(DETECTION_WORDING)
-    return MindRecordManifest(
-        parts=parts,
-        tool=Path(__file__).name,
-        inputs={path.name: sha256_of(path) for path in paths},
-        tokenizer_sha256=sha256_of(arguments.model_file),
-        special_ids=special.manifest_entry(),
-        prompt_version=prompt_version(arguments.end_marker),
-        wordings=sorted(wordings),
-        evaluation_kind=kinds.pop() if len(kinds) == 1 else "mixed",
-        seq_length=arguments.seq_length,
-        record_length=length,
-        packed=arguments.pack,
-        counts=Counts(in_=statistics.items, samples=statistics.samples, out=statistics.rows,
-                      dropped={"overlong": len(statistics.overlong)}),
-        dropped=statistics.overlong,
-        tokens=Tokens(total=statistics.tokens, supervised=statistics.supervised,
-                      padding=statistics.rows * length - statistics.tokens,
-                      longest=statistics.longest, longest_answer=statistics.longest_answer,
-                      fill=round(statistics.tokens / (statistics.rows * length), 6)),
-        samples_per_row=SamplesPerRow(mean=round(statistics.samples / statistics.rows, 4),
-                                      max=statistics.fullest),
-        seed=arguments.seed if arguments.pack else None,
-        texts=dict(statistics.texts),
-        cut=arguments.cut if statistics.texts else None,
-    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,13 +20,16 @@ from tqdm import tqdm
 from preprocess.exam import questions as question_reader
 from preprocess.exam import splits
 from preprocess.exam.orderings import ORDERS, choose_orders, depends_on_order
-from preprocess.mindrecord.items import stream_items, write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.data.choice import EXAM_WORDING, ChoiceQuestion
-from research_internlm.data.manifest import write_data_manifest
+from research_internlm.data.item_files import stream_items, write_items
+from research_internlm.data.manifest import require_own_manifest, write_data_manifest
 from research_internlm.shared import files
 from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.shared.result_set import ResultSet, result_set
+
+_NAMES = {part: f"{part}_alpaca_format.json" for part in ("train", "valid", "test")}  # the report's
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -140,26 +143,21 @@ def count_categories(questions: list[ChoiceQuestion], split: splits.Split) -> di
             for name, counts in names.items()}
 
 
-def write_outputs(arguments: argparse.Namespace, split: splits.Split, facts: dict[str, Any]) -> None:
-    """Writes the three files, and then their manifests."""
-    outputs = {part: output_path(arguments.output_dir, part) for part in ("train", "valid", "test")}
-    for part, path in tqdm(outputs.items(), desc="writing", unit="file", disable=None):
+def write_outputs(results: ResultSet, split: splits.Split, facts: dict[str, Any]) -> None:
+    """Writes the three files and their manifests, each of which names all three with their sha256."""
+    staged = {part: results.folder / name for part, name in _NAMES.items()}
+    for part, path in tqdm(staged.items(), desc="writing", unit="file", disable=None):
         write_items(path, (shown.item() for shown in getattr(split, part)))
-    for part, path in outputs.items():
-        write_data_manifest(path, tool="preprocess/data_preprocess.py", part=part,
+    together = {path.name: files.sha256_of(path) for path in staged.values()}
+    for part, path in staged.items():
+        write_data_manifest(path, tool="preprocess/data_preprocess.py", part=part, together=together,
                             items=len(getattr(split, part)), **facts)
+    results.publish(*together)
 
 
-def output_path(folder: Path, part: str) -> Path:
-    """`train_alpaca_format.json` and so on, the report's names."""
-    return folder / f"{part}_alpaca_format.json"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the entry point."""
-    arguments = parse_arguments(argv)
-    for part in ("train", "valid", "test"):
-        files.require_absent(output_path(arguments.output_dir, part), arguments.overwrite)
+def make(arguments: argparse.Namespace, results: ResultSet) -> None:
+    """Splits the questions, writes the files, and prints the summary."""
+    require_own_manifest(arguments.input)
     questions, dropped = read_questions(arguments.input, arguments.ambiguous)
     generator = random.Random(arguments.seed)
     orders, order_facts = assign_orders(questions, arguments.orderings, generator)
@@ -173,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         "train": len(split.train), "valid": len(split.valid), "test": len(split.test), "unused": split.unused,
     }
     kind = splits.EVALUATION_KIND[arguments.split]
-    write_outputs(arguments, split, {
+    write_outputs(results, split, {
         "evaluation_kind": kind, "split": arguments.split, "orderings": arguments.orderings,
         "seed": arguments.seed, "prompt_version": PROMPT_VERSION, "wordings": [EXAM_WORDING],
         "inputs": {arguments.input.name: files.sha256_of(arguments.input)}, "counts": counts,
@@ -187,6 +185,15 @@ def main(argv: list[str] | None = None) -> int:
           "orders than asked for")
     if short:
         print(f"{len(short)} categories have fewer questions than asked for (listed in the manifests)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the entry point."""
+    arguments = parse_arguments(argv)
+    outputs = [arguments.output_dir / name for name in _NAMES.values()]
+    with result_set(outputs[0], arguments.overwrite, {path: files.manifest_path(path) for path in outputs},
+                    [arguments.input]) as results:
+        make(arguments, results)
     return 0
 
 

@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from preprocess.detection import cleaning, csv_rows, report, splits, surface
 from preprocess.detection.cleaning import Collection, Rules
-from preprocess.mindrecord.items import write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.data.detection import (
     CLASS_NAMES,
@@ -32,11 +31,13 @@ from research_internlm.data.detection import (
     language_of,
     verdict_position,
 )
+from research_internlm.data.item_files import write_items
 from research_internlm.data.manifest import write_data_manifest
 from research_internlm.data.tokens import load_tokenizer
 from research_internlm.shared import files
 from research_internlm.shared.arguments import number, whole
 from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.shared.result_set import ResultSet, result_set
 
 REMOVED = "removed.jsonl"
 
@@ -149,9 +150,9 @@ def items_of(found: Collection, indices: np.ndarray, weights: tuple[float, float
         yield from itertools.repeat(item, int(times) + (generator.random() < rest))
 
 
-def write_parts(found: Collection, clean: np.ndarray, split: splits.Split, arguments: argparse.Namespace
-                ) -> dict[str, int]:
-    """Writes the three files; the items of each."""
+def write_parts(found: Collection, clean: np.ndarray, split: splits.Split, arguments: argparse.Namespace,
+                folder: Path) -> dict[str, int]:
+    """Writes the three files and removed.jsonl; the items of each part."""
     written = Counter()
 
     def counted(side: str) -> Iterator[dict[str, Any]]:
@@ -161,47 +162,61 @@ def write_parts(found: Collection, clean: np.ndarray, split: splits.Split, argum
             yield item
 
     for side in splits.SIDES:
-        write_items(output_path(arguments.output_dir, side), counted(side))
-    with files.staging(arguments.output_dir) as folder:
-        with open(folder / REMOVED, "w", encoding="utf-8") as file:
-            file.writelines(report.reasons(found, clean, split))
-        files.publish(folder / REMOVED, arguments.output_dir / REMOVED)
+        write_items(output_path(folder, side), counted(side))
+    with open(folder / REMOVED, "w", encoding="utf-8") as file:
+        file.writelines(report.reasons(found, clean, split))
     return dict(written)
+
+
+def facts_of(csv_files: list[csv_rows.CsvFile], found: Collection, clean: np.ndarray, split: splits.Split,
+             arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the manifests of all three parts say."""
+    return {
+        "inputs": {path.name: files.sha256_of(path) for path in arguments.csv},
+        "evaluation_kind": "held_out", "prompt_version": PROMPT_VERSION, "wordings": [DETECTION_WORDING],
+        "counts": report.counts_of(found, clean, split), "files": report.file_facts(csv_files),
+        "hold_out": arguments.hold_out,
+        "held_out": {kind: {side: [found.names["sources" if kind == "generators" else kind][place]
+                                   for place in places] for side, places in sides.items()}
+                     for kind, sides in split.groups.items()},
+        "sample": arguments.sample, "class_weights": list(arguments.class_weights),
+        "min_words": arguments.min_words, "jaccard": arguments.jaccard,
+        "kept_rules": list(arguments.keep), "keep_surface": arguments.keep_surface,
+        "seed": arguments.seed, "surface": report.surface_facts(found),
+        "near_duplicates": cleaning.cluster_facts(found)}
+
+
+def make(arguments: argparse.Namespace, results: ResultSet) -> None:
+    """Reads, cleans and splits the texts, writes the files, and prints the summary."""
+    spools = results.folder / "spools"  # not published
+    spools.mkdir()
+    csv_files, found = read(arguments, spools)
+    clean = np.flatnonzero(found.removed == "")
+    split = make_split(found, clean, arguments)
+    written = write_parts(found, clean, split, arguments, results.folder)
+    facts = facts_of(csv_files, found, clean, split, arguments)
+    parts = {side: report.contents(found, clean, split, side) for side in splits.SIDES}
+    staged = {side: output_path(results.folder, side) for side in splits.SIDES}
+    together = {path.name: files.sha256_of(path) for path in staged.values()}
+    for side, path in staged.items():
+        write_data_manifest(path, tool="preprocess/detection_csv2json.py", part=side, together=together,
+                            items=written[side], **parts[side], **facts)
+    results.publish(REMOVED, *together)
+    print("\n".join(report.lines(facts, parts, str(arguments.output_dir / REMOVED))))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     arguments = parse_arguments(argv)
-    outputs = {side: output_path(arguments.output_dir, side) for side in splits.SIDES}
-    for path in (*outputs.values(), arguments.output_dir / REMOVED):
-        files.require_absent(path, arguments.overwrite, arguments.csv)
     if arguments.model_file:
         processor = load_tokenizer(arguments.model_file)
         for language in LANGUAGES:
             verdict_position(language, processor)
-    with files.staging(arguments.output_dir) as folder:
-        csv_files, found = read(arguments, folder)
-        clean = np.flatnonzero(found.removed == "")
-        split = make_split(found, clean, arguments)
-        written = write_parts(found, clean, split, arguments)
-        counts = report.counts_of(found, clean, split)
-        parts = {side: report.contents(found, clean, split, side) for side in splits.SIDES}
-        facts = {
-            "counts": counts, "files": report.file_facts(csv_files), "hold_out": arguments.hold_out,
-            "held_out": {kind: {side: [found.names["sources" if kind == "generators" else kind][place]
-                                       for place in places] for side, places in sides.items()}
-                         for kind, sides in split.groups.items()},
-            "sample": arguments.sample, "class_weights": list(arguments.class_weights),
-            "min_words": arguments.min_words, "jaccard": arguments.jaccard,
-            "kept_rules": list(arguments.keep), "keep_surface": arguments.keep_surface,
-            "seed": arguments.seed, "surface": report.surface_facts(found),
-            "near_duplicates": cleaning.cluster_facts(found)}
-    inputs = {path.name: files.sha256_of(path) for path in arguments.csv}
-    for side, path in outputs.items():
-        write_data_manifest(path, tool="preprocess/detection_csv2json.py", part=side, inputs=inputs,
-                            evaluation_kind="held_out", prompt_version=PROMPT_VERSION,
-                            wordings=[DETECTION_WORDING], items=written[side], **parts[side], **facts)
-    print("\n".join(report.lines(facts, parts, str(arguments.output_dir / REMOVED))))
+    parts = [output_path(arguments.output_dir, side) for side in splits.SIDES]
+    finished = {path: files.manifest_path(path) for path in parts}
+    finished[arguments.output_dir / REMOVED] = files.manifest_path(parts[0])
+    with result_set(parts[0], arguments.overwrite, finished, arguments.csv) as results:
+        make(arguments, results)
     return 0
 
 

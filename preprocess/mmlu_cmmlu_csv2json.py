@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from preprocess.exam import exam_csv, official_compat
 from preprocess.exam.exam_csv import ExamFile
-from preprocess.mindrecord.items import write_items
 from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.data.choice import (
     ALPACA_KEYS,
@@ -31,9 +30,10 @@ from research_internlm.data.choice import (
     ChoiceQuestion,
     choice_instruction,
 )
+from research_internlm.data.item_files import write_items
 from research_internlm.data.manifest import write_data_manifest
-from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.shared.result_set import ResultSet, result_set
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -165,10 +165,8 @@ def read_sources(arguments: argparse.Namespace
     return exam_files, absent, left_out
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the entry point."""
-    arguments = parse_arguments(argv)
-    files.require_absent(arguments.output, arguments.overwrite)
+def make(arguments: argparse.Namespace, results: ResultSet) -> None:
+    """Converts, writes the json and its manifest, and prints the summary."""
     exam_files, absent, left_out = read_sources(arguments)
     items, facts = convert(exam_files, arguments.official_compat, arguments.seed)
     rows_in = sum(len(exam.rows) for exam in exam_files)
@@ -178,9 +176,10 @@ def main(argv: list[str] | None = None) -> int:
     for exam in exam_files:
         rows_per_category[f"{exam.source}/{exam.subject}"] += len(exam.rows)
     counts = {"in": rows_in, "out": len(items), "dropped": len(facts["dropped"])}
-    write_items(arguments.output, items)
+    staged = results.folder / arguments.output.name
+    write_items(staged, items)
     write_data_manifest(
-        arguments.output, tool="preprocess/mmlu_cmmlu_csv2json.py", official_compat=arguments.official_compat,
+        staged, tool="preprocess/mmlu_cmmlu_csv2json.py", official_compat=arguments.official_compat,
         seed=arguments.seed, prompt_version=PROMPT_VERSION, wordings=[EXAM_WORDING],
         counts=counts,
         order="cmmlu then mmlu, categories by name; each: dev, test, val, then shuffled",
@@ -192,6 +191,7 @@ def main(argv: list[str] | None = None) -> int:
         rows_per_category=rows_per_category,
         **facts, duplicates=duplicates,
         inputs={exam.name: exam.sha256 for exam in exam_files})
+    results.publish(arguments.output.name)
     for source, splits in absent.items():
         if splits:
             print(f"{source}: no {', '.join(f'{split}/' for split in splits)} folder")
@@ -207,6 +207,13 @@ def main(argv: list[str] | None = None) -> int:
           f"{len(duplicates['conflicting']['groups'])} questions with conflicting keys")
     if arguments.official_compat:
         print(f"official_compat: {sum(facts['nan_cells_per_file'].values())} option cells became nan")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the entry point."""
+    arguments = parse_arguments(argv)
+    with result_set(arguments.output, arguments.overwrite) as results:
+        make(arguments, results)
     return 0
 
 

@@ -17,13 +17,17 @@ from research_internlm.shared.errors import USER_ERROR_EXIT_CODE, run_main
 
 # In the order of the work. A command also answers to the name of its file.
 COMMANDS = {
+    "doctor": "research_internlm.doctor",
     "csv2json": "preprocess.mmlu_cmmlu_csv2json",
     "preprocess": "preprocess.data_preprocess",
     "detection-csv2json": "preprocess.detection_csv2json",
+    "assistant": "preprocess.assistant_data",
     "convert": "preprocess.alpaca_data_preprocess_v1",
     "lengths": "research_internlm.lengths",
     "weights": "research_internlm.weights",
+    "probe": "research_internlm.probe",
     "plan": "research_internlm.plan",
+    "rehearse": "research_internlm.rehearse",
     "train": "research_internlm.run_internlm",
     "launch": "research_internlm.launch",
     "mirror": "research_internlm.mirror",

@@ -22,9 +22,11 @@ from research_internlm import recipes
 from research_internlm.evaluation import runner
 from research_internlm.evaluation.scorings import SCORINGS
 from research_internlm.evaluation.tasks import TASKS
+from research_internlm.recipes.for_mindformers import set_scratch_log_folder
 from research_internlm.shared.errors import run_main
-from research_internlm.shared.files import require_absent, require_file, write_json
+from research_internlm.shared.files import require_file, write_json
 from research_internlm.shared.process_role import leave_job_variables_out
+from research_internlm.shared.result_set import result_set
 from research_internlm.shared.run_layout import PREDICTIONS
 from research_internlm.shared.versions import require_installed_packages
 
@@ -36,7 +38,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, task in TASKS.items():
         command = commands.add_parser(name, help=task.help)
-        _add_model_options(command)
+        runner.add_model_options(command)
         _add_output_options(command, in_run_folder=True)
         task.add_options(command)
     for name, scoring in SCORINGS.items():
@@ -46,22 +48,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return recipes.parse_command_line(parser, argv)
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help="predict recipe, e.g. yaml/predict_mmlu.yaml")
-    parser.add_argument("--overlay", action="append", default=[], metavar="YAML",
-                        help="yaml laid over the recipe (repeatable)")
-    parser.add_argument("--load_checkpoint", required=True, metavar="P",
-                        help="base, merged or full LoRA checkpoint")
-    parser.add_argument("--model_file", required=True, metavar="F", help="tokenizer.model of the weights")
-    parser.add_argument("--device_target", choices=("CPU", "Ascend"),
-                        help="default: the recipe's context.device_target")
-    parser.add_argument("--limit", type=int, metavar="N",
-                        help="only the first N questions (the results say so)")
-
-
 def _add_output_options(parser: argparse.ArgumentParser, in_run_folder: bool) -> None:
     output = parser.add_mutually_exclusive_group(required=True) if in_run_folder else parser
-    output.add_argument("--output", required=not in_run_folder, metavar="F.json",
+    output.add_argument("--output", type=Path, required=not in_run_folder, metavar="F.json",
                         help="results; the raw predictions go beside it as F.predictions.json")
     if in_run_folder:
         output.add_argument("--run_dir", metavar="RUN_DIR", help="in place of --output: results and log go "
@@ -69,9 +58,17 @@ def _add_output_options(parser: argparse.ArgumentParser, in_run_folder: bool) ->
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
 
 
-def evaluate(arguments: argparse.Namespace, started: float) -> dict[str, Any]:
-    """Runs a task: writes the raw predictions, prints the verdict and returns the result."""
+def evaluate(arguments: argparse.Namespace, started: float, staged: Path) -> dict[str, Any]:
+    """Runs a task or a scoring, prints the verdict and returns the result.
+
+    A task's raw predictions and pictures are written beside `staged`, where the result is to go.
+    """
+    if scoring := SCORINGS.get(arguments.command):
+        result = scoring.score(arguments)
+        print("\n".join(scoring.lines(result)))
+        return result
     require_installed_packages()
+    set_scratch_log_folder()
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
 
     kind = TASKS[arguments.command]
@@ -79,8 +76,8 @@ def evaluate(arguments: argparse.Namespace, started: float) -> dict[str, Any]:
     model = runner.EvaluatedModel(arguments.config, arguments.load_checkpoint, arguments.model_file,
                                   arguments.overlay, arguments.overrides, arguments.device_target)
     result, predictions = runner.evaluate(task, model, arguments.limit, started)
-    write_json(Path(arguments.output).with_suffix(PREDICTIONS), predictions)
-    task.draw(result, predictions, Path(arguments.output))
+    write_json(staged.with_suffix(PREDICTIONS), predictions)
+    task.draw(result, predictions, staged)
     print("\n".join(task.lines(result)))
     return result
 
@@ -91,11 +88,11 @@ def go_into_run_folder(arguments: argparse.Namespace) -> None:
 
     run = Path(arguments.run_dir).absolute()
     checkpoint = require_file(arguments.load_checkpoint, "--load_checkpoint")
-    evaluation_run.check_before_start(
-        run, recipes.resolve(arguments.config, arguments.overlay, arguments.overrides),
-        arguments.device_target)
+    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
+    evaluation_run.check_before_start(run, recipe, arguments.device_target)
     arguments.output, log = evaluation_run.output_files(run, arguments.command, checkpoint)
-    require_absent(arguments.output, arguments.overwrite)
+    with result_set(arguments.output, arguments.overwrite, {arguments.output: None}):
+        pass  # the log may be replaced
     evaluation_run.keep_log(log, arguments.overwrite)
 
 
@@ -106,13 +103,11 @@ def main(argv: list[str] | None = None) -> int:
     leave_job_variables_out()
     if not arguments.output:
         go_into_run_folder(arguments)
-    require_absent(arguments.output, arguments.overwrite)
-    if scoring := SCORINGS.get(arguments.command):
-        result = scoring.score(arguments)
-        print("\n".join(scoring.lines(result)))
-    else:
-        result = evaluate(arguments, started)
-    write_json(arguments.output, result)
+    with result_set(arguments.output, arguments.overwrite, {arguments.output: None}) as results:
+        staged = results.folder / arguments.output.name
+        write_json(staged, evaluate(arguments, started, staged))
+        beside = (*getattr(TASKS.get(arguments.command), "pictures", ()), PREDICTIONS)
+        results.publish(*(staged.with_suffix(suffix).name for suffix in beside), staged.name)
     return 0
 
 

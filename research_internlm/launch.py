@@ -16,12 +16,18 @@ import sys
 from typing import Any
 
 from research_internlm.launching.checks import check
-from research_internlm.launching.folder import acquire_run_lock, fetch_from_mirror, set_old_run_aside
+from research_internlm.launching.folder import (
+    acquire_run_lock,
+    fetch_from_mirror,
+    lock_of,
+    set_old_run_aside,
+)
 from research_internlm.launching.msrun import start
 from research_internlm.launching.options import Launch, parse
 from research_internlm.launching.run_state import RunState, read_state
 from research_internlm.mirroring import beside_a_run
 from research_internlm.recipes.schedule import steps_from_recipe
+from research_internlm.runs.refusal import without_traces
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import run_main
 
@@ -32,11 +38,12 @@ def launch_run(launch: Launch) -> int:
     Raises:
         ToolkitError: A check fails, or the folder holds another run.
     """
-    acquire_run_lock(launch)
-    if launch.source:
-        fetch_from_mirror(launch)
-    state = read_state(launch)
-    check(launch, state)
+    with without_traces(launch.output, lock_of(launch)):
+        acquire_run_lock(launch)
+        if launch.source:
+            fetch_from_mirror(launch)
+        state = read_state(launch)
+        check(launch, state)
     # The folder holds                          and the command then
     #   nothing, or what a killed start left    starts a run
     #   this run                                continues it from its last complete checkpoint

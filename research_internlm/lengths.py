@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
+from typing import Any
 
-from preprocess.mindrecord.items import read_items
+from research_internlm.data.item_files import read_items
 from research_internlm.data.tokens import load_tokenizer, special_tokens
-from research_internlm.planning import lengths
+from research_internlm.planning import sample_lengths
 from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
-from research_internlm.shared.files import require_absent, sha256_of, write_json
+from research_internlm.shared.files import sha256_of, write_json
+from research_internlm.shared.result_set import result_set
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,21 +39,30 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     arguments = parse_arguments(argv)
-    outputs = [arguments.output, arguments.output.with_suffix(".png")] if arguments.output else []
-    for path in outputs:
-        require_absent(path, arguments.overwrite, arguments.files)
+    if not arguments.output:
+        measure(arguments)
+        return 0
+    inputs = [*arguments.files, arguments.model_file]
+    with result_set(arguments.output, arguments.overwrite, {arguments.output: None}, inputs) as results:
+        staged = results.folder / arguments.output.name
+        result, found = measure(arguments)
+        sample_lengths.draw(found, staged.with_suffix(".png"))
+        write_json(staged, {**result, "inputs": {path.name: sha256_of(path) for path in arguments.files},
+                            "tokenizer_sha256": sha256_of(arguments.model_file)})
+        results.publish(staged.with_suffix(".png").name, staged.name)
+    return 0
+
+
+def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, sample_lengths.Lengths]]:
+    """Measures the files and prints the tables; the summary, and the lengths by class and field."""
     processor = load_tokenizer(arguments.model_file)
     items = itertools.chain.from_iterable(map(read_items, arguments.files))
-    found = lengths.measure(items, processor, special_tokens(processor), arguments.num_workers)
+    found = sample_lengths.measure(items, processor, special_tokens(processor), arguments.num_workers)
     if not found:
         raise ToolkitError(f"{', '.join(map(str, arguments.files))} holds no item; give files with items")
-    result = lengths.summary(found)
-    print("\n".join(lengths.lines(result)))
-    if outputs:
-        lengths.draw(found, outputs[1])
-        write_json(outputs[0], {**result, "inputs": {path.name: sha256_of(path) for path in arguments.files},
-                                "tokenizer_sha256": sha256_of(arguments.model_file)})
-    return 0
+    result = sample_lengths.summary(found)
+    print("\n".join(sample_lengths.lines(result)))
+    return result, found
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python research_internlm/plan.py --config yaml/lora_finetune.yaml \\
         --train_dataset train.mindrecord --step_time_ms 3700     (or --measured output/run1)
     python research_internlm/plan.py --config yaml/lora_finetune.yaml --items 138020 \\
-        --write yaml/my_run.yaml
+        --probe probe.json --price 6.5 --picture front.png --choice 1 --write yaml/my_run.yaml
 
 Any key of the recipe can follow as key.path=value, as for run_internlm.py.
 """
@@ -16,26 +16,13 @@ import argparse
 from research_internlm import recipes
 from research_internlm.contest import scoring
 from research_internlm.model.lora import count_parameters
-from research_internlm.planning import cost
+from research_internlm.planning import front, run_plan, search, step_sources
+from research_internlm.planning.cost_table import TABLE_LENGTHS
 from research_internlm.planning.plan_yaml import derived_numbers, write_plan
-from research_internlm.planning.run_plan import (
-    ALL_LINEARS,
-    check_pattern,
-    check_recipe,
-    cost_table,
-    describe_checkpoints,
-    describe_cost,
-    describe_steps,
-    read_data,
-)
-from research_internlm.recipes.schedule import (
-    plan_from_recipe,
-    search_plan,
-    steps_from_recipe,
-    warnings,
-)
+from research_internlm.recipes.schedule import plan_from_recipe, search_plan, steps_from_recipe, warnings
 from research_internlm.shared.arguments import number, whole
-from research_internlm.shared.errors import run_main
+from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.shared.files import require_absent
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,12 +48,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--accuracy", type=scoring.share, default=0.9685, metavar="A",
         help="accuracy assumed in the score table, as 0.9685 or 96.85%% (default: %(default)s, the report's)")
     step = parser.add_mutually_exclusive_group()
+    step.add_argument("--probe", metavar="F", help="plan from steps that scripts/probe.sh measured here")
     step.add_argument("--step_time_ms", type=number(above=0), metavar="MS", help="a measured step of this "
                       "recipe at its own batch and seq_length; predicts hours")
     step.add_argument("--measured", metavar="RUN_DIR", help="take the step out of this run's logs "
                       "instead; a run of the same model")
-    add("--seq_length", type=whole(1), nargs="+", default=cost.TABLE_LENGTHS, metavar="L",
+    add("--seq_length", type=whole(1), nargs="+", default=TABLE_LENGTHS, metavar="L",
         help="row lengths of the cost table, beside the recipe's (default: %(default)s)")
+    add("--price", type=number(above=0), metavar="CNY", help="price of a card-hour: choices show money")
+    add("--picture", metavar="PNG", help="draw hours against card-hours")
+    add("--choice", type=whole(1), metavar="N", help="the choice of that number is what --write writes")
     add("--write", metavar="Y", help="write a copy of the recipe with the derived numbers, comments kept; "
         "with overlays or key.path=value, a yaml that extends the recipe by these and the numbers")
     add("--overwrite", action="store_true", help="let --write replace a file, a lone recipe included")
@@ -77,26 +68,48 @@ def main(argv: list[str] | None = None) -> int:
     """Prints the plan, and writes it with --write."""
     arguments = parse_arguments(argv)
     for pattern in arguments.targets or []:
-        check_pattern(pattern, "--targets")
-    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
-    check_recipe(recipe, arguments.config)
-    data = read_data(arguments, recipe)
+        run_plan.check_pattern(pattern, "--targets")
+    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides, "finetune")
+    run_plan.check_recipe(recipe, arguments.config)
+    data = run_plan.read_data(arguments, recipe)
     steps = steps_from_recipe(recipe, data.rows, arguments.cards)
-    recipe_plan = plan_from_recipe(recipe, steps)
     plan = search_plan(steps, arguments.saves)
     count = count_parameters(recipes.model_config(recipe))
     pet_config = recipes.model_config(recipe).get("pet_config")
-    lines = [*describe_steps(steps, data), *describe_checkpoints(plan, steps),
-             *(f"warning: {arguments.config}: {text}" for text in warnings(recipe_plan, steps)),
-             scoring.parameter_line(count), *describe_cost(recipe, count, plan, arguments.cards), ""]
+    lines = [*run_plan.describe_steps(steps, data), *run_plan.describe_checkpoints(plan, steps),
+             *(f"warning: {arguments.config}: {text}"
+               for text in warnings(plan_from_recipe(recipe, steps), steps)),
+             scoring.parameter_line(count), *run_plan.describe_cost(recipe, count, plan, arguments.cards), ""]
     if pet_config:
-        targets = arguments.targets or list(dict.fromkeys((pet_config["target_modules"], ALL_LINEARS)))
+        targets = arguments.targets or list(dict.fromkeys((pet_config["target_modules"],
+                                                           run_plan.ALL_LINEARS)))
         lines += [*scoring.score_table(recipe, arguments.rank, targets, arguments.accuracy), ""]
-    lines += cost_table(recipe, steps, data, arguments)
+    model = run_plan.measured_model(arguments, recipe)
+    lines += [*run_plan.describe_table(recipe, steps, data, model, arguments.seq_length), ""]
+    found = None
+    if model := model or step_sources.from_table(recipe):
+        found = run_plan.search_choices(recipe, steps, data, model, arguments)
+        lines += run_plan.describe_search(found, arguments.price)
     print("\n".join(lines).rstrip())
+    return finish(arguments, found, derived_numbers(plan, arguments.cards))
+
+
+def finish(arguments: argparse.Namespace, found: run_plan.Search | None, numbers: recipes.Recipe) -> int:
+    """Draws and writes what was asked for."""
+    if (arguments.picture or arguments.choice) and not found:
+        raise ToolkitError("--picture and --choice on a CPU need measured steps: give --probe F, which "
+                           "scripts/probe.sh makes")
+    if arguments.picture:
+        path = require_absent(arguments.picture, arguments.overwrite)
+        front.draw(found.own, found.narrow, found.wide, found.found, found.job.model.source, path)
+        print(f"written: {path}")
+    if arguments.choice:
+        choice = found.choice(arguments.choice)
+        numbers = search.overrides(choice)
+        print("\n".join(run_plan.describe_choice(choice, arguments.write or "YAML")))
     if arguments.write:
-        written = write_plan([arguments.config, *arguments.overlay], arguments.overrides,
-                             derived_numbers(plan, arguments.cards), arguments.write, arguments.overwrite)
+        written = write_plan([arguments.config, *arguments.overlay], arguments.overrides, numbers,
+                             arguments.write, arguments.overwrite, extend=bool(arguments.choice))
         print(f"written: {written}")
     return 0
 

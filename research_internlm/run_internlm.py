@@ -9,22 +9,50 @@ Under msrun every worker runs this file; rank 0 writes the resolved config and r
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
+from pathlib import Path
 
 from research_internlm import recipes
 from research_internlm.contest import scoring
+from research_internlm.inference.predict import check_predict, predict
 from research_internlm.model.lora import count_parameters
 from research_internlm.recipes.data_check import fill_from_data
 from research_internlm.recipes.for_mindformers import set_log_folder
+from research_internlm.runs.refusal import without_traces
+from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.process_role import (
     is_scheduler,
     leave_job_variables_out,
     rank,
+    require_job,
     worker_count,
 )
 from research_internlm.training.command import parse_arguments, resolve
-from research_internlm.training.worker import continue_run, preflight, prepare_output, train
+from research_internlm.training.worker import (
+    continue_run,
+    preflight,
+    prepare_output,
+    serve_workers,
+    train,
+)
+
+
+def prepare(recipe: recipes.Recipe, arguments: argparse.Namespace) -> None:
+    """Checks a worker's run and makes its folder, or finds where it goes on."""
+    if recipe["run_mode"] == "predict":
+        check_predict(recipe, arguments.predict_data, arguments.model_file)
+    parameters, data = preflight(recipe, arguments)
+    if recipe.get("use_parallel"):
+        require_job()
+    count = count_parameters(recipes.model_config(recipe))
+    parameters = replace(parameters, contest_ratio=scoring.contest_ratio(count))
+    if rank() == 0:
+        print(scoring.parameter_line(count), flush=True)
+    fill_from_data(recipe, data, worker_count())
+    prepare_output(recipe, parameters, data, arguments)
+    continue_run(recipe)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,23 +61,18 @@ def main(argv: list[str] | None = None) -> int:
     recipe = resolve(arguments)
     if not recipe.get("output_dir"):
         raise ToolkitError("no --output_dir given and the recipe names none")
-    set_log_folder(recipe)
+    output = Path(recipe["output_dir"])
+    set_log_folder(output)
     if not recipe.get("use_parallel"):
         leave_job_variables_out()
-    if is_scheduler() and not recipe.get("use_parallel"):
-        return 0  # no scheduler is needed for one worker
-    if not is_scheduler():
-        parameters, data = preflight(recipe, arguments)
-        count = count_parameters(recipes.model_config(recipe))
-        parameters = replace(parameters, contest_ratio=scoring.contest_ratio(count))
-        if rank() == 0:
-            print(scoring.parameter_line(count), flush=True)
-        fill_from_data(recipe, data, worker_count())
-        prepare_output(recipe, parameters, data, arguments)
-        continue_run(recipe)
+    if is_scheduler():
+        if recipe.get("use_parallel"):  # one worker needs none
+            require_job()
+            serve_workers(recipe["context"]["device_target"])
+        return 0
+    with without_traces(output, run_layout.mindformers_log_dir(output)):
+        prepare(recipe, arguments)
     if recipe["run_mode"] == "predict":
-        from research_internlm.inference.predict import predict
-
         predict(recipe, arguments.predict_data, arguments.model_file)
     else:
         train(recipe)

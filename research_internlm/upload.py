@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from research_internlm.shared.arguments import program, whole
 from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.shared.files import require_absent
 from research_internlm.storage.links import read_links, record
 from research_internlm.storage.multipart import MIB, ChangedError, Item, part_ranges
 from research_internlm.storage.obs import SERVER_VARIABLE, ObjectStore, connect, parse_url
@@ -94,8 +95,9 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join([*describe(items, bucket, arguments.part_size * MIB),
                          *(f"cannot be sent: {line}" for line in left_out)]))
         return 0
-    if arguments.record and Path(arguments.record).is_file():
-        read_links(arguments.record)  # one that is not valid is said before the upload
+    # What would fail after the upload is said before it.
+    if arguments.record and require_absent(arguments.record, overwrite=True).is_file():
+        read_links(arguments.record)
     source = Path(arguments.source)
     left_out += upload_all(connect(bucket, arguments.server), items,
                            source.parent if source.is_file() else source, arguments)

@@ -10,7 +10,7 @@ bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
 selection=()
 if [[ ${1:-} == --quick ]]; then
-    selection=(-m "not model and not slow")
+    selection=(-m "not model and not slow" -n 2 --dist loadfile)
     shift
 fi
 ruff check .

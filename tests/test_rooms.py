@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.commands import ROOT
 
 FLOORS = [
-    {"shared"}, {"data", "storage"}, {"recipes", "model", "preprocess"}, {"checkpoints"},
+    {"shared"}, {"data", "storage"}, {"recipes", "model", "preprocess", "machine"}, {"checkpoints"},
     {"runs", "inference"}, {"training", "evaluation", "planning", "mirroring", "serving"},
     {"launching", "contest"}, {"commands"},
 ]

@@ -66,7 +66,6 @@ class Facts:
     shingles: list[np.ndarray]
 
 
-
 @functools.cache
 def _signer() -> near_duplicates.Signer:
     """One a process, with the hashes of the words it has met."""
@@ -309,8 +308,11 @@ def cluster_facts(found: Collection, most: int = 50) -> dict[str, Any]:
     shared = np.flatnonzero(sizes > 1)
     seen = np.zeros((len(found), 2), bool)
     seen[found.clusters, found.labels] = True
-    largest = names[shared[np.argsort(-sizes[shared], kind="stable")][:most]]
+    largest = shared[np.argsort(-sizes[shared], kind="stable")][:most]
+    members = np.argsort(found.clusters, kind="stable")  # cluster by cluster, each in order
+    starts = np.cumsum(sizes) - sizes
     return {"clusters": len(shared), "texts": int(sizes[shared].sum()), "largest": int(sizes.max()),
             "with_both_labels": int(seen[names[shared]].all(axis=1).sum()),
-            "listed": [[found.id_of(index) for index in np.flatnonzero(found.clusters == name)[:20].tolist()]
-                       for name in largest]}
+            "listed": [[found.id_of(index)
+                        for index in members[starts[place]:starts[place] + min(sizes[place], 20)].tolist()]
+                       for place in largest.tolist()]}

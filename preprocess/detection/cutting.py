@@ -12,7 +12,7 @@ import sentencepiece
 from preprocess.mindrecord.encoding import Block
 from research_internlm.data.chat_template import encode
 from research_internlm.data.detection import (
-    CLASS_NAMES,
+    FORMS_OF_TEXT,
     fit_text,
     is_detection,
     render_detection,
@@ -24,7 +24,7 @@ from research_internlm.data.tokens import SpecialTokens
 
 def cut_long_texts(items: Sequence[Mapping[str, Any]], block: Block, length: int, how: str,
                    processor: sentencepiece.SentencePieceProcessor, special: SpecialTokens, end: str
-                   ) -> tuple[Block, Counter]:
+                   ) -> Block:
     """Cuts the texts among some items that do not fit a row.
 
     Args:
@@ -37,8 +37,7 @@ def cut_long_texts(items: Sequence[Mapping[str, Any]], block: Block, length: int
         end: How chat answers end.
 
     Returns:
-        The samples; and how many texts of each class there are (`human`, `AI`) and lost a part (`cut_human`,
-        `cut_AI`).
+        The samples, with `cut`.
 
     Raises:
         ToolkitError: The vocabulary does not decide the verdict at one token, or no text fits.
@@ -46,15 +45,14 @@ def cut_long_texts(items: Sequence[Mapping[str, Any]], block: Block, length: int
     texts = {index: item for index, item in enumerate(items) if is_detection(item)}
     for language in sorted({item["language"] for item in texts.values()}):
         verdict_position(language, processor)
-    counts = Counter(CLASS_NAMES[item["label"]] for item in texts.values())
     long = [index for index in texts if not fits(int(block.lengths[index]), length)]
     if not long:
-        return block, counts
+        return block
     samples = list(block.samples())
     for index in long:
         fitted = fit_text(items[index], length, how, processor, special, end)
         ids, supervised = encode(render_detection(fitted, special.family, end), processor, special)
         samples[index] = np.array(ids, np.int32), np.array(supervised)
     ids, supervised = map(np.concatenate, zip(*samples, strict=True))
-    counts.update(f"cut_{CLASS_NAMES[items[index]['label']]}" for index in long)
-    return Block(np.array([len(own) for own, _ in samples]), ids, supervised), counts
+    return Block(np.array([len(own) for own, _ in samples]), ids, supervised, block.shortened,
+                 Counter(FORMS_OF_TEXT[items[index]["label"]] for index in long))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from research_internlm.shared.errors import ToolkitError
 
 T = TypeVar("T")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SECONDS = 1.0  # between looks at whether the other process still lives
 
 
@@ -60,19 +62,18 @@ def _taken(made: Any, process: multiprocessing.Process, what: str) -> Iterator[A
 
 def _fill(made: Any, make: Callable[[], Iterable[Any]], parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends this process
+    _end_with(parent)
     gc.disable()  # a tenth of the time, for cycles that a short process hardly makes
     try:
         for item in make():
-            _put(made, ("item", item), parent)
-        _put(made, ("end", None), parent)
+            made.put(("item", item))
+        made.put(("end", None))
     except Exception as error:
-        _put(made, ("error", error), parent)
+        made.put(("error", error))
 
 
-def _put(made: Any, message: tuple[str, Any], parent: int) -> None:
-    while True:
-        try:
-            return made.put(message, timeout=_SECONDS)
-        except queue.Full:
-            if os.getppid() != parent:  # the process that asked for it has ended
-                os._exit(1)
+def _end_with(parent: int) -> None:
+    """Has the system kill this process when the thread that started it ends, however it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
+        os._exit(1)

@@ -17,16 +17,20 @@ from __future__ import annotations
 import array
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from preprocess.mindrecord.packing import Sample
+from research_internlm.data.chat_template import ALL_ANSWERS, render_turn
+from research_internlm.data.conversations import MESSAGES, without_oldest
 from research_internlm.data.families import UPSTREAM_END
 from research_internlm.data.items import render_item
+from research_internlm.data.segments import Segment
 from research_internlm.data.tokens import SpecialTokens
 
 BLOCK_ITEMS = 2048
@@ -169,11 +173,16 @@ class Block:
         lengths: Tokens of each sample, int (samples,).
         ids: Token ids of all of them, int32 (tokens,).
         supervised: For each id, whether it is trained on, bool (tokens,).
+        shortened: Place of a conversation that lost its oldest exchanges -> its tokens before, and how many
+            exchanges it lost.
+        cut: Form of a text to be judged -> how many lost a part.
     """
 
     lengths: np.ndarray
     ids: np.ndarray
     supervised: np.ndarray
+    shortened: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    cut: Mapping[str, int] = field(default_factory=dict)
 
     def samples(self) -> Iterator[Sample]:
         """The samples in order, as views."""
@@ -182,8 +191,9 @@ class Block:
             yield self.ids[start:end], self.supervised[start:end]
 
 
-def encode_blocks(items: Iterable[Mapping[str, str]], processor: sentencepiece.SentencePieceProcessor,
-                  special: SpecialTokens, threads: int, end: str = UPSTREAM_END) -> Iterator[Block]:
+def encode_blocks(items: Iterable[Mapping[str, Any]], processor: sentencepiece.SentencePieceProcessor,
+                  special: SpecialTokens, threads: int, end: str = UPSTREAM_END,
+                  train_on: str = ALL_ANSWERS, room: int | None = None) -> Iterator[Block]:
     """Encodes items in order, BLOCK_ITEMS at a time; equal to `chat_template.encode` of each.
 
     Args:
@@ -192,6 +202,9 @@ def encode_blocks(items: Iterable[Mapping[str, str]], processor: sentencepiece.S
         special: Its special ids.
         threads: Encoding threads.
         end: How chat answers end, one of families.END_MARKERS.
+        train_on: Which answers of a conversation are supervised, one of chat_template.TRAIN_ON.
+        room: Tokens above which a conversation loses its oldest exchanges, where that makes it fit; None
+            keeps them all.
 
     Yields:
         The samples of up to BLOCK_ITEMS items.
@@ -200,13 +213,34 @@ def encode_blocks(items: Iterable[Mapping[str, str]], processor: sentencepiece.S
     tokens = {role: np.array([id_], np.int32).tobytes() for role, id_ in special.ids.items()}
     items = iter(items)
     while chunk := list(itertools.islice(items, BLOCK_ITEMS)):
-        rendered = [render_item(item, special.family, end) for item in chunk]
+        rendered = [render_item(item, special.family, end, train_on) for item in chunk]
+        texts = encoder.encode({segment.content for segment in itertools.chain.from_iterable(rendered)
+                                if not segment.is_token})
+        shortened = {}
+        for place, item in enumerate(chunk if room else ()):
+            if MESSAGES in item and (before := _count(rendered[place], texts)) > room:
+                rest, gone = _shorten(item[MESSAGES], special.family, end, texts, room)
+                if gone:
+                    rendered[place] = render_item({MESSAGES: rest}, special.family, end, train_on)
+                    shortened[place] = before, gone
         segments = list(itertools.chain.from_iterable(rendered))
-        texts = encoder.encode({segment.content for segment in segments if not segment.is_token})
         pieces = [tokens[segment.content] if segment.is_token else texts[segment.content]
                   for segment in segments]
         lengths = np.fromiter(map(len, pieces), np.int64, len(pieces)) // np.int32().itemsize
         starts = np.cumsum([0, *map(len, rendered[:-1])])
         yield Block(np.add.reduceat(lengths, starts), np.frombuffer(b"".join(pieces), np.int32),
-                    np.repeat([segment.supervised for segment in segments], lengths))
+                    np.repeat([segment.supervised for segment in segments], lengths), shortened)
 
+
+def _count(segments: Iterable[Segment], texts: Mapping[str, bytes]) -> int:
+    """Tokens of segments."""
+    return sum(1 if segment.is_token else len(texts[segment.content]) // np.int32().itemsize
+               for segment in segments)
+
+
+def _shorten(messages: Sequence[Mapping[str, str]], family: str, end: str, texts: Mapping[str, bytes],
+             room: int) -> tuple[list[Mapping[str, str]], int]:
+    """`without_oldest` of an encoded conversation, whose <s> takes one token."""
+    counts = [_count(render_turn(message, family, end, place == len(messages)), texts)
+              for place, message in enumerate(messages, 1)]
+    return without_oldest(messages, counts, room - 1)

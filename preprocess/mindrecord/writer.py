@@ -1,4 +1,4 @@
-"""Writes rows as MindRecord: all parts or none; the caller writes the manifest last."""
+"""Writes rows as MindRecord."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from research_internlm.data.manifest import Part, read_mindrecord_manifest
 from research_internlm.data.rows import SCHEMA
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import manifest_path, publish, sha256_of, staging
+from research_internlm.shared.files import manifest_path, sha256_of
 
 _ROWS_PER_WRITE = 4096
 
@@ -25,10 +25,9 @@ def part_names(path: Path, partitions: int) -> list[str]:
     return [name for stem in stems for name in (stem, stem + ".db")]
 
 
-def existing_parts(path: Path, partitions: int) -> list[Path]:
-    """Files that a write to `path` would replace, its manifest included."""
-    return [file for file in (*(path.with_name(name) for name in part_names(path, partitions)),
-                              manifest_path(path)) if file.exists()]
+def results_of(path: Path, partitions: int) -> dict[Path, Path]:
+    """The files of a data set, each with the manifest that finishes it."""
+    return {path.with_name(name): manifest_path(path) for name in part_names(path, partitions)}
 
 
 def load_writer() -> None:
@@ -38,10 +37,11 @@ def load_writer() -> None:
 
 def write_mindrecord(path: Path, rows: Iterable[Row], partitions: int, schema_name: str
                      ) -> list[Part]:
-    """Writes rows under temporary names and publishes them when the last one is written.
+    """Writes rows.
 
     Args:
-        path: `F.mindrecord`, the common name of the partitions.
+        path: `F.mindrecord`, the common name of the partitions, where results are made. MindSpore notes the
+            file name inside the .db, so it is the final one.
         rows: `input_ids` and `labels`, int32 of one length; streamed.
         partitions: Number of files the rows are spread over.
         schema_name: Name of the schema inside the file.
@@ -50,47 +50,39 @@ def write_mindrecord(path: Path, rows: Iterable[Row], partitions: int, schema_na
         Its parts, as the manifest keeps them.
 
     Raises:
-        ToolkitError: The disk is full or the folder cannot be written; nothing is left behind.
+        ToolkitError: The disk is full or the folder cannot be written.
     """
     from mindspore._c_mindrecord import MSRStatus
     from mindspore.mindrecord import FileWriter
 
-    with staging(path.parent) as folder:
-        try:
-            # MindSpore notes the file name inside the .db, so the parts are staged under their final names.
-            writer = FileWriter(str(folder / path.name), shard_num=partitions)
-            writer.add_schema(SCHEMA, schema_name)
-            rows = iter(rows)
-            writer.write_raw_data(list(itertools.islice(rows, _ROWS_PER_WRITE)))
-            for blobs in _blobs(rows, writer._writer._header.blob_fields):
-                if writer._writer._writer.write_raw_data({}, blobs, True, False) != MSRStatus.SUCCESS:
-                    raise RuntimeError("rows were refused")
-            writer.commit()
-        except RuntimeError as error:
-            reason = next((line for line in str(error).splitlines() if "[ERROR]" in line or line.strip()),
-                          "no reason given")
-            raise ToolkitError(f"MindSpore could not write {path} (disk full, or no right to write?): "
-                               f"{reason.strip()}; free space and run the same command again") from error
-        names = part_names(path, partitions)
-        parts = [Part(file=name, bytes=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
-                 for name in names]
-        replaced = _parts_of_older(path)
-        manifest_path(path).unlink(missing_ok=True)
-        for name in names:
-            publish(folder / name, path.with_name(name))
-    for part in replaced:  # an earlier data set of this name may have had more parts
-        if part.file not in names:
-            path.with_name(part.file).unlink(missing_ok=True)
-    return parts
+    try:
+        writer = FileWriter(str(path), shard_num=partitions)
+        writer.add_schema(SCHEMA, schema_name)
+        rows = iter(rows)
+        writer.write_raw_data(list(itertools.islice(rows, _ROWS_PER_WRITE)))
+        for blobs in _blobs(rows, writer._writer._header.blob_fields):
+            if writer._writer._writer.write_raw_data({}, blobs, True, False) != MSRStatus.SUCCESS:
+                raise RuntimeError("rows were refused")
+        writer.commit()
+    except RuntimeError as error:
+        reason = next((line for line in str(error).splitlines() if "[ERROR]" in line or line.strip()),
+                      "no reason given")
+        raise ToolkitError(f"MindSpore could not write {path} (disk full, or no right to write?): "
+                           f"{reason.strip()}; free space and run the same command again") from error
+    files = [path.with_name(name) for name in part_names(path, partitions)]
+    return [Part(file=file.name, bytes=file.stat().st_size, sha256=sha256_of(file)) for file in files]
 
 
-def _parts_of_older(path: Path) -> list[Part]:
-    """Parts of the data set that is being replaced; none where its manifest cannot be read."""
+def parts_of_older(path: Path) -> list[str]:
+    """Names of the parts of the data set that is being replaced; none where its manifest cannot be read.
+
+    It may have more parts than the new one.
+    """
     try:
         manifest = read_mindrecord_manifest(path)
     except ToolkitError:
         return []
-    return manifest.parts if manifest else []
+    return [part.file for part in manifest.parts] if manifest else []
 
 
 def _blobs(rows: Iterable[Row], fields: Iterable[str]) -> Iterator[list[bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,14 +23,8 @@ from research_internlm.data.families import ASSISTANT, FAMILIES, UPSTREAM_END
 from research_internlm.data.segments import Segment
 from research_internlm.data.tokens import SpecialTokens, load_tokenizer, special_tokens
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import (
-    manifest_path,
-    publish,
-    require_absent,
-    sha256_of,
-    staging,
-    write_manifest,
-)
+from research_internlm.shared.files import manifest_path, sha256_of, write_manifest
+from research_internlm.shared.result_set import ResultSet, result_set
 
 _WEIGHTS = "model.safetensors"
 _ADAPTER = "adapter_model.safetensors"
@@ -75,8 +70,10 @@ def export_model(checkpoint: Path, output: Path, model_config: Mapping[str, Any]
     Raises:
         ToolkitError: The checkpoint holds an unmerged adapter or does not fit the config.
     """
-    _require_output(output, overwrite, [checkpoint, *([model_file] if model_file else [])], _MODEL_FILES)
-    with TensorFile(checkpoint) as file:
+    output = _linked(output)
+    inputs = [checkpoint, *([model_file] if model_file else [])]
+    with (_export(output, _WEIGHTS, overwrite, inputs, _MODEL_FILES) as results,
+          TensorFile(checkpoint) as file):
         weights, state = _weights_of(file, model_config)
         require_recorded_config(checkpoint, model_config)
         dtype = next((flag for flag, dtype in dtypes.FLAG_TYPES.items()
@@ -87,13 +84,14 @@ def export_model(checkpoint: Path, output: Path, model_config: Mapping[str, Any]
         if model_file:
             texts |= tokenizer_texts(model_file, model_config)
             copies["tokenizer.model"] = model_file
-        _write_folder(output, _WEIGHTS, file, {weight_names.to_hf(name): name for name in weights},
-                      texts, copies, _MODEL_FILES)
+        folder = _write_folder(results, output.name, _WEIGHTS, file,
+                               {weight_names.to_hf(name): name for name in weights}, texts, copies)
         facts = {"tool": "weights.py to-hf", "inputs": {checkpoint.name: sha256_of(checkpoint)},
                  "counts": {"in": len(file.entries), "out": len(weights),
                             "dropped": {"training state": len(state)}},
                  "dropped": state}
-    write_manifest(output / _WEIGHTS, **facts)
+        write_manifest(folder / _WEIGHTS, **facts)
+        results.publish(folder.name)
     return facts
 
 
@@ -115,19 +113,28 @@ def _weights_of(file: TensorFile, model_config: Mapping[str, Any]) -> tuple[dict
     return weights, state
 
 
-def _require_output(output: Path, overwrite: bool, inputs: Iterable[Path], ours: frozenset[str]) -> None:
-    """Checks an output folder before the work: one that exists may hold an earlier export and nothing else.
+def _linked(output: Path) -> Path:
+    """The folder itself where the output is a link to one: it is replaced where it lies, not the link."""
+    return output.resolve() if output.is_symlink() and output.exists() else output
+
+
+@contextlib.contextmanager
+def _export(output: Path, weights_name: str, overwrite: bool, inputs: Iterable[Path], ours: frozenset[str]
+            ) -> Iterator[ResultSet]:
+    """Locks an output folder; one that exists may hold an earlier export and nothing else.
 
     Raises:
-        ToolkitError: It may not be written, or holds other files, which transformers could read beside the
-            export's.
+        ToolkitError: It may not be written, or holds other files, which would go with the export.
     """
-    require_absent(output, overwrite, inputs, is_folder=True)
-    found = output.iterdir() if output.exists() else ()
-    others = sorted(path.name for path in found if path.name not in ours)
-    if others:
-        raise ToolkitError(f"{output} holds {len(others)} files that no earlier export wrote "
-                           f"({', '.join(others)}); --overwrite replaces exports only, name another folder")
+    manifest = manifest_path(output / weights_name)
+    with result_set(output, overwrite, {output: manifest}, inputs, is_folder=True) as results:
+        found = output.iterdir() if output.exists() else ()
+        others = sorted(path.name for path in found if path.name not in ours)
+        if others:
+            raise ToolkitError(f"{output} holds {len(others)} files that no earlier export wrote "
+                               f"({', '.join(others)}); --overwrite replaces exports only, name another "
+                               "folder")
+        yield results
 
 
 def export_adapter(adapter_path: Path, output: Path, overwrite: bool) -> dict[str, Any]:
@@ -144,23 +151,28 @@ def export_adapter(adapter_path: Path, output: Path, overwrite: bool) -> dict[st
     Raises:
         ToolkitError: Adapter and run do not belong together.
     """
-    _require_output(output, overwrite, [adapter_path], _ADAPTER_FILES)
-    adapter = open_adapter(adapter_path)
-    with adapter.file as file:
-        matrices = [name for name in file.entries if weight_names.is_adapter(name)]
-        _write_folder(output, _ADAPTER, file, {weight_names.to_peft(name): name for name in matrices},
-                      {"adapter_config.json": peft_config(adapter)}, {}, _ADAPTER_FILES)
-        others = len(file.entries) - len(matrices)
-    facts = {"tool": "weights.py to-peft", "inputs": {adapter_path.name: sha256_of(adapter_path)},
-             "counts": {"in": others + len(matrices), "out": len(matrices),
-                        "dropped": {"base weights and training state": others}}}
-    write_manifest(output / _ADAPTER, **facts)
+    output = _linked(output)
+    with _export(output, _ADAPTER, overwrite, [adapter_path], _ADAPTER_FILES) as results:
+        adapter = open_adapter(adapter_path)
+        with adapter.file as file:
+            matrices = [name for name in file.entries if weight_names.is_adapter(name)]
+            folder = _write_folder(results, output.name, _ADAPTER, file,
+                                   {weight_names.to_peft(name): name for name in matrices},
+                                   {"adapter_config.json": peft_config(adapter)}, {})
+            others = len(file.entries) - len(matrices)
+        facts = {"tool": "weights.py to-peft", "inputs": {adapter_path.name: sha256_of(adapter_path)},
+                 "counts": {"in": others + len(matrices), "out": len(matrices),
+                            "dropped": {"base weights and training state": others}}}
+        write_manifest(folder / _ADAPTER, **facts)
+        results.publish(folder.name)
     return facts
 
 
-def _write_folder(output: Path, weights_name: str, file: TensorFile, sources: Mapping[str, str],
-                  texts: Mapping[str, str], copies: Mapping[str, Path], ours: frozenset[str]) -> None:
-    """Writes all files beside each other under temporary names, then puts them in the place of older ones."""
+def _write_folder(results: ResultSet, name: str, weights_name: str, file: TensorFile,
+                  sources: Mapping[str, str], texts: Mapping[str, str], copies: Mapping[str, Path]) -> Path:
+    """Writes the files of an export of that name; returns their folder, not yet under its final name."""
+    folder = results.folder / name
+    folder.mkdir()
     layout = {name: Entry(file.entries[source].shape, file.entries[source].dtype)
               for name, source in sources.items()}
 
@@ -170,18 +182,13 @@ def _write_folder(output: Path, weights_name: str, file: TensorFile, sources: Ma
         for start, stop in row_blocks(layout[name]):
             yield check.see(file.rows(sources[name], start, stop), sources[name])
 
-    with staging(output.parent) as stage:
-        write_tensors(stage / weights_name, layout, blocks_of, framework="pt")
-        check.finish()
-        for name, text in texts.items():
-            (stage / name).write_text(text + "\n", encoding="utf-8")
-        for name, source in copies.items():
-            shutil.copyfile(source, stage / name)
-        output.mkdir(exist_ok=True)
-        for name in ours:
-            (output / name).unlink(missing_ok=True)
-        for name in (*texts, *copies, weights_name):
-            publish(stage / name, output / name)
+    write_tensors(folder / weights_name, layout, blocks_of, framework="pt")
+    check.finish()
+    for text_name, text in texts.items():
+        (folder / text_name).write_text(text + "\n", encoding="utf-8")
+    for copy_name, source in copies.items():
+        shutil.copyfile(source, folder / copy_name)
+    return folder
 
 
 def _json(value: Any) -> str:

@@ -19,14 +19,8 @@ from research_internlm.checkpoints.hf_folder import HfFolder
 from research_internlm.checkpoints.tensor_files import SUFFIXES, format_of, row_blocks, write_tensors
 from research_internlm.checkpoints.weight_names import Source
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import (
-    publish,
-    read_json,
-    require_absent,
-    sha256_of,
-    staging,
-    write_manifest,
-)
+from research_internlm.shared.files import read_json, require_absent, sha256_of, write_manifest
+from research_internlm.shared.result_set import result_set
 
 
 def import_model(hf_dir: Path, output: Path, dtype: str | None, overwrite: bool,
@@ -49,24 +43,32 @@ def import_model(hf_dir: Path, output: Path, dtype: str | None, overwrite: bool,
         ToolkitError: Config, tensors or output do not allow it.
     """
     format_of(output, file_format)
-    require_absent(output, overwrite)
+    with result_set(output, overwrite) as results:
+        facts = _convert(hf_dir, output, results.folder / output.name, dtype, file_format)
+        results.publish(output.name)
+    return facts
+
+
+def _convert(hf_dir: Path, output: Path, staged: Path, dtype: str | None, file_format: str | None
+             ) -> dict[str, Any]:
+    """Writes the checkpoint and its manifest as `staged`; returns what the manifest says."""
     require_no_peft(hf_dir)
     config = read_json(hf_dir / "config.json", "the model's config", "give the folder of the HF release")
     model_config = hf_config.to_model_config(config)
     folder = HfFolder(hf_dir)
     _require_unquantised(folder, config, hf_dir)
     inputs = [hf_dir / "config.json", *folder.shards]
-    require_absent(output, overwrite, inputs)
+    require_absent(output, overwrite=True, inputs=inputs)
     shapes = weight_names.parameter_shapes(model_config)
     sources = _sources(model_config, hf_config.spelling_of(config), folder, config)
     buffers = _check_tensors(folder, sources, shapes, hf_dir, dtype)
-    digests = _write(folder, sources, _layout(folder, sources, shapes, dtype), output, file_format, inputs)
+    digests = _write(folder, sources, _layout(folder, sources, shapes, dtype), staged, file_format, inputs)
     facts = {
         "tool": "weights.py from-hf", "inputs": digests, "model_config": model_config,
         "counts": {"in": len(folder.entries), "out": len(sources), "dropped": {"buffers": len(buffers)}},
         "dropped": buffers, "notes": hf_config.left_out(config),
     }
-    write_manifest(output, **facts)
+    write_manifest(staged, **facts)
     return facts
 
 
@@ -101,7 +103,7 @@ def describe_import(facts: Mapping[str, Any], output: Path, file_format: str | N
         yield f"note: MindSpore loads {output} only under a name that ends in {SUFFIXES[file_format]}"
 
 
-def _write(folder: HfFolder, sources: Mapping[str, Source], layout: Mapping[str, Entry], output: Path,
+def _write(folder: HfFolder, sources: Mapping[str, Source], layout: Mapping[str, Entry], staged: Path,
            file_format: str | None, inputs: Sequence[Path]) -> dict[str, str]:
     """Writes the checkpoint; returns the inputs' sha256 by file name."""
     check = dtypes.FiniteCheck("use another --dtype, or download the model again")
@@ -113,17 +115,14 @@ def _write(folder: HfFolder, sources: Mapping[str, Source], layout: Mapping[str,
             yield check.see(rows, source.name)
 
     with contextlib.ExitStack() as stack:
-        stage = stack.enter_context(staging(output.parent))
         # Hashing runs beside the conversion: it leaves Python's lock, as reading and writing do.
         pool = ThreadPoolExecutor(1)
         stack.callback(pool.shutdown, cancel_futures=True)  # no hashing on after an error
         digests = pool.map(sha256_of, inputs)
-        write_tensors(stage / output.name, layout, blocks_of, file_format=file_format)
+        write_tensors(staged, layout, blocks_of, file_format=file_format)
         folder.close()
         check.finish()
-        facts = dict(zip((path.name for path in inputs), digests, strict=True))
-        publish(stage / output.name, output)
-    return facts
+        return dict(zip((path.name for path in inputs), digests, strict=True))
 
 
 def _sources(model_config: Mapping[str, Any], spelling: str, folder: HfFolder, config: Mapping[str, Any]

@@ -15,14 +15,8 @@ from research_internlm.checkpoints.model_match import computed_by, require_recor
 from research_internlm.checkpoints.tensor_files import TensorFile, format_of, row_blocks, write_tensors
 from research_internlm.model import lora
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import (
-    publish,
-    read_manifest,
-    require_absent,
-    sha256_of,
-    staging,
-    write_manifest,
-)
+from research_internlm.shared.files import read_manifest, sha256_of, write_manifest
+from research_internlm.shared.result_set import result_set
 
 _TOOL = "weights.py merge"
 
@@ -46,21 +40,26 @@ def merge(base_path: Path, adapter_path: Path, output: Path, overwrite: bool) ->
             finite.
     """
     format_of(output)
-    require_absent(output, overwrite, (base_path, adapter_path))
-    adapter = open_adapter(adapter_path)
-    with adapter.file, TensorFile(base_path, "the base") as base:
-        layout, dropped = _layout(base, adapter)
-        require_recorded_config(base_path, adapter.model_config)
-        inputs = {"base": sha256_of(base_path), "adapter": sha256_of(adapter_path)}
-        _check_base(base, adapter, layout, inputs["base"])
-        merger = _Merger(base, adapter, layout)
-        with staging(output.parent) as stage:
-            write_tensors(stage / output.name, layout, merger.blocks_of)
-            merger.check.finish()
-            if not merger.changed:
-                raise ToolkitError(f"{adapter_path} changes no weight (its B matrices are all zero, or too "
-                                   "small for the base's type): the run trained nothing; check its log")
-            publish(stage / output.name, output)
+    with result_set(output, overwrite, inputs=(base_path, adapter_path)) as results:
+        adapter = open_adapter(adapter_path)
+        with adapter.file, TensorFile(base_path, "the base") as base:
+            facts = _merge(base, adapter, results.folder / output.name)
+        results.publish(output.name)
+    return facts
+
+
+def _merge(base: TensorFile, adapter: Adapter, output: Path) -> dict[str, Any]:
+    """Writes the merged weights and their manifest; returns what it says."""
+    layout, dropped = _layout(base, adapter)
+    require_recorded_config(base.path, adapter.model_config)
+    inputs = {"base": sha256_of(base.path), "adapter": sha256_of(adapter.file.path)}
+    _check_base(base, adapter, layout, inputs["base"])
+    merger = _Merger(base, adapter, layout)
+    write_tensors(output, layout, merger.blocks_of)
+    merger.check.finish()
+    if not merger.changed:
+        raise ToolkitError(f"{adapter.file.path} changes no weight (its B matrices are all zero, or too "
+                           "small for the base's type): the run trained nothing; check its log")
     facts = {
         "tool": _TOOL, "inputs": inputs, "scaling": lora.scaling(adapter.pet_config),
         "model_config": computed_by(adapter.model_config),

@@ -17,18 +17,32 @@ from research_internlm.checkpoints.tensor_files import SUFFIXES, TensorFile
 from research_internlm.data.families import FAMILIES, INTERNLM, by_config_type
 from research_internlm.model import shape
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_manifest
+from research_internlm.shared.files import read_manifest, require_file
 
 _HF_PREFIXES = ("model.layers.0.self_attn.", "model.layers.0.attention.wqkv", "model.embed_tokens.")
 
 
-def weights_problems(path: str | Path, model_config: Mapping[str, Any]) -> Iterator[str]:
-    """What keeps a training from starting on these weights.
+def require_weights(path: str | Path, model_config: Mapping[str, Any], what: str = "--load_checkpoint"
+                    ) -> None:
+    """Checks a file of weights before MindSpore reads it; the arguments are those of `weights_problems`.
+
+    Raises:
+        ToolkitError: Missing, truncated, damaged, another model's, or recorded with other settings.
+    """
+    require_file(path, what)
+    if problems := [*weights_problems(path, model_config, what)]:
+        raise ToolkitError("; ".join(problems))
+
+
+def weights_problems(path: str | Path, model_config: Mapping[str, Any], what: str = "--load_checkpoint"
+                     ) -> Iterator[str]:
+    """What keeps a model from taking these weights.
 
     Args:
         path: `--load_checkpoint`: a .ckpt or .safetensors file, or a folder that holds rank_N/*.ckpt. LoRA
             matrices and the optimizer's state may stand beside the weights.
         model_config: The recipe's `model.model_config`.
+        what: What the file is to the user, for messages.
 
     Yields:
         One sentence a problem: no such file, another model's, incomplete, or recorded with other settings.
@@ -36,47 +50,51 @@ def weights_problems(path: str | Path, model_config: Mapping[str, Any]) -> Itera
     path = Path(path)
     wrong = hf_config.shape_problems(model_config)
     try:
-        for file in _files_of(path):
+        for file in _files_of(path, what):
             if wrong:
-                raise ToolkitError(f"--load_checkpoint {path} cannot be checked: in model.model_config, "
+                raise ToolkitError(f"{what} {path} cannot be checked: in model.model_config, "
                                    f"{'; '.join(wrong)}")
-            _require_model(file, model_config)
+            _require_model(file, model_config, what)
             require_recorded_config(file, model_config)
     except ToolkitError as error:
         yield str(error)
 
 
-def _files_of(path: Path) -> list[Path]:
+def _files_of(path: Path, what: str) -> list[Path]:
     """The weights file, or the newest of each rank's folder, which is the one MindFormers loads."""
     if not path.exists():
-        raise ToolkitError(f"--load_checkpoint {path} does not exist")
+        raise ToolkitError(f"{what} {path} does not exist")
     if not path.is_dir():
         return [path]
     if (path / "config.json").is_file():
-        raise ToolkitError(f"--load_checkpoint {path} is a Hugging Face folder: convert it first with "
+        raise ToolkitError(f"{what} {path} is a Hugging Face folder: convert it first with "
                            f"research_internlm/weights.py from-hf {path} base.ckpt")
     ranks = [sorted((file for file in folder.iterdir() if file.suffix in SUFFIXES.values()),
                     key=lambda file: file.stat().st_mtime) for folder in sorted(path.glob("rank_*"))
              if folder.is_dir()]
     if not ranks or not all(ranks):
-        raise ToolkitError(f"--load_checkpoint {path} is a folder, but holds no rank_N/*.ckpt (as a run's "
+        raise ToolkitError(f"{what} {path} is a folder, but holds no rank_N/*.ckpt (as a run's "
                            "checkpoint folder does); give a .ckpt or .safetensors file")
     return [files[-1] for files in ranks]
 
 
-def _require_model(path: Path, model_config: Mapping[str, Any]) -> None:
-    with TensorFile(path, "--load_checkpoint") as file:
+def _require_model(path: Path, model_config: Mapping[str, Any], what: str) -> None:
+    with TensorFile(path, what) as file:
         entries = {name: entry.shape for name, entry in file.entries.items()
                    if not weight_names.is_training_state(name) and not weight_names.is_adapter(name)}
+        unknown = [name for name, entry in file.entries.items() if entry.dtype is None and name in entries]
         adapter = any(weight_names.is_adapter(name) for name in file.entries)
     names = [*entries]
     if any(map(weight_names.is_peft, names)):
-        raise ToolkitError(f"--load_checkpoint {path} is a PEFT adapter, not the weights of a model")
+        raise ToolkitError(f"{what} {path} is a PEFT adapter, not the weights of a model")
     if any(weight_names.is_quantised(name) for name in names):
-        raise ToolkitError(f"--load_checkpoint {path} holds quantised weights (qweight, scales): download "
+        raise ToolkitError(f"{what} {path} holds quantised weights (qweight, scales): download "
                            "the release that is not quantised")
+    if unknown:
+        raise ToolkitError(f"{what} {path} is damaged, or of a newer version: {', '.join(unknown[:3])} "
+                           f"({len(unknown)} in all) are of a type that no weights have")
     if not names and adapter:
-        raise ToolkitError(f"--load_checkpoint {path} holds an adapter only (LoRA matrices without their "
+        raise ToolkitError(f"{what} {path} holds an adapter only (LoRA matrices without their "
                            "base): give the base weights, or merge with research_internlm/weights.py merge")
     wanted = weight_names.parameter_shapes(model_config)
     if model_config.get("tie_word_embeddings"):
@@ -86,7 +104,7 @@ def _require_model(path: Path, model_config: Mapping[str, Any]) -> None:
     if any(name.startswith(_HF_PREFIXES) for name in names):
         hint = ("the names are Hugging Face's: convert the release with research_internlm/weights.py from-hf "
                 "HF_DIR base.ckpt")
-    weight_names.require_parameters(entries, wanted, f"--load_checkpoint {path}", hint)
+    weight_names.require_parameters(entries, wanted, f"{what} {path}", hint)
 
 
 def require_recorded_config(path: str | Path, model_config: Mapping[str, Any]) -> None:

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from research_internlm.checkpoints import ckpt_format, dtypes
 from research_internlm.checkpoints.dtypes import Entry
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import require_file
+from research_internlm.shared.files import require_file, require_room
+from research_internlm.shared.parsing import parse_json
 
 BLOCK_BYTES = 4 << 20  # larger ones leave the caches and cost fresh pages: 2.5 times the CPU time at 32 MB
 SUFFIXES = {"ckpt": ".ckpt", "safetensors": ".safetensors"}
@@ -75,7 +76,7 @@ class TensorFile:
         self._file = open(path, "rb")  # noqa: SIM115 (closed by close)
         try:
             self.entries: dict[str, Entry] = parse(self._file, size)
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, ToolkitError) as error:
             self._file.close()
             raise ToolkitError(f"{what} {path} ({size:,} bytes) is truncated, damaged or not a {kind} file: "
                                f"{error}; download or write it again") from None
@@ -138,10 +139,12 @@ def write_tensors(path: Path, layout: Mapping[str, Entry], blocks_of: Callable[[
         file_format: `ckpt` or `safetensors`; None goes by the path's suffix.
 
     Raises:
+        ToolkitError: The disk has no room for them.
         ValueError: The blocks of a tensor do not add up to its size.
     """
     is_ckpt = format_of(path, file_format) == "ckpt"
     total = sum(entry.nbytes for entry in layout.values())
+    require_room(path.parent, total, f"the tensors of {path.name}")
     with open(path, "xb") as file, tqdm(total=total, desc=path.name, unit="B", unit_scale=True,
                                         delay=2) as bar:
         if not is_ckpt:
@@ -163,7 +166,9 @@ def _safetensors_entries(file: BinaryIO, size: int) -> dict[str, Entry]:
     length = int.from_bytes(file.read(8), "little")
     if 8 + length > size:
         raise ValueError("the header ends beyond the file")
-    header = json.loads(file.read(length))
+    header = parse_json(file.read(length).decode(), "its header")
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
     header.pop("__metadata__", None)
     start = 8 + length
     entries = {}

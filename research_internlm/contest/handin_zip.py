@@ -16,8 +16,9 @@ from research_internlm.runs import attempts
 from research_internlm.runs.run_folder import RunFolder
 from research_internlm.shared import run_layout, secrets_scan
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import manifest_path, publish, require_absent, staging
+from research_internlm.shared.files import files_below, manifest_path, publish, require_absent
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.shared.staging import staging
 from research_internlm.shared.terminal import printable
 
 Parts = dict[str, Path]  # name inside the zip -> file
@@ -38,7 +39,7 @@ def source_parts(root: Path) -> Parts:
     parts: Parts = {f"{SOURCE_PREFIX.split('/')[0]}/README.md": _SOURCE_README}
     for name in _SOURCE:
         top = root / name
-        files = sorted(top.rglob("*")) if top.is_dir() else [top]
+        files = files_below(top) if top.is_dir() else [top]
         for file in files:
             if file.is_file() and "__pycache__" not in file.parts and not _is_hidden(file, root):
                 parts[f"{SOURCE_PREFIX}/{file.relative_to(root).as_posix()}"] = file
@@ -52,8 +53,8 @@ def _is_hidden(file: Path, root: Path) -> bool:
 def training_parts(run: RunFolder) -> Parts:
     """Config, run facts, every log file of every worker, and each attempt's record and output of msrun."""
     folder = run.path / run_layout.LOG_FOLDER
-    files = [run.path / RESOLVED_CONFIG, run.path / RUN_FACTS, *sorted(run.path.rglob("scheduler.log")),
-             *attempts.records(run.path), *sorted(folder.rglob(run_layout.MSRUN_LOG)),
+    files = [run.path / RESOLVED_CONFIG, run.path / RUN_FACTS, *files_below(run.path, "scheduler.log"),
+             *attempts.records(run.path), *files_below(folder, run_layout.MSRUN_LOG),
              *run.log_files]
     return {f"2_training/{run.name_of(file)}": file for file in files if not _is_hidden(file, run.path)}
 
@@ -133,7 +134,7 @@ def package(folder: str | Path, team: str, output: str | Path, overwrite: bool =
 
 def write_zip(parts: Parts, target: Path) -> None:
     """Writes the zip and its sha256.txt; equal inputs give equal bytes."""
-    with staging(target.parent) as folder:
+    with staging(target) as folder:
         staged = folder / target.name
         with zipfile.ZipFile(staged, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
             sums = ""

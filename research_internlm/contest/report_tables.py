@@ -15,11 +15,11 @@ from research_internlm.shared import schema
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import (
     manifest_path,
-    require_absent,
     sha256_of,
     write_manifest,
     write_text,
 )
+from research_internlm.shared.result_set import result_set
 from research_internlm.shared.run_layout import LINKS, RESOLVED_CONFIG, RUN_FACTS, TRAIN_LOG
 
 REPORT = "report.md"
@@ -107,19 +107,21 @@ def write_report(folder: str | Path, lang: str, overwrite: bool) -> Path:
         ToolkitError: No run there, files that cannot be read (all are listed), or there is a report already.
     """
     run = RunFolder(folder)
-    path = require_absent(run.path / REPORT, overwrite)
-    if problems := run.unreadable():
-        raise ToolkitError(f"no report of {folder}, {len(problems)} of its sources cannot be read: "
-                           + "; ".join(f"({place}) {text}" for place, text in enumerate(problems, 1)))
-    summary = log_summary.analyse(run.path, run.path / log_summary.OUTPUT_FOLDER, overwrite=True)
-    write_text(path, render(run, summary, lang))
-    digests = {name: sha256_of(run.path / name) for name in (*inputs_of(run), *figures_of(run))}
-    write_manifest(path, **schema.to_json(_ReportManifest(
-        tool="research_internlm/report.py", lang=lang,
-        inputs={name: digests[name] for name in inputs_of(run)},
-        figures={name: digests[name] for name in figures_of(run)},
-        checkpoints=_checkpoint_steps(run), sha256=sha256_of(path))))
-    return path
+    with result_set(run.path / REPORT, overwrite) as results:
+        if problems := run.unreadable():
+            raise ToolkitError(f"no report of {folder}, {len(problems)} of its sources cannot be read: "
+                               + "; ".join(f"({place}) {text}" for place, text in enumerate(problems, 1)))
+        summary = log_summary.analyse(run.path, run.path / log_summary.OUTPUT_FOLDER, overwrite=True)
+        staged = results.folder / REPORT
+        write_text(staged, render(run, summary, lang))
+        digests = {name: sha256_of(run.path / name) for name in (*inputs_of(run), *figures_of(run))}
+        write_manifest(staged, **schema.to_json(_ReportManifest(
+            tool="research_internlm/report.py", lang=lang,
+            inputs={name: digests[name] for name in inputs_of(run)},
+            figures={name: digests[name] for name in figures_of(run)},
+            checkpoints=_checkpoint_steps(run), sha256=sha256_of(staged))))
+        results.publish(REPORT)
+    return run.path / REPORT
 
 
 def _checkpoint_steps(run: RunFolder) -> dict[str, int]:

@@ -15,9 +15,10 @@ from research_internlm.evaluation.squad import verdict_line
 from research_internlm.runs.results import SquadResult
 from research_internlm.runs.run_folder import RunFolder
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import read_json
+from research_internlm.shared.files import files_below, read_json
 from research_internlm.shared.run_layout import PREDICTIONS
 from research_internlm.shared.schema import to_json
+from research_internlm.shared.staging import is_partial
 
 DEV_SHA256 = "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9"  # dev-v1.1.json
 DEV_CONTEST, DEV_OFFICIAL = 2067, 10570  # its first questions of a paragraph, and all its questions
@@ -26,7 +27,8 @@ METRICS = ("contest", "official")
 
 def squad_logs(run: RunFolder) -> list[Path]:
     """Logs of SQuAD evaluations: *squad*.log anywhere in the run folder."""
-    return sorted(run.path.rglob("*squad*.log"))
+    return [path for path in files_below(run.path, "*squad*.log")
+            if not is_partial(path.relative_to(run.path))]
 
 
 def predictions_of(run: RunFolder, name: str) -> Path:

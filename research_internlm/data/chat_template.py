@@ -10,10 +10,12 @@ other ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import sentencepiece
 
+from research_internlm.data.conversations import Message, user_text
 from research_internlm.data.families import ASSISTANT, FAMILIES, INTERNLM, UPSTREAM_END, USER
 from research_internlm.data.segments import Segment, special_token
 from research_internlm.data.tokens import SpecialTokens
@@ -22,8 +24,7 @@ from research_internlm.shared.errors import ToolkitError
 # Of the chat wrapper alone, of all families; it goes into manifests and results. Raise it when a template in
 # families.py changes. The wording of a task has a version of its own (items.py).
 PROMPT_VERSION = "internlm-chat-1"
-
-Message = Mapping[str, str]  # `role` (system, user or assistant) and `content`, as in OpenAI's API
+ALL_ANSWERS, LAST_ANSWER = TRAIN_ON = ("all", "last")  # which answers of a conversation are supervised
 
 
 def prompt_version(end: str = UPSTREAM_END) -> str:
@@ -84,10 +85,18 @@ def render_chat(instruction: str, input_text: str, output: str | None = None, fa
     Returns:
         Segments; with an output, those before the first supervised one are the inference prompt.
     """
-    messages = [{"role": USER, "content": f"{instruction}\n{input_text}" if input_text else instruction}]
+    messages = [{"role": USER, "content": user_text(instruction, input_text)}]
     if output is not None:
         messages.append({"role": ASSISTANT, "content": output})
     return render_messages(messages, family, end)
+
+
+def supervise_last(segments: Sequence[Segment]) -> list[Segment]:
+    """Segments of a conversation with its last answer supervised alone, the end marker included."""
+    start = stop = max((place for place, segment in enumerate(segments, 1) if segment.supervised), default=0)
+    while start and segments[start - 1].supervised:
+        start -= 1
+    return [replace(segment, supervised=start <= place < stop) for place, segment in enumerate(segments)]
 
 
 def encode(

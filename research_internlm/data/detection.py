@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import sentencepiece
@@ -24,6 +25,7 @@ DETECTION_WORDING = "detection-1"  # goes into manifests; raise it when a string
 HUMAN, AI = 0, 1  # `label` in items and csv files
 CLASS_NAMES = ("human", "AI")  # by label
 DETECTION_KEYS = ("instruction", "text", "output")
+FORMS_OF_TEXT = MappingProxyType({label: f"{name} text" for label, name in enumerate(CLASS_NAMES)})
 CUTS = ("end", "head_tail")
 # Fields of our own items that no prompt shows.
 DETECTION_NOTES = frozenset({"id", "label", "language", "source", "prompt", "words", "cluster", "marks"})

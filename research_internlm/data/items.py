@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from research_internlm.data.chat_template import render_chat
+from research_internlm.data.chat_template import (
+    ALL_ANSWERS,
+    LAST_ANSWER,
+    render_chat,
+    render_messages,
+    supervise_last,
+)
 from research_internlm.data.choice import EXAM_WORDING
+from research_internlm.data.conversations import MESSAGES
 from research_internlm.data.detection import DETECTION_WORDING, is_detection, render_detection
 from research_internlm.data.families import INTERNLM, UPSTREAM_END
 from research_internlm.data.segments import Segment, special_token
@@ -39,15 +46,25 @@ def render_squad(passage: str, question: str, answer: str | None = None) -> list
     return [*prompt, Segment(answer, supervised=True), special_token("eos", True)]
 
 
-def render_item(item: Mapping[str, str], family: str = INTERNLM, end: str = UPSTREAM_END) -> list[Segment]:
-    """Renders a training item: alpaca fields, `passage`, `question`, `output` in the SQuAD prompt, or a text.
+def render_item(item: Mapping[str, Any], family: str = INTERNLM, end: str = UPSTREAM_END,
+                train_on: str = ALL_ANSWERS) -> list[Segment]:
+    """Renders a training item: alpaca fields, `messages`, `passage`, `question`, `output` (SQuAD), or a text.
 
     Reading items among the exam items keep up what the SQuAD gate measures.
+
+    Args:
+        item: As the readers of preprocess/ give it.
+        family: As for `render_messages`.
+        end: As for `render_messages`.
+        train_on: ALL_ANSWERS or LAST_ANSWER of a conversation.
     """
     if is_reading(item):
         return render_squad(item["passage"], item["question"], item["output"])
     if is_detection(item):
         return render_detection(item, family, end)
+    if MESSAGES in item:
+        segments = render_messages(item[MESSAGES], family, end)
+        return supervise_last(segments) if train_on == LAST_ANSWER else segments
     return render_chat(item["instruction"], item["input"], item["output"], family, end)
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 from research_internlm.shared import files, schema
+from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.schema import Count, FileName, Rule, Sha256
 
 _AGAIN = "make the data set again with the tool of preprocess/ that wrote it"
@@ -29,6 +31,8 @@ class DataManifest:
         evaluation_kind: What a test on it measures: `held_out`, `reordered_train_questions` (memory),
             `mixed` or `unknown`.
         wordings: Versions of the wording of the tasks that the file holds.
+        sha256: Of the file; None where there are several.
+        together: File name -> sha256 of all files of the run that wrote this one, itself included.
     """
 
     tool: str
@@ -36,6 +40,8 @@ class DataManifest:
     counts: dict[str, Any]
     evaluation_kind: str = "unknown"
     wordings: list[str] = field(default_factory=lambda: [*_FIRST_WORDINGS])
+    sha256: Sha256 | None = None
+    together: dict[FileName, Sha256] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +128,16 @@ class MindRecordManifest:
         packed: Whether rows hold several samples.
         counts: Items and rows.
         dropped: Every item left out, with its length.
+        forms: Items by the form they had in the JSON files (data/conversations.py; `reading`: questions on a
+            passage).
+        train_on: Which answers of a conversation have labels, `all` or `last`.
+        shortened: Every conversation that lost its oldest exchanges to fit its row: its tokens before, and
+            how many exchanges went.
         tokens: Tokens in the rows.
         samples_per_row: How full packed rows are.
         seed: Of the packing; None where it is not packed.
-        texts: Texts to be judged (detection) by class, and `cut_human` and `cut_AI`: those that lost a part.
-        cut: What these lost: `end`, or `head_tail` for the middle; None where the file holds no such texts.
+        cut_texts: Texts to be judged (detection) that lost a part to fit their row, by their form.
+        cut: What these lost: `end`, or `head_tail` for the middle; None where there are none.
         sha256: Of the file; None where there are several parts.
         bytes: Its size; None where there are several parts.
     """
@@ -144,10 +155,13 @@ class MindRecordManifest:
     packed: bool
     counts: Counts
     dropped: list[dict[str, Any]]
+    forms: dict[str, Count] = field(default_factory=dict)
+    train_on: str = "all"
+    shortened: list[dict[str, Any]] = field(default_factory=list)
     tokens: Tokens
     samples_per_row: SamplesPerRow
     seed: int | None = None
-    texts: dict[str, Count] = field(default_factory=dict)
+    cut_texts: dict[str, Count] = field(default_factory=dict)
     cut: str | None = None
     sha256: Sha256 | None = None
     bytes: Count | None = None
@@ -207,6 +221,32 @@ def read_data_manifest(path: str | os.PathLike) -> DataManifest | None:
         ToolkitError: There is one, but it is not as preprocess/ writes it.
     """
     return _read(path, DataManifest)
+
+
+def require_own_manifest(path: str | os.PathLike) -> DataManifest | None:
+    """The manifest beside a JSON data set, after a look at whether it is this file's.
+
+    Returns:
+        The manifest, or None where there is none.
+
+    Raises:
+        ToolkitError: It is damaged or of another file, or a file beside it comes from another run of the
+            tool, as questions of one run's test can be in another run's training.
+    """
+    path = Path(path)
+    manifest = read_data_manifest(path)
+    if manifest is None:
+        return None
+    files.require_file(path, "the input", _AGAIN)
+    if manifest.sha256 not in (None, files.sha256_of(path)):
+        raise ToolkitError(f"{path} is not the file that {files.manifest_path(path).name} was written for: "
+                           f"it was edited or copied alone; {_AGAIN}, or remove the manifest")
+    for name, sha256 in manifest.together.items():
+        other = read_data_manifest(path.with_name(name))
+        if other is not None and other.sha256 != sha256:
+            raise ToolkitError(f"{path} and {name} beside it come from two runs of {manifest.tool}, which "
+                               f"may have split the questions otherwise: {_AGAIN}, or remove {name}")
+    return manifest
 
 
 def _read(path: str | os.PathLike, kind: type[schema.T]) -> schema.T | None:

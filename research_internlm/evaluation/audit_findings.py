@@ -12,7 +12,8 @@ import sentencepiece
 
 from research_internlm.data.label_categories import CATEGORIES, END_CATEGORIES, end_ids, label_categories
 from research_internlm.data.tokens import IGNORE_ID, SpecialTokens
-from research_internlm.shared.files import publish, staging
+from research_internlm.shared.files import publish
+from research_internlm.shared.staging import staging
 
 IMPROVED = 0.9  # of the base's loss: a kind above it has not been learnt
 LEARNT = 0.1  # nats: a kind below it has been, whatever the base's loss
@@ -130,7 +131,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     axes.set_ylabel("mean loss, nats a token")
     axes.legend()
     figure.tight_layout()
-    with staging(path.parent) as folder:
+    with staging(path) as folder:
         figure.savefig(folder / path.name, metadata={"Software": None})
         publish(folder / path.name, path)
     plt.close(figure)

@@ -74,6 +74,7 @@ class DetectionTask(Task):
     name: ClassVar[str] = "detection"
     version: ClassVar[str] = DETECTION_WORDING
     help: ClassVar[str] = "texts by humans and by AI told apart"
+    pictures: ClassVar[tuple[str, ...]] = (".png",)
 
     def __post_init__(self) -> None:
         if self.compares and not self.valid_file:

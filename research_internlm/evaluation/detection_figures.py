@@ -8,7 +8,6 @@ from typing import Any
 
 from research_internlm.data.detection import CLASS_NAMES
 from research_internlm.evaluation.classification import roc_curve
-from research_internlm.shared.files import publish, staging
 
 
 def draw(result: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -22,10 +21,8 @@ def draw(result: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], pa
     _roc(axes[1], predictions)
     if panels == 3:
         _reliability(axes[2], result["calibration"])
-    with staging(path.parent) as folder:
-        # No creation date inside: the same result gives the same bytes.
-        figure.savefig(folder / path.name, dpi=120, metadata={"Software": None})
-        publish(folder / path.name, path)
+    # No creation date inside: the same result gives the same bytes.
+    figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def _confusion(axes: Any, counts: Mapping[str, int]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from research_internlm import recipes
+from research_internlm.checkpoints.model_match import require_weights
 from research_internlm.data.label_categories import end_ids
 from research_internlm.data.manifest import MindRecordManifest, read_mindrecord_manifest
 from research_internlm.data.tokens import IGNORE_ID, PAD_ID, SpecialTokens
@@ -47,6 +48,9 @@ def audit(recipe: recipes.Recipe, config: str, dataset: str, model_file: str, ch
     Raises:
         ToolkitError: Data, tokenizer, config and checkpoints do not fit together.
     """
+    for weights, what in ((checkpoint, "--load_checkpoint"), (base, "--base")):
+        if weights is not None:
+            require_weights(weights, recipes.model_config(recipe), what)
     codec = TextCodec(model_file, recipes.model_config(recipe)["vocab_size"])
     manifest = _check_data(dataset, model_file, config)
     rows = list(read_rows(dataset, limit))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from research_internlm import recipes
+from research_internlm.checkpoints.model_match import require_weights
 from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.evaluation.task import Task
 from research_internlm.inference.engine import Engine
@@ -18,8 +20,9 @@ from research_internlm.inference.model_protocol import Model
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.runs.results import RESULTS
 from research_internlm.shared import schema
+from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import require_file, sha256_of
+from research_internlm.shared.files import sha256_of
 
 Prompts = list[list[int]]
 Load = Callable[[int], Model]  # from the longest prompt and answer together, in tokens
@@ -42,11 +45,26 @@ def predict_recipe(config: str, overlays: Sequence[str], overrides: Sequence[str
     """
     from research_internlm.recipes.check import check
 
-    recipe = recipes.resolve(config, overlays, overrides)
+    recipe = recipes.resolve(config, overlays, overrides, "predict",
+                             {"context.device_target"} if device_target else ())
     if device_target:
         recipe.setdefault("context", {})["device_target"] = device_target
     check(recipe)
     return recipe
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that an EvaluatedModel is made of, and how many questions it is asked."""
+    parser.add_argument("--config", required=True, help="predict recipe, e.g. yaml/predict_mmlu.yaml")
+    parser.add_argument("--overlay", action="append", default=[], metavar="YAML",
+                        help="yaml laid over the recipe (repeatable)")
+    parser.add_argument("--load_checkpoint", required=True, metavar="P",
+                        help="base, merged or full LoRA checkpoint")
+    parser.add_argument("--model_file", required=True, metavar="F", help="tokenizer.model of the weights")
+    parser.add_argument("--device_target", choices=("CPU", "Ascend"),
+                        help="default: the recipe's context.device_target")
+    parser.add_argument("--limit", type=whole(1), metavar="N",
+                        help="only the first N questions (the results say so)")
 
 
 @dataclass
@@ -75,7 +93,7 @@ class EvaluatedModel:
 
     def __post_init__(self) -> None:
         self.recipe = predict_recipe(self.config, self.overlays, self.overrides, self.device_target)
-        require_file(self.checkpoint, "--load_checkpoint")
+        require_weights(self.checkpoint, self.model_config)
         self.codec = TextCodec(self.model_file, self.model_config["vocab_size"])
 
     @property

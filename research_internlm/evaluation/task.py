@@ -24,12 +24,14 @@ class Task(ABC):
         version: Of the task's own wording and reading; raise it when either changes, since results of two
             versions cannot be compared.
         help: One line for --help.
+        pictures: Suffixes of what `draw` makes.
         items: The questions in order.
     """
 
     name: ClassVar[str]
     version: ClassVar[str]
     help: ClassVar[str]
+    pictures: ClassVar[tuple[str, ...]] = ()
     items: Sequence[Any]
 
     @staticmethod
@@ -87,5 +89,5 @@ class Task(ABC):
         Args:
             result: Of `score`.
             predictions: Of `predictions`.
-            output: The file of the results.
+            output: The file of the results, where they are made.
         """

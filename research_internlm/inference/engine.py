@@ -17,12 +17,12 @@ import numpy as np
 from tqdm import tqdm
 
 from research_internlm import recipes
-from research_internlm.checkpoints.model_match import require_recorded_config
+from research_internlm.checkpoints.model_match import require_weights
 from research_internlm.data.tokens import PAD_ID
 from research_internlm.inference.batching import choose_lengths, make_batches
 from research_internlm.inference.sampling import Sampling, choose
 from research_internlm.model import cpu_patches
-from research_internlm.recipes.for_mindformers import mindformers_config, set_log_folder
+from research_internlm.recipes.for_mindformers import mindformers_config, set_scratch_log_folder
 from research_internlm.shared.errors import ToolkitError
 
 _LENGTH_STEP = 32  # the model's own length is rounded up to it
@@ -237,8 +237,8 @@ class Engine:
 
 def _build(recipe: Mapping[str, Any], batch_size: int, checkpoint: str | Path, pet_config: Any) -> Any:
     """Builds the plain network on the recipe's device and loads its weights."""
-    require_recorded_config(checkpoint, recipes.model_config(recipe))
-    set_log_folder(recipe)
+    require_weights(checkpoint, recipes.model_config(recipe))
+    set_scratch_log_folder()
     cpu_patches.adapt(recipe["context"]["device_target"])
     from mindformers import build_context
     from mindformers.models.build_model import build_network

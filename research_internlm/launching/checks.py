@@ -25,7 +25,7 @@ def check(launch: Launch, state: RunState) -> None:
     device = launch.recipe["context"]["device_target"]
     problems = [*machine_checks.version_problems(versions.installed_versions(), device),
                 *versions.import_problems(),
-                *machine_checks.device_problems(launch.local_workers, device),
+                *machine_checks.ascend_problems(launch.local_workers, launch.recipe["context"]),
                 *machine_checks.writable_problems(launch.output),
                 *state.problems, *folder_problems(launch, state)]
     run = None

@@ -40,10 +40,12 @@ def check_before_start(run: Path, recipe: recipes.Recipe, device_target: str | N
     Raises:
         ToolkitError: With everything that prevents the evaluation on this machine.
     """
-    device = device_target or (recipe.get("context") or {}).get("device_target", "Ascend")
+    context = recipe.get("context") or {}
+    device = device_target or context.get("device_target", "Ascend")
     problems = [*machine_checks.version_problems(versions.installed_versions(), device),
                 *versions.import_problems(),
-                *machine_checks.device_problems(1, device), *machine_checks.writable_problems(run)]
+                *machine_checks.ascend_problems(1, {**context, "device_target": device}),
+                *machine_checks.writable_problems(run)]
     free = shutil.disk_usage(next(folder for folder in (run, *run.parents) if folder.exists())).free
     if free < LEAST_FREE:
         problems.append(f"results, predictions and log need about {LEAST_FREE / 1e6:.0f} MB in {run}, but "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from research_internlm.launching.options import Launch
 from research_internlm.mirroring.fetch import EmptyMirrorError, fetch
 from research_internlm.runs import attempts
@@ -11,14 +13,18 @@ from research_internlm.shared.processes import processes_of, take_lock
 from research_internlm.storage.obs import connect, parse_url
 
 
+def lock_of(launch: Launch) -> Path:
+    """The lock's file."""
+    return run_layout.lock_file(launch.output, "0" if launch.is_master else launch.msrun["node_rank"])
+
+
 def acquire_run_lock(launch: Launch) -> None:
     """Takes the folder's lock, one for each machine of the run.
 
     Raises:
         ToolkitError: Another launch has it.
     """
-    node = "0" if launch.is_master else launch.msrun["node_rank"]
-    if not take_lock(run_layout.lock_file(launch.output, node)):
+    if not take_lock(lock_of(launch)):
         raise ToolkitError(f"another launch is at work in {launch.output}: wait for it, or end it, or choose "
                            "another --output_dir")
 

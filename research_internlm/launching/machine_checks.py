@@ -5,18 +5,20 @@ Without these checks a launch fails after minutes of compilation on paid NPUs. N
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from research_internlm import recipes
+from research_internlm.machine import cann, host, npu_checks, npus, packages
+from research_internlm.machine.finding import PROBLEM, WARNING, texts
 from research_internlm.model.lora import count_parameters
 from research_internlm.planning import memory
 from research_internlm.recipes.schedule import plan_from_recipe, steps_from_recipe
-from research_internlm.shared.versions import CANN_OF, MINDSPORE_OF, PYTHON_PACKAGES
 
 
 def version_problems(versions: Mapping[str, str], device_target: str) -> Iterator[str]:
@@ -26,36 +28,37 @@ def version_problems(versions: Mapping[str, str], device_target: str) -> Iterato
         versions: From `installed_versions`.
         device_target: `CPU` needs no CANN.
     """
-    for name in PYTHON_PACKAGES:
-        if name not in versions:
-            yield f"{name} is not installed: bash scripts/setup.sh"
-    mindspore, mindformers = (versions.get(name) for name in PYTHON_PACKAGES)
-    wanted = MINDSPORE_OF.get(mindformers, mindspore)
-    if mindspore and mindformers and mindspore != wanted:
-        yield (f"MindFormers {mindformers} belongs to MindSpore {wanted}, but {mindspore} is installed: "
-               f"pip install mindspore=={wanted}")
-    accepted = CANN_OF.get(mindspore, ())
-    if device_target == "Ascend" and accepted:
-        cann = versions.get("cann")
-        if cann is None:
-            yield (f"no CANN found (compiler/version.info under ASCEND_HOME_PATH): install CANN "
-                   f"{accepted[0]} and source its set_env.sh")
-        elif ".".join(cann.split(".")[:2]) not in accepted:
-            yield f"MindSpore {mindspore} runs on CANN {' or '.join(accepted)}, but {cann} is installed"
+    found = [*packages.version_findings(versions)]
+    if device_target == "Ascend":
+        found += cann.version_findings(versions.get("mindspore"), versions.get("cann"))
+    yield from texts(found, PROBLEM)
 
 
-def device_problems(local_workers: int, device_target: str, device_folder: str | Path = "/dev"
-                    ) -> Iterator[str]:
-    """Too few NPUs for the workers of this machine."""
-    if device_target != "Ascend":
-        return
-    devices = sorted(path.name for path in Path(device_folder).glob("davinci[0-9]*"))
-    chosen = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
-    visible = len([part for part in chosen.split(",") if part.strip()]) if chosen else len(devices)
-    if min(visible, len(devices)) < local_workers:
-        yield (f"{local_workers} workers need {local_workers} NPUs, but this machine shows {len(devices)} "
-               f"({', '.join(devices) or 'no /dev/davinciN'})"
-               + (f" and ASCEND_RT_VISIBLE_DEVICES is {chosen}" if chosen else ""))
+def ascend_problems(local_workers: int, context: Mapping[str, Any], device_folder: str | Path = "/dev"
+                    ) -> list[str]:
+    """What of the NPUs, of CANN's environment and of /dev/shm prevents a start; warnings are printed.
+
+    The doctor shows the same findings. A run on a CPU needs none of it.
+
+    Args:
+        local_workers: Workers of this machine.
+        context: The recipe's section `context`.
+        device_folder: Where the NPUs' devices are.
+    """
+    if context.get("device_target", "Ascend") != "Ascend":
+        return []
+    found = [*npu_checks.start_findings(npus.read(device_folder), local_workers,
+                                        _megabytes(context.get("max_device_memory"))),
+             *cann.environment_findings(cann.read()), *host.shm_findings(host.read_shm())]
+    for text in texts(found, WARNING):
+        print(f"warning: {text}", flush=True)
+    return texts(found, PROBLEM)
+
+
+def _megabytes(size: Any) -> int | None:
+    """A size as MindSpore takes it ("58GB"), in MB; None where it is none, which the recipe's check says."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*GB\s*", str(size))
+    return int(float(match[1]) * 1024) if match else None
 
 
 def disk_problems(recipe: recipes.Recipe, rows: int, workers: int, local_workers: int, last_step: int = 0

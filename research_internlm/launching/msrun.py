@@ -130,8 +130,11 @@ def report_failure(launch: Launch, attempt: Path, code: int, first: str | None) 
     for line in errors:
         print(line, file=sys.stderr)
     last = saved_steps.find_checkpoints(run_layout.checkpoint_dir(launch.output)).last
-    print(f"training failed (msrun exit code {code}){': ' + first if first else ''}; logs: {attempt}; the "
-          f"same command again continues from step {last}", file=sys.stderr)
+    # What a worker refuses, it refuses again.
+    once_more = ("correct what the error says before the next start" if errors
+                 else f"the same command again continues from step {last}")
+    print(f"training failed (msrun exit code {code}){': ' + first if first else ''}; logs: {attempt}; "
+          f"{once_more}", file=sys.stderr)
     return USER_ERROR_EXIT_CODE if errors else max(code, 1)
 
 

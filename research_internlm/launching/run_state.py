@@ -9,12 +9,14 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from research_internlm import recipes
 from research_internlm.data.manifest import RunData
 from research_internlm.launching import machine_checks
 from research_internlm.launching.options import Launch
 from research_internlm.recipes.data_check import check_data, fill_from_data
+from research_internlm.recipes.for_mindformers import set_log_folder
 from research_internlm.runs import attempts, same_run
 from research_internlm.runs.saved_steps import FoundCheckpoints, find_checkpoints
 from research_internlm.shared import run_layout, versions
@@ -104,7 +106,7 @@ def setting_problems(recipe: recipes.Recipe) -> list[str]:
 def _send_problems(recipe: recipes.Recipe, sending: Connection) -> None:
     # MindFormers logs while it is imported; the workers import it too and say the same in their logs.
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nothing:
-        os.environ["LOG_MF_PATH"] = folder
+        set_log_folder(Path(folder), always=True)
         for stream in (1, 2):
             os.dup2(nothing.fileno(), stream)
         try:

@@ -22,7 +22,7 @@ from research_internlm.mirroring.index import (
 from research_internlm.runs import saved_steps
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import publish, sha256_of
+from research_internlm.shared.files import publish, require_room, sha256_of
 from research_internlm.shared.run_layout import IDENTITY, RESOLVED_CONFIG
 from research_internlm.storage.obs import ObjectStore, UnreachableError
 
@@ -74,7 +74,7 @@ def fetch(store: ObjectStore, prefix: str, folder: Path, log: Callable[[str], No
     states = {name: _state(folder / name, file) for name, file in index.files.items()
               if file.step is None or file.step in wanted}
     missing = [name for name, state in states.items() if state == "missing"]
-    _check_space(folder, sum(index.files[name].bytes for name in missing))
+    require_room(folder, sum(index.files[name].bytes for name in missing), "the mirror's files")
     lost = []
     # The config last: without it the folder is not a run, so nothing starts from half of one.
     for name in sorted(missing, key=lambda name: name == RESOLVED_CONFIG):
@@ -124,14 +124,6 @@ def _state(path: Path, file: Mirrored) -> str:
         except ToolkitError:
             return "missing"
     return "other"
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise ToolkitError(f"the mirror's files need {needed:,} bytes in {folder}, {free:,} are free; fetch "
-                           "to a larger disk")
 
 
 def _fetch_file(store: ObjectStore, key: str, file: Mirrored, folder: Path, name: str) -> None:

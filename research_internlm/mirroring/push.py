@@ -41,6 +41,7 @@ from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import sha256_of
 from research_internlm.shared.run_layout import IDENTITY
 from research_internlm.shared.schema import is_plain_path
+from research_internlm.shared.staging import is_partial
 from research_internlm.storage.multipart import MIB, Item, send_item
 from research_internlm.storage.obs import ObjectStore
 
@@ -307,4 +308,4 @@ def _is_wanted_text(path: Path, name: str) -> bool:
     # meta.json names MindFormers' last file, which need not be in the mirror; the step inside decides.
     # The mirror's own log grows with every round.
     return (path.suffix in _TEXT and path.is_file() and path.name not in (run_layout.MIRROR_LOG, INDEX)
-            and not run_layout.in_checkpoints(name) and ".partial-" not in name)
+            and not run_layout.in_checkpoints(name) and not is_partial(Path(name)))

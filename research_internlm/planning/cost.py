@@ -1,194 +1,214 @@
-"""What a run costs in steps, tokens and hours, predicted from one measured step.
+"""How long a step takes, fitted from measured steps: max(floor, a + b * tokens + c * tokens * length).
 
-A step takes `a + b * tokens + c * tokens * seq_length`: a fixed part, the weights' share and attention's.
-One measured step cannot tell the three apart, so a is taken to be zero and c / b to be the ratio of the
-architecture's FLOPs (attention over the whole row, as a dense mask computes it). It follows that steps of
-fewer tokens than the measured one are predicted too short where the fixed part counts, and that attention
-slower than matrix products is predicted too fast at longer rows. Cards are taken to work at the same time,
-at no cost for their exchange. benchmarks/step_time.py checks the prediction against measured steps.
+tokens and tokens * length are counted in FLOPs (planning/flops.py), so head places, recomputing and the ratio
+of a model's weights to its attention come from the shape, and b and c are times a FLOP. The floor is the time
+that launching a step's kernels takes, whatever they compute on; recomputing launches more of them, so it has
+a floor of its own. Which points lie on a floor, and whether a and a c of its own are needed, is decided by
+Akaike's criterion with the spread of repeated measurements; what the points cannot decide becomes a range.
+
+Cards are taken to work at the same time, at no cost for their exchange (the gradients of a LoRA of rank 16 on
+a 7B model are 67 MB). Compilation is left out.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from research_internlm import recipes
-from research_internlm.model.lora import ParameterCount, count_parameters
-from research_internlm.model.shape import intermediate_size
-from research_internlm.recipes.schedule import Steps
-from research_internlm.runs.run_folder import RunFolder
-from research_internlm.runs.worker_logs import steps_of_all
-from research_internlm.shared.errors import ToolkitError
+import numpy as np
 
-MEAN_TOKENS = 146  # of 26,244 MMLU and CMMLU questions with InternLM's tokenizer
-# Share of a packed row that is text: 99.8 % at 1,025 tokens and 99.1 % at 577, measured on the real questions
-# at hand. Rows that hold one or two samples are less full (89.7 % at 257).
-PACKED_FILL = 0.99
-TABLE_LENGTHS = (512, 1024, 2048)
-_WARM_UP_LINES = 2  # the first step compiles, and in sink mode one more line holds part of it
+from research_internlm.planning import flops
+from research_internlm.planning.flops import Shape, Work
+from research_internlm.planning.points import Point
 
-
-@dataclass(frozen=True)
-class Measured:
-    """One measured step: the anchor of every prediction of hours.
-
-    Attributes:
-        step_ms: Time of one step, milliseconds.
-        tokens: Token positions of one card in that step, padding included.
-        seq_length: Its row length.
-    """
-
-    step_ms: float
-    tokens: int
-    seq_length: int
+SPREAD = 0.03  # of the same shape measured again: 220 to 238 ms on the floor of the H100 table
+# A second launch of the forward pass: from half of what a step launches (FLOPs; graph mode) to as much as all
+# of it (a host that launches the forward pass kernel by kernel, the backward pass from C++; 1.9 to 2.0
+# measured on the H100).
+_RECOMPUTED_FLOOR = (1.5, 2.0)
+# Difference in Akaike's criterion up to which a fit is not ruled out (Burnham and Anderson 2002, 2.6).
+_PLAUSIBLE = 2.0
+_SCATTER = 0.12  # relative error at a measured point above which a plan says that it cannot be relied on
+# Columns of (1, weights, attention) that a fit may scale on their own; (1, 2) together is time ~ FLOPs.
+_STRUCTURES = (((1, 2),), ((0,), (1, 2)), ((1,), (2,)), ((0,), (1,), (2,)))
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One choice of row length and layout, before it is paid for.
+class Range:
+    """A predicted value and the smallest and largest that the measured points allow."""
+
+    best: float
+    low: float
+    high: float
+
+    def __mul__(self, factor: float) -> Range:
+        return Range(self.best * factor, self.low * factor, self.high * factor)
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.best + other.best, self.low + other.low, self.high + other.high)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the points leave more than 5 % open."""
+        return self.high > 1.05 * self.low
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One way to read the points.
 
     Attributes:
-        layout: `padded` or `packed`.
-        seq_length: Row length.
-        rows: Rows of the training file.
-        batch_size: Rows a card and step.
-        samples: Samples an update sees on average.
-        steps: Optimizer steps of the run.
-        tokens: Positions the run computes, padding included.
-        useful: Share of them that is text.
-        hours: Predicted training time; None without a measured step.
+        floors: Recompute -> floor in milliseconds; without an entry where no point lies on it.
+        rates: Milliseconds of a step, per FLOP through weights, per FLOP of attention.
+        score: Akaike's criterion.
+        worst: Largest relative error at a measured point.
     """
 
-    layout: str
-    seq_length: int
-    rows: int
-    batch_size: int
-    samples: float
-    steps: int
-    tokens: int
-    useful: float
-    hours: float | None
+    floors: Mapping[bool, float]
+    rates: tuple[float, float, float]
+    score: float = 0.0
+    worst: float = 0.0
+
+    def milliseconds(self, work: Work, recompute: bool, share: float = 1.0) -> Range:
+        """Time of some work.
+
+        Args:
+            work: Its FLOPs.
+            recompute: Whether it recomputes.
+            share: Share of a step's kernels that it launches.
+        """
+        slope = self.rates[0] * share + self.rates[1] * work.weights + self.rates[2] * work.attention
+        low, high = self._floor(recompute)
+        return Range(*(max(slope, share * floor) for floor in ((low + high) / 2, low, high)))
+
+    def _floor(self, recompute: bool) -> tuple[float, float]:
+        if recompute in self.floors or not self.floors:
+            floor = self.floors.get(recompute, 0.0)
+            return floor, floor
+        other = self.floors[not recompute]
+        low, high = (other * ratio if recompute else other / ratio for ratio in _RECOMPUTED_FLOOR)
+        return min(low, high), max(low, high)
 
 
-def token_cost(model_config: Mapping[str, Any], count: ParameterCount, seq_length: int) -> float:
-    """Forward FLOPs of one token: 2 a weight, and attention over the row (4 * layers * hidden * length)."""
-    embedding = model_config["vocab_size"] * model_config["hidden_size"]  # looked up, not multiplied
-    return (2 * (count.base - embedding)
-            + 4 * model_config["num_layers"] * model_config["hidden_size"] * seq_length)
+@dataclass(frozen=True)
+class StepModel:
+    """All fits that the points do not rule out, the best first.
+
+    Attributes:
+        config: `model.model_config` of the recipe that is predicted.
+        fits: The fits.
+        shapes: The measured shapes.
+        source: Where the points are from, for every line that states a prediction.
+        is_probed: Whether they were measured on the user's own device.
+    """
+
+    config: Mapping[str, Any]
+    fits: tuple[Fit, ...]
+    shapes: tuple[Shape, ...]
+    source: str
+    is_probed: bool
+
+    def step(self, shape: Shape) -> Range:
+        """Milliseconds of a training step."""
+        work = flops.step(self.config, shape)
+        return _joined([fit.milliseconds(work, shape.recompute) for fit in self.fits])
+
+    def forward(self, rows: int, seq_length: int, head_places: int) -> Range:
+        """Milliseconds of one forward pass; it launches half of what a step without recomputing does."""
+        work = flops.forward(self.config, rows, seq_length, head_places)
+        return _joined([fit.milliseconds(work, False, 0.5) for fit in self.fits])
+
+    @cached_property
+    def unknown(self) -> tuple[str, ...]:
+        """What the points cannot tell, a sentence each."""
+        texts = []
+        if len({(shape.tokens, shape.seq_length, shape.recompute) for shape in self.shapes}) == 1:
+            texts.append(f"one measured shape ({self.shapes[0]}) cannot tell the floor from the time a token "
+                         "takes: other shapes are given as a range between the two")
+        kinds = {shape.recompute for shape in self.shapes}
+        if len(kinds) == 1:
+            having, lacking = ("with", "without") if True in kinds else ("without", "with")
+            texts.append(f"all points were measured {having} recomputing: steps {lacking} it follow from "
+                         "FLOPs, and their floor is a range")
+        if self.fits[0].worst > _SCATTER:
+            texts.append(f"the measured steps scatter: the fit misses one by {self.fits[0].worst:.0%}, and "
+                         "so may these hours; measure again while nothing else runs on the machine")
+        return tuple(texts)
 
 
-def step_ms(measured: Measured, tokens: int, seq_length: int, model_config: Mapping[str, Any],
-            count: ParameterCount) -> float:
-    """Predicted time in milliseconds of a step of `tokens` positions in rows of `seq_length`.
+def _joined(ranges: Sequence[Range]) -> Range:
+    return Range(ranges[0].best, min(one.low for one in ranges), max(one.high for one in ranges))
+
+
+def fit(points: Sequence[Point], measured_config: Mapping[str, Any], config: Mapping[str, Any], source: str,
+        is_probed: bool) -> StepModel:
+    """Fits the step time.
 
     Args:
-        measured: A measured step of the same model.
-        tokens: Positions of the step on one card; the cards work at the same time.
-        seq_length: Its row length.
-        model_config: The recipe's model.
-        count: Its parameter counts.
+        points: Measured steps, one or more.
+        measured_config: `model.model_config` of the model that was measured.
+        config: That of the model to predict; its FLOPs cost what the measured one's cost, and its floors
+            differ by the number of layers.
+        source: Where the points are from.
+        is_probed: Whether they were measured on the user's own device.
     """
-    return (measured.step_ms * tokens / measured.tokens * token_cost(model_config, count, seq_length)
-            / token_cost(model_config, count, measured.seq_length))
+    works = [flops.step(measured_config, point.shape) for point in points]
+    layers = config["num_layers"] / measured_config["num_layers"]
+    candidates = sorted(_candidates(points, works), key=lambda pair: (round(pair[0].score, 6), pair[1]))
+    best = candidates[0][0].score
+    fits = tuple(Fit({kind: floor * layers for kind, floor in found.floors.items()},
+                     (found.rates[0] * layers, *found.rates[1:]), found.score, found.worst)
+                 for found, _ in candidates if found.score <= best + _PLAUSIBLE)
+    return StepModel(config, fits, tuple(point.shape for point in points), source, is_probed)
 
 
-def packed_rows(text_tokens: float, seq_length: int) -> int:
-    """Rows that `text_tokens` need when whole samples are packed to 99 % fill."""
-    return -int(-text_tokens // int(PACKED_FILL * (seq_length + 1)))
+def _candidates(points: Sequence[Point], works: Sequence[Work]) -> Iterator[tuple[Fit, int]]:
+    """Every fit with its place among equally good ones: proportional time first, no slope at all last."""
+    kinds = {kind: sorted((place for place, point in enumerate(points) if point.shape.recompute is kind),
+                          key=lambda place: works[place].total) for kind in (False, True)}
+    for counts in itertools.product(*(range(len(places) + 1) for places in kinds.values())):
+        on_floor = {kind: places[:count] for (kind, places), count in zip(kinds.items(), counts, strict=True)}
+        floors = {kind: statistics.fmean(points[place].step_ms for place in places)
+                  for kind, places in on_floor.items() if places}
+        sloped = [place for place in range(len(points)) if not any(place in places
+                                                                   for places in on_floor.values())]
+        if not sloped:
+            yield _scored(points, works, floors, (0.0, 0.0, 0.0), len(floors)), len(_STRUCTURES) + 1
+        for order, structure in enumerate(_STRUCTURES):
+            # Two points can always be met by any two rates; a rate of attention's own needs a third.
+            if len(structure) + ((1, 2) not in structure) <= len(sloped):
+                rates = _rates([points[place].step_ms for place in sloped],
+                               [works[place] for place in sloped], structure)
+                used = sum(any(rates[column] for column in group) for group in structure)
+                # Of equally good readings a floor goes before a fixed part.
+                yield (_scored(points, works, floors, rates, len(floors) + used),
+                       order + (not floors and order > 0))
 
 
-def costs(recipe: Mapping[str, Any], steps: Steps, text_tokens: float, measured: Measured | None,
-          lengths: Sequence[int] = TABLE_LENGTHS, samples: int | None = None) -> list[Cost]:
-    """Steps, tokens and hours of the run, padded and packed, at several row lengths.
+def _rates(times: Sequence[float], works: Sequence[Work], structure: Sequence[Sequence[int]]
+           ) -> tuple[float, float, float]:
+    """Non-negative least squares of relative errors."""
+    from scipy.optimize import nnls
 
-    Cards and epochs stay the recipe's. So does, as far as whole rows allow, the number of samples an update
-    sees, on which learning rate and schedule depend: each choice has the batch size that comes nearest.
-    Samples longer than a row are not excluded. Evaluation, saving and compilation are left out.
-
-    Args:
-        recipe: The resolved recipe.
-        steps: Its steps on the file.
-        text_tokens: Tokens of the training file without padding.
-        measured: A measured step, or None to leave the hours open.
-        lengths: Row lengths to predict for, beside the recipe's.
-        samples: Samples in the file where it is packed; None takes its rows, one sample each.
-    """
-    config = recipes.model_config(recipe)
-    count = count_parameters(config)
-    samples = samples or steps.rows
-    wanted = samples / steps.rows * steps.batch_size  # a card and update
-    table_rows = []
-    for length in sorted({config["seq_length"], *lengths}):
-        for layout, rows in (("padded", samples), ("packed", packed_rows(text_tokens, length))):
-            run = replace(steps, rows=rows, batch_size=max(1, round(wanted * rows / samples)))
-            card_tokens = run.batch_size * length
-            hours = None
-            if measured:
-                hours = run.total * step_ms(measured, card_tokens, length, config, count) / 3.6e6
-            table_rows.append(Cost(
-                layout, length, rows, run.batch_size, samples / rows * run.batch_size * run.cards, run.total,
-                run.total * run.cards * card_tokens, min(1.0, text_tokens / (rows * (length + 1))), hours))
-    return table_rows
+    columns = np.array([(1.0, work.weights, work.attention) for work in works])
+    relative = columns / np.array(times)[:, None]
+    joined = np.stack([relative[:, list(group)].sum(axis=1) for group in structure], axis=1)
+    size = joined.max(axis=0)
+    found, _ = nnls(joined / size, np.ones(len(times)))
+    rates = np.zeros(3)
+    for group, rate in zip(structure, found / size, strict=True):
+        rates[list(group)] = rate
+    return tuple(rates.tolist())
 
 
-def table(rows: Sequence[Cost], measured: Measured | None, guessed: bool) -> Iterator[str]:
-    """Lines of the cost table and of what it assumes.
-
-    Args:
-        rows: What `costs` gives.
-        measured: The step the hours come from.
-        guessed: Whether the text tokens are the mean of real questions and not a manifest's.
-    """
-    source = (f"hours from one step of {measured.step_ms:g} ms at seq_length {measured.seq_length}, time "
-              "taken to be proportional to FLOPs, without evaluation, saving, compilation" if measured else
-              "give --step_time_ms MS or --measured RUN_DIR for hours")
-    yield f"cost ({source}):"
-    yield (f"{'seq_length':>10}  {'layout':<6} {'rows':>9} {'batch':>5} {'samples/update':>14} {'steps':>9} "
-           f"{'tokens':>15} {'text':>6} {'hours':>8}")
-    for cost in rows:
-        hours = "" if cost.hours is None else f"{cost.hours:.2f}"
-        yield (f"{cost.seq_length:>10}  {cost.layout:<6} {cost.rows:>9,} {cost.batch_size:>5} "
-               f"{cost.samples:>14.1f} {cost.steps:>9,} {cost.tokens:>15,} {cost.useful:>6.1%} "
-               f"{hours:>8}".rstrip())
-    if guessed:
-        yield (f"  text: {MEAN_TOKENS} tokens a row, the mean of real questions; --train_dataset tells the "
-               "data's own")
-
-
-def measured_run(folder: str | Path, recipe: Mapping[str, Any]) -> Measured:
-    """Reads a measured step out of a run's folder: the median of its loss lines.
-
-    Args:
-        folder: The run.
-        recipe: The recipe to predict for.
-
-    Raises:
-        ToolkitError: The folder holds no run or too few loss lines, or the run was of another model or on
-            another kind of device.
-    """
-    run = RunFolder(folder)
-    found, wanted = _shape(run.recipe), _shape(recipe)
-    if other := [f"{key} {found[key]} (the recipe: {wanted[key]})" for key in wanted
-                 if found[key] != wanted[key]]:
-        raise ToolkitError(f"--measured {folder} is a run of another model or device: {', '.join(other)}; "
-                           "its step says nothing about this one, name a run of the same model")
-    records = list(steps_of_all(run.training_logs))[_WARM_UP_LINES:]
-    if not records:
-        raise ToolkitError(f"--measured {folder}: the first {_WARM_UP_LINES} loss lines may hold compilation "
-                           "and its logs hold no more; let it run longer")
-    length = run.model_config["seq_length"]
-    return Measured(statistics.median(max(record.step_ms for record in group) for _, group in records),
-                    run.steps.batch_size * length, length)
-
-
-def _shape(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What a step's time depends on beside its rows."""
-    config = recipes.model_config(recipe)
-    return {"device_target": (recipe.get("context") or {}).get("device_target"),
-            **{key: config[key] for key in ("num_layers", "hidden_size", "num_heads", "vocab_size")},
-            "n_kv_heads": config.get("n_kv_heads") or config["num_heads"],
-            "intermediate_size": intermediate_size(config), "LoRA": bool(config.get("pet_config"))}
+def _scored(points: Sequence[Point], works: Sequence[Work], floors: Mapping[bool, float],
+            rates: tuple[float, float, float], parameters: int) -> Fit:
+    found = Fit(floors, rates)
+    errors = [found.milliseconds(work, point.shape.recompute).best / point.step_ms - 1
+              for point, work in zip(points, works, strict=True)]
+    return Fit(floors, rates, sum((error / SPREAD) ** 2 for error in errors) + 2 * parameters,
+               max(map(abs, errors)))

@@ -20,7 +20,7 @@ from research_internlm.shared.files import require_absent, write_text
 
 
 def write_plan(layers: Sequence[str | Path], overrides: Sequence[str], numbers: recipes.Recipe,
-               path: str | Path, overwrite: bool) -> Path:
+               path: str | Path, overwrite: bool, extend: bool = False) -> Path:
     """Writes the planned recipe with the derived numbers.
 
     A recipe by itself is copied with the numbers in place, comments kept. One that extends others holds few
@@ -29,9 +29,10 @@ def write_plan(layers: Sequence[str | Path], overrides: Sequence[str], numbers: 
     Args:
         layers: The recipe, and the overlays on it.
         overrides: `key.path=value` arguments of the plan.
-        numbers: From `derived_numbers`.
+        numbers: From `derived_numbers`, or a choice's from search.py.
         path: The yaml to write.
         overwrite: Replace an existing file, a lone recipe itself included.
+        extend: Write a yaml that extends in any case: the numbers have keys that the recipe may lack.
 
     Raises:
         ToolkitError: The output exists, cannot be written, is one of the layers, or cannot say the same.
@@ -39,7 +40,7 @@ def write_plan(layers: Sequence[str | Path], overrides: Sequence[str], numbers: 
     path = require_absent(path, overwrite)
     config = Path(layers[0])
     text = config.read_text(encoding="utf-8")
-    if len(layers) > 1 or overrides or "extends" in recipes.load_yaml(config):
+    if extend or len(layers) > 1 or overrides or "extends" in recipes.load_yaml(config):
         text = _extension(layers, overrides, numbers, path)
     else:
         text = set_scalars(text, dict(_flat(numbers)), config)

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from research_internlm import recipes
-from research_internlm.model.lora import ParameterCount
-from research_internlm.planning import cost, memory
+from research_internlm.model.lora import ParameterCount, count_parameters
+from research_internlm.planning import (
+    cost_table,
+    front,
+    lengths,
+    memory,
+    probe,
+    run_hours,
+    search,
+    step_sources,
+)
+from research_internlm.planning.cost import StepModel
+from research_internlm.planning.flops import shape_of
+from research_internlm.planning.search import Choice, Job
 from research_internlm.recipes import renamed
 from research_internlm.recipes.data_check import check_data
 from research_internlm.recipes.schedule import (
@@ -33,13 +45,18 @@ class Data:
         rows: Its rows.
         samples: Samples in them; as many as rows where it is not packed.
         text_tokens: Tokens without padding.
-        guessed: Whether the tokens are the mean of real questions and not a manifest's.
+        longest: Tokens of its longest sample, or None where only their number is known.
     """
 
     rows: int
     samples: int
     text_tokens: int
-    guessed: bool
+    longest: int | None
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the tokens are the mean of real questions and not a manifest's."""
+        return self.longest is None
 
 
 def check_pattern(pattern: str, what: str) -> None:
@@ -51,15 +68,12 @@ def check_pattern(pattern: str, what: str) -> None:
                            "instance '.*wq|.*wk|.*wv|.*wo'") from error
 
 
-def check_recipe(recipe: Mapping[str, Any], config: str) -> None:
-    """Checks that a recipe trains, and the numbers of its model that the plan counts with.
+def check_recipe(recipe: Mapping[str, Any]) -> None:
+    """Checks the numbers of a training recipe's model that the plan counts with.
 
     Raises:
-        ToolkitError: The file is not a recipe, it uses names of 2024, or a number or pattern is invalid.
+        ToolkitError: It uses names of 2024, or a number or pattern is invalid.
     """
-    if "train_dataset" not in recipe or "runner_config" not in recipe:
-        raise ToolkitError(f"{config} is not a training recipe (it has no train_dataset and runner_config); "
-                           "give yaml/lora_finetune.yaml or your copy of it")
     if old := list(renamed.problems(recipe)):
         raise ToolkitError(f"{len(old)} wrong setting(s) in the config: {'; '.join(old)}")
     pet_config = recipes.model_config(recipe).get("pet_config")
@@ -78,14 +92,14 @@ def read_data(arguments: argparse.Namespace, recipe: recipes.Recipe) -> Data:
     """
     config = recipes.model_config(recipe)
     if arguments.items is not None:
-        text = cost.MEAN_TOKENS * arguments.items
-        rows = cost.packed_rows(text, config["seq_length"]) if config.get("packed") else arguments.items
-        return Data(rows, arguments.items, text, guessed=True)
+        text = lengths.MEAN_TOKENS * arguments.items
+        rows = lengths.packed_rows(text, config["seq_length"]) if config.get("packed") else arguments.items
+        return Data(rows, arguments.items, text, None)
     training = recipes.merge(recipe, {
         "run_mode": "finetune", "do_eval": False,
         "train_dataset": {"data_loader": {"dataset_dir": arguments.train_dataset}}})
     data = check_data(training, arguments.config)["train_dataset"]
-    return Data(data.counts.out, data.counts.samples, data.tokens.total, guessed=False)
+    return Data(data.counts.out, data.counts.samples, data.tokens.total, data.tokens.longest)
 
 
 def describe_steps(steps: Steps, data: Data) -> Iterator[str]:
@@ -127,18 +141,87 @@ def describe_cost(recipe: Mapping[str, Any], count: ParameterCount, plan: Checkp
     yield f"device memory: about {memory.device_memory(recipe, count)} a card; an estimate, not measured"
 
 
-def cost_table(recipe: Mapping[str, Any], steps: Steps, data: Data,
-               arguments: argparse.Namespace) -> Iterator[str]:
-    """Lines on steps, tokens and hours, padded and packed, at the recipe's row length and at others.
+@dataclass(frozen=True)
+class Search:
+    """What was searched and found.
+
+    Attributes:
+        job: What was searched.
+        own: The recipe's own settings; None where the run would be too short for the five checkpoints.
+        narrow: The front within the band of samples an update.
+        wide: Cheaper choices outside it.
+        found: Everything that fits.
+    """
+
+    job: Job
+    own: Choice | None
+    narrow: list[Choice]
+    wide: list[Choice]
+    found: list[Choice]
+
+    def choice(self, number: int) -> Choice:
+        """The choice of a number.
+
+        Raises:
+            ToolkitError: There is none of that number.
+        """
+        numbered = [*self.narrow, *self.wide]
+        if number > len(numbered):
+            raise ToolkitError(f"--choice {number}: the plan has {len(numbered)} choices; run it without "
+                               "--write to see them")
+        return numbered[number - 1]
+
+
+def measured_model(arguments: argparse.Namespace, recipe: recipes.Recipe) -> StepModel | None:
+    """The time of a step as it was measured for this plan, or None.
 
     Raises:
-        ToolkitError: The run of --measured has no step to take, or is of another model.
+        ToolkitError: The run of --measured has no step to take, or it or the probe is of another model.
     """
-    length = recipes.model_config(recipe)["seq_length"]
-    measured = None
+    if arguments.probe:
+        return step_sources.from_probe(probe.read_probe(arguments.probe), arguments.probe, recipe)
     if arguments.measured:
-        measured = cost.measured_run(arguments.measured, recipe)
-    elif arguments.step_time_ms:
-        measured = cost.Measured(arguments.step_time_ms, steps.batch_size * length, length)
-    rows = cost.costs(recipe, steps, data.text_tokens, measured, arguments.seq_length, data.samples)
-    yield from cost.table(rows, measured, data.guessed)
+        return step_sources.from_run(arguments.measured, recipe)
+    return step_sources.from_step(arguments.step_time_ms, recipe) if arguments.step_time_ms else None
+
+
+def describe_table(recipe: recipes.Recipe, steps: Steps, data: Data, model: StepModel | None,
+                   seq_lengths: Sequence[int]) -> Iterator[str]:
+    """Lines on steps, tokens and hours, padded and packed, at the recipe's row length and at others."""
+    rows = cost_table.costs(recipe, steps, data.text_tokens, model, seq_lengths, data.samples)
+    yield from cost_table.table(rows, model, data.guessed)
+
+
+def search_choices(recipe: recipes.Recipe, steps: Steps, data: Data, model: StepModel,
+                   arguments: argparse.Namespace) -> Search:
+    """Searches what the recipe could be run as."""
+    count = count_parameters(recipes.model_config(recipe))
+    peaks = memory.MemoryFit()
+    if arguments.probe:
+        found = probe.read_probe(arguments.probe)
+        peaks = memory.fit_memory(found.recipe, count_parameters(recipes.model_config(found.recipe)),
+                                  found.points)
+    job = Job(recipe=recipe, count=count, samples=data.samples, text_tokens=data.text_tokens,
+              longest=data.longest, cards=arguments.cards, saves=arguments.saves, model=model, memory=peaks)
+    shape = shape_of(recipe)
+    update = data.samples / data.rows * steps.batch_size * steps.cards
+    missing = 0 if arguments.train_dataset else lengths.lost(data.samples, shape.seq_length, None)
+    own = search.choice_of(job, shape, steps.cards, data.rows, update, missing,
+                           peaks.total(memory.device_memory(recipe, count, shape)))
+    return Search(job, own, *search.fronts(job))
+
+
+def describe_search(found: Search, price: float | None) -> Iterator[str]:
+    """Lines on the front, and on the evaluations after the training."""
+    yield from front.describe(found.job, found.own, found.narrow, found.wide, price)
+    yield from run_hours.describe_evaluations(found.job.model, 5)
+
+
+def describe_choice(choice: Choice, path: str) -> Iterator[str]:
+    """What to do with a written choice."""
+    shape = choice.shape
+    flags = f"{'--pack ' if shape.packed else ''}--seq_length"
+    yield (f"data for it: preprocess/alpaca_data_preprocess_v1.py {flags} {shape.seq_length} (training), "
+           f"--seq_length {shape.seq_length - 1} (validation); steps and saves are for about "
+           f"{choice.steps.rows:,} rows, plan it again with --train_dataset once the file is there")
+    yield f"launch: bash scripts/train_msrun.sh {path} {choice.cards}"

@@ -183,5 +183,5 @@ def fill_from_data(recipe: recipes.Recipe, data: Mapping[str, RunData], workers:
         return
     runner, train_data = recipe["runner_config"], data["train_dataset"]
     monitor["tokens_per_row"] = train_data.tokens.total / train_data.counts.out
-    monitor["rows_per_step"] = runner["batch_size"] * (workers if recipe["use_parallel"] else 1)
-    monitor["steps_per_sink"] = runner["sink_size"] if runner["sink_mode"] else 1
+    monitor["rows_per_step"] = runner["batch_size"] * (workers if recipe.get("use_parallel") else 1)
+    monitor["steps_per_sink"] = runner["sink_size"] if runner.get("sink_mode") else 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,27 +92,29 @@ def load_layers(path: str | os.PathLike, above: Sequence[Path] = ()) -> Recipe:
 
 
 def resolve(config: str | os.PathLike, overlays: Sequence[str | os.PathLike] = (),
-            overrides: Sequence[str] = ()) -> Recipe:
+            overrides: Sequence[str] = (), mode: str | None = None, given: Collection[str] = ()) -> Recipe:
     """Merges a recipe with its overlays and command-line values.
 
     Args:
         config: The recipe yaml.
         overlays: Yaml files that change some of its keys, later ones win.
         overrides: `key.path=value` strings; the value is read as yaml.
+        mode: What the recipe is for, as `require_structure` has it; None where nothing is needed of it.
+        given: Settings that the caller sets afterwards, so that the recipe need not have them.
 
     Returns:
         A new mapping with no shared sub-trees.
 
     Raises:
-        ToolkitError: A file cannot be read, an override names a key that the recipe does not have, or a
-            setting is of another form than the toolkit reads.
+        ToolkitError: A file cannot be read, an override names a key that the recipe does not have, a setting
+            is of another form than the toolkit reads, or one that `mode` needs is missing.
     """
     recipe = load_layers(config)
     for overlay in overlays:
         recipe = merge(recipe, load_layers(overlay))
     for override in overrides:
         _apply_override(recipe, override)
-    require_structure(recipe)
+    require_structure(recipe, mode, given)
     return yaml.safe_load(yaml.dump(recipe, Dumper=_PlainDumper))
 
 

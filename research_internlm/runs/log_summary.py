@@ -15,12 +15,15 @@ from research_internlm.runs.log_warnings import RECENT, warnings
 from research_internlm.runs.run_info import RunInfo, read_run_info
 from research_internlm.runs.train_log_file import read_training
 from research_internlm.runs.worker_logs import RankLog, evaluations, steps_of_all
-from research_internlm.shared.files import publish, require_absent, staging, write_json, write_text
+from research_internlm.shared.files import publish, write_json, write_text
+from research_internlm.shared.result_set import result_set
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.shared.staging import staging
 
 CSV_COLUMNS = ("step", "epoch", "loss", "ranks", "learning_rate", "step_ms", "overflow", "loss_scale",
                "global_norm", "valid_loss", "time")
 OUTPUT_FOLDER = "analysis"
+_CSV, _TRAIN_LOSS, _VALID_LOSS, _SUMMARY = "train_log.csv", "train_loss.png", "valid_loss.png", "summary.json"
 
 
 def table(logs: Mapping[int, RankLog]) -> list[dict[str, Any]]:
@@ -136,7 +139,7 @@ def draw(points: Mapping[int, float], title: str, path: str | Path) -> None:
         axes.legend()
     axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats a token)")
     axes.grid(alpha=0.3)
-    with staging(Path(path).parent) as folder:
+    with staging(path) as folder:
         # No creation date inside: the same log gives the same bytes.
         figure.savefig(folder / "figure.png", dpi=120, metadata={"Software": None})
         publish(folder / "figure.png", Path(path))
@@ -169,22 +172,22 @@ def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dic
         The summary.
     """
     run, output = Path(run), Path(output)
-    require_absent(output / "summary.json", overwrite)
-    logs = read_training(run)
-    # One file says nothing of the ranks beside it.
-    run_info = _run_info(run)
-    workers = run_info.workers if run_info else 0 if run.is_file() else None
-    summary = summarize(logs, useful_tokens_per_step(run), workers)
-    rows = table(logs)
-    write_csv(rows, output / "train_log.csv")
-    draw({row["step"]: row["loss"] for row in rows}, "Training loss (mean over ranks)",
-         output / "train_loss.png")
-    valid = evaluations(logs)
-    (output / "valid_loss.png").unlink(missing_ok=True)  # of an earlier analysis
-    if valid:
-        draw(valid, "Validation loss (mean over ranks)", output / "valid_loss.png")
-    write_json(output / "summary.json", json_ready(
-        {**summary, "warnings": [warning.text() for warning in summary["warnings"]]}))
+    with result_set(output / _SUMMARY, overwrite, {output / _SUMMARY: None}) as results:
+        logs = read_training(run)
+        # One file says nothing of the ranks beside it.
+        run_info = _run_info(run)
+        workers = run_info.workers if run_info else 0 if run.is_file() else None
+        summary = summarize(logs, useful_tokens_per_step(run), workers)
+        rows = table(logs)
+        write_csv(rows, results.folder / _CSV)
+        draw({row["step"]: row["loss"] for row in rows}, "Training loss (mean over ranks)",
+             results.folder / _TRAIN_LOSS)
+        valid = evaluations(logs)
+        if valid:
+            draw(valid, "Validation loss (mean over ranks)", results.folder / _VALID_LOSS)
+        write_json(results.folder / _SUMMARY, json_ready(
+            {**summary, "warnings": [warning.text() for warning in summary["warnings"]]}))
+        results.publish(_CSV, _TRAIN_LOSS, _VALID_LOSS, _SUMMARY)
     return summary
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from research_internlm.checkpoints.header import read_header, step_of
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import publish, staging
+from research_internlm.shared.files import publish
+from research_internlm.shared.staging import staging
 
 BROKEN_SUFFIX = ".broken"
 # What MindFormers' CheckpointMonitor appends to the weights, in an order that is another after a resume: a
@@ -109,7 +110,7 @@ def _copy_for(rank: int, source: Path) -> Path:
     if target.exists():
         raise ToolkitError(f"{target} holds another step than {source}; move it away to continue "
                            "from the latter")
-    with staging(target.parent) as folder:
+    with staging(target) as folder:
         shutil.copyfile(source, folder / target.name)
         publish(folder / target.name, target)
     return target

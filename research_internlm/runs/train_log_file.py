@@ -117,7 +117,7 @@ def _lines(path: Path) -> Iterator[tuple[str, TrainLogLine | None]]:
             if text.endswith("\n"):
                 try:
                     yield text, TrainLogLine.decode(text)
-                except ValueError:
+                except (ValueError, RecursionError):
                     yield text, None
 
 

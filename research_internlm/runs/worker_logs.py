@@ -26,6 +26,7 @@ from research_internlm.runs.loss_lines import (
 )
 from research_internlm.runs.pipeline import mark_ranks_with_loss
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import files_below
 
 _EXAMPLE_LENGTH = 160
 
@@ -103,8 +104,8 @@ def find_logs(run: str | Path) -> dict[int, list[Path]]:
     if run.is_file():
         return {_rank_of(run) or 0: [run]}
     # Rotated pieces are info.log.1, .2 and so on.
-    files = (list(run.rglob("worker_*.log")) or list(run.rglob("rank_*/info.log*"))
-             or [file for file in run.rglob("*.log") if _holds_loss(file)])
+    files = (files_below(run, "worker_*.log") or files_below(run, "rank_*/info.log*")
+             or [file for file in files_below(run, "*.log") if _holds_loss(file)])
     if not files:
         raise ToolkitError(f"{run} holds no worker_*.log, no rank_*/info.log and no other *.log with loss "
                            "lines; give the output_dir of a training run, or a log file")

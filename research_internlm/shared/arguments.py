@@ -33,7 +33,7 @@ def _reader(kind: type, accepts: Callable[[Any], bool], wanted: str) -> Callable
         except ValueError:
             value = None
         if not accepts(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+            raise argparse.ArgumentTypeError(f"{text!r:.60} is not {wanted}")
         return value
     return read
 

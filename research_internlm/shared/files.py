@@ -7,23 +7,19 @@ file. It tells where the file came from: inputs with their sha256, counts, seed,
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-import signal
 import stat
-import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.parsing import parse_json
+from research_internlm.shared.staging import staging
 
 MANIFEST_SUFFIX = ".manifest.json"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -109,13 +105,36 @@ def list_folder(path: str | os.PathLike) -> list[Path]:
     try:
         return sorted(Path(path).iterdir())
     except OSError as error:
-        refuse_listing(error)
+        raise _listing_error(error) from None
 
 
-def refuse_listing(error: OSError) -> NoReturn:
-    """Says that a folder cannot be listed; also for `os.walk`, which leaves such folders out silently."""
-    raise ToolkitError(f"the folder {error.filename} cannot be listed: {error.strerror}; check the path and "
-                       "its permissions") from None
+def files_below(folder: str | os.PathLike, pattern: str = "*") -> list[Path]:
+    """What matches a pattern in a folder and in those below it, sorted; folders and links to them left out.
+
+    Args:
+        folder: The folder; where it is missing there are none.
+        pattern: As for Path.match, e.g. `*.log` or `rank_*/info.log`.
+
+    Raises:
+        ToolkitError: A folder may not be listed. Path.rglob passes over it silently.
+    """
+    return sorted(path for top, _, names in os.walk(folder, onerror=refuse_listing)
+                  for path in map(Path(top).joinpath, names) if path.match(pattern))
+
+
+def refuse_listing(error: OSError) -> None:
+    """Says that a folder cannot be listed; also for `os.walk`, which leaves such folders out silently.
+
+    One that is not there, or not any more, is none.
+    """
+    if isinstance(error, FileNotFoundError):
+        return
+    raise _listing_error(error) from None
+
+
+def _listing_error(error: OSError) -> ToolkitError:
+    return ToolkitError(f"the folder {error.filename} cannot be listed: {error.strerror}; check the path and "
+                        "its permissions")
 
 
 def _require_utf8_name(path: Path, what: str) -> None:
@@ -175,49 +194,22 @@ def _require_writable_place(path: Path) -> None:
                            "output")
 
 
-@contextlib.contextmanager
-def staging(parent: str | os.PathLike) -> Iterator[Path]:
-    """A temporary folder beside the outputs, gone at the end whatever happens, SIGTERM included.
+def require_room(folder: str | os.PathLike, needed: int, what: str) -> None:
+    """Checks the free disk before a long write.
 
-    Files written into it are on the same file system as their destination, so that `publish` is a rename.
+    Args:
+        folder: Where it goes; it need not be there yet.
+        needed: Bytes.
+        what: What is written, in the plural.
+
+    Raises:
+        ToolkitError: There is less.
     """
-    parent = Path(parent)
-    parent.mkdir(parents=True, exist_ok=True)
-    with _terminated_as_exit():
-        folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
-        try:
-            yield folder
-        except OSError as error:
-            if error.filename is None:  # a write does not say which file it was for
-                error.filename = str(parent)
-            raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _terminated_as_exit() -> Iterator[None]:
-    """Lets SIGTERM end the process through its `finally` blocks, where it would end it on the spot.
-
-    Only while there is something to clean up: a process that is busy in C code must stay killable.
-    """
-    if threading.current_thread() is not threading.main_thread() or (
-            signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL):
-        yield
-        return
-    owner = os.getpid()
-
-    def leave(number: int, _: Any) -> None:
-        if os.getpid() == owner:
-            sys.exit(128 + number)
-        signal.signal(number, signal.SIG_DFL)  # a forked worker has nothing to clean up
-        os.kill(os.getpid(), number)
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    folder = Path(folder).absolute()
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    if needed > free:
+        raise ToolkitError(f"{what} need {needed:,} bytes in {folder}, {free:,} are free: make room, or use "
+                           "a larger disk")
 
 
 def publish(staged: Path, final: Path) -> None:
@@ -231,7 +223,7 @@ def publish(staged: Path, final: Path) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a whole text file under its final name at once (UTF-8, newlines as given)."""
     path = Path(path)
-    with staging(path.parent) as folder:
+    with staging(path) as folder:
         staged = folder / path.name
         try:
             staged.write_text(text, encoding="utf-8", newline="")

@@ -6,9 +6,12 @@ process of a machine (https://github.com/mindspore-lab/mindyolo/issues/449), whe
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
+from research_internlm.shared.arguments import whole
+from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.processes import RUN_MARK
 
 # MindSpore 2.9.0 (MindData included) and MindFormers 1.9.0 take the place of a process in a job from these,
@@ -20,9 +23,17 @@ JOB_VARIABLES = ("MS_ROLE", "MS_WORKER_NUM", "MS_SERVER_NUM", "MS_SCHED_HOST", "
                  "PMIX_RANK")
 
 
+_LAST_PORT = 65535
+_HINT = "start several workers with scripts/train_msrun.sh, which sets it"
+
+
 def rank() -> int:
-    """This worker's rank as msrun sets it; 0 without msrun."""
-    return int(os.environ.get("RANK_ID", "0"))
+    """This worker's rank as msrun sets it; 0 without msrun.
+
+    Raises:
+        ToolkitError: It is not a number.
+    """
+    return _whole("RANK_ID", 0, 0)
 
 
 def is_scheduler() -> bool:
@@ -31,8 +42,43 @@ def is_scheduler() -> bool:
 
 
 def worker_count() -> int:
-    """Number of workers msrun started; 1 without msrun."""
-    return int(os.environ.get("MS_WORKER_NUM", "1"))
+    """Number of workers msrun started; 1 without msrun.
+
+    Raises:
+        ToolkitError: It is not a number.
+    """
+    return _whole("MS_WORKER_NUM", 1, 1)
+
+
+def _whole(name: str, least: int, default: int | None = None, most: int | None = None) -> int:
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        return whole(least, most)(text or "")
+    except argparse.ArgumentTypeError as error:
+        raise ToolkitError(f"the environment variable {name}: {error}; {_HINT}") from None
+
+
+def require_job() -> None:
+    """Checks the job variables of a process that is to work with others (use_parallel True).
+
+    MindSpore aborts on most of what it does not understand there, or waits for processes that do not exist.
+
+    Raises:
+        ToolkitError: The process is no part of a job, or a variable does not make sense.
+    """
+    role = os.environ.get("MS_ROLE")
+    if role not in ("MS_WORKER", "MS_SCHED"):
+        found = "nothing started it as one of several" if role is None else f"MS_ROLE is {role!r}"
+        raise ToolkitError(f"use_parallel is True, but {found}; {_HINT}, or pass --use_parallel False")
+    if not os.environ.get("MS_SCHED_HOST"):
+        raise ToolkitError(f"the environment variable MS_SCHED_HOST is missing; {_HINT}")
+    _whole("MS_SCHED_PORT", 1, most=_LAST_PORT)
+    workers = _whole("MS_WORKER_NUM", 1)
+    if role == "MS_WORKER":
+        for name in ("RANK_ID", "MS_NODE_ID"):
+            _whole(name, 0, 0, workers - 1)
 
 
 def is_started_by_msrun() -> bool:

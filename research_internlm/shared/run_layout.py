@@ -20,6 +20,9 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from research_internlm.shared.files import files_below, list_folder
+from research_internlm.shared.staging import is_partial
+
 RESOLVED_CONFIG = "resolved_config.yaml"
 RUN_FACTS = "run.json"
 IDENTITY = (RUN_FACTS, RESOLVED_CONFIG)  # without both a folder is not a run; the config is written last
@@ -69,8 +72,12 @@ def rank_of(checkpoint: Path) -> int | None:
 def rank_files(checkpoints: Path, rank: int | None = None, suffixes: Collection[str] = (".ckpt",)
                ) -> list[Path]:
     """Files in the folders of all ranks, or of one, by path; a dangling link counts, a folder does not."""
-    return [path for path in sorted(checkpoints.glob(f"rank_{'*' if rank is None else rank}/*"))
-            if path.suffix in suffixes and rank_of(path) is not None and not path.is_dir()]
+    if not checkpoints.is_dir():
+        return []
+    folders = [folder for folder in list_folder(checkpoints) if (match := _RANK_FOLDER.fullmatch(folder.name))
+               and rank in (None, int(match[1])) and folder.is_dir()]
+    return [path for folder in folders for path in list_folder(folder)
+            if path.suffix in suffixes and not path.is_dir()]
 
 
 def for_rank(name: str, rank: int) -> str:
@@ -117,6 +124,7 @@ def evaluation_files(run: Path, task: str, name: str) -> tuple[Path, Path]:
 
 
 def result_files(run: Path) -> list[Path]:
-    """Results of evaluations, wherever in the run folder they lie; manifests and predictions left out."""
-    return [path for path in sorted(run.rglob("results*.json"))
-            if not path.name.endswith((PREDICTIONS, ".manifest.json"))]
+    """Results of evaluations, wherever in the run folder; no manifests, predictions, unfinished files."""
+    return [path for path in files_below(run, "results*.json")
+            if not path.name.endswith((PREDICTIONS, ".manifest.json"))
+            and not is_partial(path.relative_to(run))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import Any, TextIO
@@ -47,3 +48,19 @@ def protect_streams() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, _PrintableStream(stream))
+
+
+def print_marked(mark: str, colour: int, rest: str) -> None:
+    """Prints a line that begins with a mark; coloured on a terminal, not with NO_COLOR or TERM=dumb.
+
+    Args:
+        mark: E.g. the level of a message.
+        colour: ANSI colour of the mark, e.g. 31 for red.
+        rest: The rest of the line.
+    """
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        print(f"{mark}{rest}")
+        return
+    # Below the protection: the colour is what acts on the terminal, the texts are made harmless here.
+    stream = sys.stdout._stream if isinstance(sys.stdout, _PrintableStream) else sys.stdout
+    stream.write(f"\x1b[{colour}m{printable(mark)}\x1b[0m{printable(rest)}\n")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from research_internlm.shared import schema
-from research_internlm.shared.files import write_json
+from research_internlm.shared.files import publish, write_json
 from research_internlm.shared.schema import Count
+from research_internlm.shared.staging import staging
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,13 @@ def read_links(path: str | os.PathLike) -> list[Link]:
 def record(link: Link, path: str | os.PathLike) -> None:
     """Adds a link to the upload record; one of the same url is replaced.
 
+    Uploads that run at the same time wait for each other here, so that no link is lost.
+
     Raises:
         ToolkitError: The record is there and not valid.
     """
-    known = {known.url: known for known in read_links(path)} if Path(path).is_file() else {}
-    write_json(path, schema.to_json([*({**known, link.url: link}).values()]))
+    path = Path(path)
+    with staging(path) as folder:
+        known = {known.url: known for known in read_links(path)} if path.is_file() else {}
+        write_json(folder / path.name, schema.to_json([*({**known, link.url: link}).values()]))
+        publish(folder / path.name, path)

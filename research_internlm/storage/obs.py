@@ -95,6 +95,35 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+def reach(server: str, seconds: float) -> str:
+    """Asks an endpoint for any answer, with no credentials.
+
+    Args:
+        server: As `parse_endpoint` takes it.
+        seconds: Time limit of each step.
+
+    Returns:
+        Its host.
+
+    Raises:
+        ToolkitError: The endpoint is not valid.
+        OSError: It does not answer.
+        http.client.HTTPException: Its answer is not HTTP.
+    """
+    parts = parse_endpoint(server, "BUCKET")
+    if parts.scheme == "https":
+        context = ssl.create_default_context(cafile=_authorities())
+        connection = http.client.HTTPSConnection(parts.netloc, timeout=seconds, context=context)
+    else:
+        connection = http.client.HTTPConnection(parts.netloc, timeout=seconds)
+    try:
+        connection.request("HEAD", "/")
+        connection.getresponse()
+    finally:
+        connection.close()
+    return parts.netloc
+
+
 class UnreachableError(ToolkitError):
     """No answer, or one that may change on another try (5xx); not a fault of the request."""
 

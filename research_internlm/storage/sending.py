@@ -9,7 +9,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import sha256_of
+from research_internlm.shared.files import refuse_listing, sha256_of
+from research_internlm.shared.staging import is_partial
 from research_internlm.storage.links import Link
 from research_internlm.storage.multipart import Item, send_item
 from research_internlm.storage.obs import ObjectStore
@@ -45,12 +46,14 @@ def items_of(source: str | Path, prefix: str) -> tuple[list[Item], list[str]]:
 
 def _walk(source: Path) -> Iterator[tuple[Path, str | None]]:
     """Files below a folder, those of linked folders too; with the reason those that cannot be sent."""
-    for top, folders, names in os.walk(source, followlinks=True):
+    for top, folders, names in os.walk(source, followlinks=True, onerror=refuse_listing):
         here = Path(top)
         above = {folder.resolve() for folder in (here, *here.absolute().parents)}
         for folder in list(folders):
+            if is_partial(Path(folder)):
+                folders.remove(folder)
             # Its files would be sent again and again, under ever longer names.
-            if (here / folder).is_symlink() and (here / folder).resolve() in above:
+            elif (here / folder).is_symlink() and (here / folder).resolve() in above:
                 folders.remove(folder)
                 yield here / folder, "is a link to a folder it lies in"
         for path in map(here.joinpath, names):

@@ -11,6 +11,8 @@ import hashlib
 import os
 from pathlib import Path
 
+_NOT_KNOWN = (OSError, RuntimeError)  # the latter for a user without a name and a home
+
 
 def _file_of(upload_id: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -19,7 +21,7 @@ def _file_of(upload_id: str) -> Path:
 
 def remember(upload_id: str, sha256: str) -> None:
     """Notes what an upload is of; where it cannot be written, a killed upload starts anew."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*_NOT_KNOWN):
         file = _file_of(upload_id)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(sha256, encoding="ascii")
@@ -27,12 +29,12 @@ def remember(upload_id: str, sha256: str) -> None:
 
 def recall(upload_id: str) -> str | None:
     """The sha256 of the file of an upload, or None where another machine started it."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*_NOT_KNOWN):
         return _file_of(upload_id).read_text(encoding="ascii")
     return None
 
 
 def forget(upload_id: str) -> None:
     """Drops the note of an upload that has ended."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*_NOT_KNOWN):
         _file_of(upload_id).unlink()

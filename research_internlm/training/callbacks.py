@@ -11,15 +11,20 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import mindspore
 from mindformers.core.callback import callback
 from mindformers.tools.logger import logger
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+from mindformers.tools.utils import get_output_root_path, get_real_rank
 from mindspore.train.callback import Callback, RunContext
 from mindspore.train.callback._checkpoint import CheckpointManager
 
 from research_internlm.recipes.schedule import evenly_spaced, expendable, save_points
+from research_internlm.shared.files import write_json
+from research_internlm.shared.peak_memory import PEAK_MEMORY, PeakMemory, resident_peak
+from research_internlm.shared.schema import to_json
 
 
 @MindFormerRegister.register(MindFormerModuleType.CALLBACK)
@@ -48,6 +53,18 @@ class UsefulTokensMonitor(Callback):
             seconds = time.time() - self._start
             step = run_context.original_args().cur_step_num
             logger.info("{ step:[%d], useful_tokens_per_second: %.1f }", step, self.tokens_per_call / seconds)
+
+
+@MindFormerRegister.register(MindFormerModuleType.CALLBACK)
+class PeakMemoryMonitor(Callback):
+    """Writes rank 0's peak memory into the run folder when the training ends; internlm probe reads it."""
+
+    def on_train_end(self, run_context: RunContext) -> None:
+        """Writes the file."""
+        if get_real_rank() == 0:
+            device = mindspore.runtime.max_memory_allocated()  # 0 on a CPU
+            peak = PeakMemory(device, "device") if device else PeakMemory(resident_peak(), "resident")
+            write_json(Path(get_output_root_path(), PEAK_MEMORY), to_json(peak))
 
 
 @MindFormerRegister.register(MindFormerModuleType.CALLBACK)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from research_internlm import recipes
 from research_internlm.checkpoints.model_match import weights_problems
+from research_internlm.recipes.structure import OWN_MODE, RUN_MODES
 from research_internlm.runs.saved_steps import find_checkpoints
 from research_internlm.shared import run_layout
+from research_internlm.shared.arguments import is_whole
 from research_internlm.shared.errors import ToolkitError
 
 
@@ -30,7 +32,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--config", required=True, help="recipe yaml, e.g. yaml/lora_finetune.yaml")
     add("--overlay", action="append", default=[], metavar="YAML",
         help="yaml laid over the recipe (repeatable), e.g. yaml/overlays/cpu_tiny.yaml")
-    add("--run_mode", choices=("finetune", "eval", "predict"), help="default: the recipe's run_mode")
+    add("--run_mode", choices=RUN_MODES, help="default: the recipe's run_mode")
     add("--train_dataset", metavar="F", help="training MindRecord, rows of seq_length + 1 tokens")
     add("--eval_dataset", metavar="F", help="evaluation MindRecord, rows of seq_length tokens; for "
         "finetune it also switches do_eval on")
@@ -53,7 +55,9 @@ def resolve(arguments: argparse.Namespace) -> recipes.Recipe:
     Raises:
         ToolkitError: A file cannot be read, or a flag does not fit the recipe.
     """
-    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
+    recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides,
+                             arguments.run_mode or OWN_MODE,
+                             {"context.device_target"} if arguments.device_target else ())
     for key in ("run_mode", "load_checkpoint", "output_dir", "use_parallel"):
         if getattr(arguments, key) is not None:
             recipe[key] = getattr(arguments, key)
@@ -82,7 +86,7 @@ def _limit_data_threads(recipe: recipes.Recipe) -> None:
     """MindData refuses more threads than the machine has cores, whatever the device."""
     for section in ("train_dataset", "eval_dataset"):
         threads = recipe.get(section, {}).get("num_parallel_workers", 1)
-        if threads > (os.cpu_count() or 1):
+        if is_whole(threads, (os.cpu_count() or 1) + 1):
             recipe[section]["num_parallel_workers"] = os.cpu_count()
 
 

@@ -1,4 +1,4 @@
-"""One worker of a training run: checks, run folder, continuing, training."""
+"""One process of a training run: checks, run folder, continuing, training; or the workers' rendezvous."""
 
 from __future__ import annotations
 
@@ -128,6 +128,18 @@ def continue_run(recipe: recipes.Recipe) -> None:
     recipe |= {"load_checkpoint": str(folder), "resume_training": path.name,
                "callbacks": [{"type": "LossScaleCounters", "resumed_from": str(path)},
                              *recipe["callbacks"]]}
+
+
+def serve_workers(device_target: str) -> None:
+    """Is the workers' rendezvous (msrun's scheduler) until they have ended.
+
+    What MindFormers' build_context does for it, without MindFormers, whose import takes seconds of CPU.
+    """
+    import mindspore
+    from mindspore.communication import init
+
+    mindspore.set_context(device_target=device_target)
+    init()
 
 
 def train(recipe: recipes.Recipe) -> None:

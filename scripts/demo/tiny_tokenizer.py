@@ -26,7 +26,8 @@ from research_internlm.data.families import FAMILIES, INTERNLM
 from research_internlm.data.items import render_squad
 from research_internlm.data.tokens import load_tokenizer
 from research_internlm.shared.errors import run_main
-from research_internlm.shared.files import publish, read_json, require_absent, staging
+from research_internlm.shared.files import publish, read_json, require_absent
+from research_internlm.shared.staging import staging
 
 _USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
 _NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
@@ -118,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     arguments = parser.parse_args(argv)
     output = require_absent(arguments.output, arguments.overwrite)
-    with staging(output.parent) as folder:
+    with staging(output) as folder:
         staged = Path(folder) / output.name
         staged.write_bytes(train(corpus_lines(arguments.corpus), verdicts(arguments.corpus),
                                  arguments.family))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def _as_bytes(path: Path, rng: random.Random) -> str:
 
 
 def _as_kind(path: Path, rng: random.Random) -> str:
-    kind = rng.choice(("absent", "folder", "empty", "link to nothing", "another file", "random bytes"))
+    kind = rng.choice(("absent", "folder", "empty", "link to nothing", "another file", "random bytes", "pipe",
+                       "link to itself", "endless device"))
     path.unlink()
     if kind == "folder":
         path.mkdir()
@@ -58,6 +60,12 @@ def _as_kind(path: Path, rng: random.Random) -> str:
         path.touch()
     elif kind == "link to nothing":
         path.symlink_to(path.with_name("nowhere"))
+    elif kind == "pipe":  # nobody writes: opening it would wait forever
+        os.mkfifo(path)
+    elif kind == "link to itself":
+        path.symlink_to(path)
+    elif kind == "endless device":
+        path.symlink_to("/dev/zero")
     elif kind == "another file":
         path.write_bytes(rng.choice((b"{}", b"[]", b"null", b"1", b'"x"', b"a,b\n1,2\n", b"\x08\x01" * 50)))
     elif kind == "random bytes":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -56,10 +57,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str], folder: Pa
         argv: Its arguments.
         folder: Current folder of the child; its output is kept outside, beside it.
     """
-    log = folder.with_name(folder.name + ".log")
-    child = os.fork()
-    if child == 0:
-        _become(main, list(argv), folder, log)
+    child = start(main, argv, folder)
     deadline = time.monotonic() + SECONDS
     hung = False
     while True:
@@ -72,7 +70,21 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str], folder: Pa
             _, status = os.waitpid(child, 0)
             break
         time.sleep(0.002)
-    return Outcome(os.waitstatus_to_exitcode(status), log.read_text("utf-8", "replace"), hung)
+    return Outcome(os.waitstatus_to_exitcode(status), _log_of(folder).read_text("utf-8", "replace"), hung)
+
+
+def start(main: Callable[[list[str]], int | None], argv: Sequence[str], folder: Path) -> int:
+    """As `run`, without waiting; returns the id of the child and of its process group."""
+    child = os.fork()
+    if child == 0:
+        _become(main, list(argv), folder, _log_of(folder))
+    with contextlib.suppress(PermissionError):  # the child has done it
+        os.setpgid(child, child)
+    return child
+
+
+def _log_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".log")
 
 
 def _become(main: Callable, argv: list[str], folder: Path, log: Path) -> None:

@@ -12,8 +12,13 @@ from pathlib import Path
 import yaml
 
 from preprocess import alpaca_data_preprocess_v1, data_preprocess, mmlu_cmmlu_csv2json
-from research_internlm import evaluate, logs, plan, report, score, submit, weights
+from research_internlm import evaluate, logs, plan, recipes, report, score, submit, weights
 from research_internlm.data.choice import choice_input, choice_instruction, choice_output
+from research_internlm.data.tokens import load_tokenizer, special_tokens
+from research_internlm.shared.files import sha256_of, write_manifest
+from tests.attacks import sandbox, stand_ins
+from tests.helpers.run_checkpoints import checkpoint
+from tests.helpers.run_info import manifest
 from tests.helpers.weight_files import CONFIG, hf_release, make_run, random_tensors, write
 
 OUTPUT = "out"
@@ -27,7 +32,7 @@ class Target:
         name: For the report.
         main: Its main.
         argv: Arguments, relative to the folder.
-        """
+    """
 
     name: str
     main: Callable[[list[str]], int | None]
@@ -67,13 +72,39 @@ def make_files(folder: Path, root: Path, tokenizer: Path, finished_run: Path) ->
     make_run(folder / "run1", base)
     (folder / "model.yaml").write_text(yaml.safe_dump({"model": {"model_config": CONFIG}}))
     shutil.copytree(finished_run, folder / "finished", symlinks=True)
+    _make_training(folder)
     (folder / "worker_0.log").write_text((finished_run / "msrun_log/worker_0.log").read_text())
 
 
-def random_tensors_of_config() -> dict:
+def random_tensors_of_config(model_config: dict = CONFIG) -> dict:
     from research_internlm.checkpoints.weight_names import parameter_shapes
 
-    return random_tensors(parameter_shapes(CONFIG))
+    return random_tensors(parameter_shapes(model_config))
+
+
+def _make_training(folder: Path) -> None:
+    """Data, weights and settings of a tiny training, a run that has begun, and the mirror of another."""
+    processor = load_tokenizer(folder / "tokenizer.model")
+    shape = {"vocab_size": processor.vocab_size(), "seq_length": 256, "hidden_size": 32, "num_layers": 1,
+             "num_heads": 2}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump({"extends": ["cpu_tiny.yaml"], "model": {
+        "model_config": shape}, "callbacks": [{"type": "CheckpointMonitor", "save_checkpoint_steps": 2}]}))
+    recipe = recipes.resolve(folder / "lora_finetune.yaml", [folder / "tiny.yaml"])
+    write(folder / "model.ckpt", random_tensors_of_config(recipes.model_config(recipe)))
+    write(folder / "model.safetensors", random_tensors_of_config(recipes.model_config(recipe)))
+    for name, length in (("rows.mindrecord", 257), ("eval.mindrecord", 256)):
+        (folder / name).write_bytes(b"rows")
+        write_manifest(folder / name, **manifest(
+            40, parts=[{"file": name, "bytes": 4, "sha256": sha256_of(folder / name)}],
+            record_length=length, seq_length=length - 1, special_ids=dict(special_tokens(processor).ids)
+            | {"vocab_size": processor.vocab_size()}, tokenizer_sha256=sha256_of(folder / "tokenizer.model")))
+    for main, line in ((stand_ins.train_main, f"{_TRAIN} --output_dir begun"),
+                       (stand_ins.mirror_main, "push finished obs://bucket/run")):
+        done = sandbox.run(main, line.split(), folder)
+        assert done.code == 0, done
+    checkpoint(folder / "begun", 4)
+    (folder / "questions.json").write_text(json.dumps(exam_items(3)))
+    (folder / "questions.txt").write_text("One?\nTwo?\n")
 
 
 def _csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
@@ -90,6 +121,14 @@ def _target(name: str, main: Callable[[list[str]], int | None], line: str) -> Ta
     return Target(name, main, tuple(line.split()))
 
 
+_RECIPE = "--config lora_finetune.yaml --overlay tiny.yaml"
+_DATA = "--train_dataset rows.mindrecord --eval_dataset eval.mindrecord --load_checkpoint model.ckpt"
+_TRAIN = f"{_RECIPE} --use_parallel False {_DATA}"
+_PREDICT = "--config predict_mmlu.yaml --overlay tiny.yaml --model_file tokenizer.model"
+_TRAINING_FILES = ("lora_finetune.yaml", "tiny.yaml", "rows.mindrecord", "rows.mindrecord.manifest.json",
+                   "eval.mindrecord.manifest.json", "model.ckpt")
+_BEGUN = ("begun/run.json", "begun/resolved_config.yaml", "begun/checkpoint/rank_0/tiny_rank_0-1_4.ckpt")
+_PREDICT_FILES = ("predict_mmlu.yaml", "tiny.yaml", "tokenizer.model")
 _RUN1 = "run1/checkpoint_trainable/rank_0/a.ckpt"
 _ONE_EACH = "--valid_per_category 1 --test_per_category 1"
 _FINISHED = tuple(f"finished/{name}" for name in (
@@ -130,4 +169,47 @@ TARGETS: dict[Target, tuple[str, ...]] = {
         (*_FINISHED, "finished/results_squad.predictions.json", "finished/report.md",
          "finished/checkpoint/rank_0/lora_rank_0-9_9.ckpt"),
     _target("score", score.main, "--accuracy 0.9 --trainable 100"): (),
+    _target("plan of data", plan.main, f"{_RECIPE} --train_dataset rows.mindrecord --cards 1"):
+        ("rows.mindrecord.manifest.json", "tiny.yaml"),
+    _target("from-hf safetensors", weights.main, "from-hf release out.safetensors --dtype fp16"):
+        ("release/config.json", "release/model.safetensors"),
+    _target("to-hf with tokenizer", weights.main,
+            "to-hf model.ckpt out --config lora_finetune.yaml --overlay tiny.yaml --model_file "
+            "tokenizer.model"): ("model.ckpt", "tokenizer.model", "tiny.yaml"),
+    _target("evaluate mmlu", stand_ins.evaluate_main,
+            f"mmlu {_PREDICT} --load_checkpoint model.ckpt --test_file items.json --output out.json"):
+        (*_PREDICT_FILES, "items.json", "model.ckpt"),
+    _target("evaluate mmlu logits", stand_ins.evaluate_main, f"mmlu {_PREDICT} --load_checkpoint "
+            "model.safetensors --test_file items.json --output out.json --mode logits --limit 5"):
+        ("items.json", "model.safetensors"),
+    _target("evaluate squad", stand_ins.evaluate_main,
+            f"squad {_PREDICT} --load_checkpoint model.ckpt --squad_file squad.json --output out.json"):
+        (*_PREDICT_FILES, "squad.json"),
+    _target("audit", stand_ins.audit_main,
+            f"{_PREDICT} --load_checkpoint model.ckpt --base model.safetensors --dataset rows.mindrecord "
+            "--output out.json"):
+        (*_PREDICT_FILES, "model.safetensors", "rows.mindrecord.manifest.json", "rows.mindrecord"),
+    _target("train", stand_ins.train_main, f"{_TRAIN} --output_dir out"): _TRAINING_FILES,
+    _target("train again", stand_ins.train_main, f"{_TRAIN} --output_dir begun --resume_training True"):
+        _BEGUN,
+    _target("predict", stand_ins.train_main,
+            f"{_PREDICT} --load_checkpoint model.ckpt --output_dir out --predict_data questions.json"):
+        (*_PREDICT_FILES, "questions.json", "model.ckpt"),
+    _target("predict a text", stand_ins.train_main,
+            f"{_PREDICT} --load_checkpoint model.ckpt --output_dir out --predict_data questions.txt"):
+        ("questions.txt",),
+    _target("launch", stand_ins.launch_main,
+            f"lora_finetune.yaml 1 -- --overlay tiny.yaml {_DATA} --output_dir out"): _TRAINING_FILES,
+    _target("launch again", stand_ins.launch_main,
+            f"lora_finetune.yaml 1 -- --overlay tiny.yaml {_DATA} --output_dir begun"):
+        (*_BEGUN, "tiny.yaml"),
+    _target("upload", stand_ins.upload_main, "finished obs://bucket/up --record links.json"):
+        ("finished/obs_links.json", "finished/run.json"),
+    _target("upload dry", stand_ins.upload_main, "finished obs://bucket/up --dry_run"):
+        ("finished/run.json",),
+    _target("mirror push", stand_ins.mirror_main, "push finished obs://bucket/run --finish_within 5"):
+        ("finished/run.json", "finished/resolved_config.yaml", "remote/run/mirror.json",
+         "finished/checkpoint/rank_0/lora_rank_0-9_9.ckpt"),
+    _target("mirror fetch", stand_ins.mirror_main, "fetch obs://bucket/run fetched"):
+        ("remote/run/mirror.json",),
 }

@@ -6,6 +6,7 @@ and `ATTACK_ONLY=SEED` runs it alone and leaves its files in place.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from research_internlm.evaluation import contest_metric
 from tests.attacks import sandbox
+from tests.attacks.command_lines import make_places, malform
 from tests.attacks.mutations import mutate
 from tests.attacks.targets import OUTPUT, TARGETS, Target, make_files
 from tests.helpers import finished_run
@@ -27,7 +30,12 @@ ONLY = os.environ.get("ATTACK_ONLY")
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory, root, demo_data, complete_run) -> Path:
-    """All valid files."""
+    """All valid files; what commands import late and slowly is loaded here once, not in each fork."""
+    import mindspore.mindrecord  # noqa: F401
+    import pandas  # noqa: F401
+
+    contest_metric.score_answer("a", "b")
+    gc.freeze()  # no fork looks through, and so copies, what is loaded here
     folder = tmp_path_factory.mktemp("attack") / "valid"
     folder.mkdir()
     make_files(folder, root, demo_data / "tokenizer.model", complete_run)
@@ -52,18 +60,29 @@ def test_malformed_inputs(valid, tmp_path):
         failure = attack(valid, folder, random.Random(seed))
         if failure:
             failures.append(f"seed {seed}: {failure}")
+            print(failures[-1], flush=True)  # shown at once by pytest -s
         elif not ONLY:
             shutil.rmtree(folder)
     assert not failures, f"{len(failures)} of {len(seeds)}:\n" + "\n".join(failures[:40])
 
 
 def attack(valid: Path, folder: Path, rng: random.Random) -> str | None:
-    """Changes one or two files of one command and runs it; returns what was wrong with how it ended."""
-    target = rng.choice([target for target, changed in TARGETS.items() if changed])
+    """Changes one or two files of one command, or its command line, and runs it.
+
+    Returns:
+        What was wrong with how it ended, or None.
+    """
+    target = rng.choice(list(TARGETS))
     shutil.copytree(valid, folder, symlinks=True)
-    changed = rng.sample(TARGETS[target], min(len(TARGETS[target]), rng.choice((1, 1, 1, 2))))
-    done = [mutate(folder / name, rng) for name in changed]
-    outcome = sandbox.run(target.main, target.argv, folder)
+    argv = target.argv
+    if not TARGETS[target] or rng.random() < 0.25:
+        make_places(folder)
+        argv = malform(argv, rng)
+        done = [f"{[word[:80] for word in argv]}"]
+    else:
+        changed = rng.sample(TARGETS[target], min(len(TARGETS[target]), rng.choice((1, 1, 1, 2))))
+        done = [mutate(folder / name, rng) for name in changed]
+    outcome = sandbox.run(target.main, argv, folder)
     problems = [outcome.problem] if outcome.problem else []
     problems += [f"raw control characters in {name!r}" for name in ("\x1b", "\u2028", "\x07")
                  if name in outcome.output]

@@ -4,7 +4,11 @@ import pytest
 
 from research_internlm.checkpoints import weight_names
 from research_internlm.checkpoints.hf_import import import_model
-from research_internlm.checkpoints.model_match import require_recorded_config, weights_problems
+from research_internlm.checkpoints.model_match import (
+    require_recorded_config,
+    require_weights,
+    weights_problems,
+)
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import write_manifest
 from tests.helpers.weight_files import CONFIG, SHAPES, hf_release, lora_tensors, random_tensors, write
@@ -96,3 +100,20 @@ def test_defaults_that_are_not_stated_are_compared_too(tmp_path):
     assert "theta" not in CONFIG
     with pytest.raises(ToolkitError, match=r"theta is 50\.0 there and 10000\.0 in the recipe"):
         require_recorded_config(tmp_path / "base.ckpt", CONFIG)
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+@pytest.mark.parametrize(("damage", "words"), [
+    (lambda content: content[:-100], "is truncated, damaged or not a"),
+    (lambda content: content[:9], "is truncated, damaged or not a"),
+    (lambda content: b"\0" * 8 + content[8:], "is truncated, damaged or not a"),
+    (lambda content: content.replace(b"Float32", b"Floot32").replace(b'"F32"', b'"F3X"'),
+     r"\(29 in all\) are of a type that no weights have"),
+    (lambda content: b"", "is empty"), (lambda content: None, "does not exist"),
+])
+def test_damaged_weights_never_reach_mindspore(tmp_path, suffix, damage, words):
+    path = write(tmp_path / f"base.{suffix}", random_tensors(SHAPES))
+    content = damage(path.read_bytes())
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ToolkitError, match=f"--base .*{words}"):
+        require_weights(path, CONFIG, "--base")

@@ -15,6 +15,8 @@ from research_internlm.checkpoints.hf_export import export_adapter, export_model
 from research_internlm.checkpoints.hf_import import import_model
 from research_internlm.checkpoints.merging import merge
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import write_manifest
+from tests.helpers import weight_files
 from tests.helpers.commands import ROOT, assert_user_error, run_script
 from tests.helpers.weight_files import (
     CONFIG,
@@ -23,18 +25,12 @@ from tests.helpers.weight_files import (
     WEIGHTS,
     hf_release,
     lora_tensors,
-    make_run,
     random_tensors,
     read,
     write,
 )
 
-
-@pytest.fixture
-def run(tmp_path):
-    """A run's folder, the base it started from, and its adapter."""
-    base = write(tmp_path / "base.ckpt", random_tensors(SHAPES))
-    return tmp_path / "run", base, make_run(tmp_path / "run", base)
+run = weight_files.run  # fixture
 
 
 def test_from_hf_reports_all_misfits_at_once(tmp_path):
@@ -248,16 +244,22 @@ def test_to_peft_states_rank_alpha_and_targets(run, tmp_path):
     assert len(load_file(tmp_path / "peft" / "adapter_model.safetensors")) == 12
 
 
-@pytest.mark.parametrize("arguments", [
-    "from-hf {0}/hf {0}/base.ckpt",
-    "to-hf {0}/base.ckpt {0}/base.ckpt --config {0}/run/resolved_config.yaml",
-    "merge --base {0}/base.ckpt --adapter {0}/run/checkpoint_trainable/rank_0/a.ckpt --output {0}/there.ckpt",
-    "to-peft {0}/run/checkpoint_trainable/rank_0/a.ckpt {0}/run",
+@pytest.mark.parametrize(("arguments", "message"), [
+    ("from-hf {0}/hf {0}/there.ckpt", "exists already; pass --overwrite"),
+    ("to-hf {0}/base.ckpt {0}/there --config {0}/run/resolved_config.yaml",
+     "exists already; pass --overwrite"),
+    ("to-hf {0}/base.ckpt {0}/base.ckpt --config {0}/run/resolved_config.yaml", "is also the input"),
+    ("merge --base {0}/base.ckpt --adapter {0}/run/checkpoint_trainable/rank_0/a.ckpt --output "
+     "{0}/there.ckpt", "exists already; pass --overwrite"),
+    ("to-peft {0}/run/checkpoint_trainable/rank_0/a.ckpt {0}/run", "is also the input"),
 ])
-def test_existing_outputs_are_not_replaced(run, tmp_path, arguments):
-    (tmp_path / "there.ckpt").touch()
+def test_existing_outputs_are_not_replaced(run, tmp_path, arguments, message):
+    (tmp_path / "there").mkdir()
+    for path in (tmp_path / "there.ckpt", tmp_path / "there/model.safetensors"):
+        path.touch()
+        write_manifest(path)
     done = run_script(WEIGHTS, *arguments.format(tmp_path).split(), check=False)
-    assert_user_error(done, "exists already; pass --overwrite")
+    assert_user_error(done, message)
 
 
 def test_the_suffix_and_the_format_must_agree(tmp_path):

@@ -13,6 +13,7 @@ from research_internlm.checkpoints.merging import merge
 from research_internlm.model import lora
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import sha256_of
+from tests.helpers import weight_files
 from tests.helpers.commands import assert_user_error, run_script
 from tests.helpers.weight_files import (
     CONFIG,
@@ -25,12 +26,7 @@ from tests.helpers.weight_files import (
     write,
 )
 
-
-@pytest.fixture
-def run(tmp_path):
-    """A run's folder, the base it started from, and its adapter."""
-    base = write(tmp_path / "base.ckpt", random_tensors(SHAPES))
-    return tmp_path / "run", base, make_run(tmp_path / "run", base)
+run = weight_files.run  # fixture
 
 
 def test_merge_adds_the_scaled_product_and_drops_what_is_no_weight(tmp_path):

@@ -4,11 +4,14 @@ Tiny random models; needs torch and peft (pip install -e '.[hf]').
 """
 
 import json
+import sys
+from importlib.machinery import PathFinder
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from research_internlm import weights
 from research_internlm.checkpoints.dtypes import BF16
 from research_internlm.checkpoints.hf_export import tokenizer_texts
 from research_internlm.checkpoints.hf_folder import HfFolder
@@ -17,14 +20,8 @@ from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.warm import run_warm
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[hf]'")
-peft = pytest.importorskip("peft", reason="needs peft: pip install -e '.[hf]'")
-transformers = pytest.importorskip("transformers")
-safetensors_torch = pytest.importorskip("safetensors.torch")
-
 pytestmark = pytest.mark.model
 
-WEIGHTS = "research_internlm/weights.py"
 LENGTH, NEW_TOKENS, VOCAB = 64, 32, 211
 SHAPES = {
     "internlm": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -98,6 +95,21 @@ def overrides_of(family):
         ["model.arch.type=InternLM2ForCausalLM"] if family == "internlm2" else [])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def libraries():
+    """torch, which is hidden from the other tests (conftest.py), and what needs it: 10 s of CPU to import."""
+    global torch, peft, transformers, safetensors_torch
+    sys.meta_path.append(PathFinder)
+    try:
+        torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[hf]'")
+        peft = pytest.importorskip("peft", reason="needs peft: pip install -e '.[hf]'")
+        transformers = pytest.importorskip("transformers")
+        safetensors_torch = pytest.importorskip("safetensors.torch")
+        yield
+    finally:
+        sys.meta_path.remove(PathFinder)
+
+
 @pytest.fixture(scope="module", params=["internlm", "internlm2"])
 def case(request, tmp_path_factory):
     """A random model on both sides, a padded batch, and everything MindFormers computes with it."""
@@ -117,11 +129,16 @@ def case(request, tmp_path_factory):
         ids[row, :length] = random.integers(3, VOCAB, length)
     np.save(folder / "ids.npy", ids)
     form = "safetensors" if family == "internlm2" else "ckpt"
-    run_warm(WEIGHTS, "from-hf", folder / "hf", folder / f"base.{form}", "--dtype", "fp32")
+    convert("from-hf", folder / "hf", folder / f"base.{form}", "--dtype", "fp32")
     result = mindformers(folder, "base", family, folder / f"base.{form}", new_tokens=NEW_TOKENS,
                          adapter_run=str(folder / "run"))
     return SimpleNamespace(family=family, folder=folder, model=model, ids=ids, result=result,
                            base=folder / f"base.{form}", form=form)
+
+
+def convert(*words):
+    """Runs weights.py here, where torch is loaded."""
+    assert not weights.main([str(word) for word in words])
 
 
 def mindformers(folder, name, family, checkpoint, **more):
@@ -167,13 +184,13 @@ def config_file(case):
 
 
 def test_to_hf_round_trip_is_bit_exact_and_loads_without_remote_code(case):
-    run_warm(WEIGHTS, "to-hf", case.base, case.folder / "exported", "--config", config_file(case))
+    convert("to-hf", case.base, case.folder / "exported", "--config", config_file(case))
     again = transformers.AutoModelForCausalLM.from_pretrained(case.folder / "exported")
     state, expected = again.state_dict(), case.model.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
     assert np.array_equal(torch_logits(again, case.ids), torch_logits(case.model, case.ids))
-    run_warm(WEIGHTS, "from-hf", case.folder / "exported", case.folder / f"again.{case.form}")
+    convert("from-hf", case.folder / "exported", case.folder / f"again.{case.form}")
     from research_internlm.checkpoints.tensor_files import TensorFile
 
     with TensorFile(case.base) as one, TensorFile(case.folder / f"again.{case.form}") as other:
@@ -185,7 +202,7 @@ def test_to_hf_round_trip_is_bit_exact_and_loads_without_remote_code(case):
                                      "checkpoint/rank_0/full.ckpt"])
 def test_the_exported_adapter_gives_the_same_logits_in_peft(case, adapter):
     output = case.folder / f"peft_{adapter.split('/')[0]}"
-    run_warm(WEIGHTS, "to-peft", case.folder / "run" / adapter, output)
+    convert("to-peft", case.folder / "run" / adapter, output)
     adapted = peft.PeftModel.from_pretrained(copy_of(case.model), output).eval()
     logits = torch_logits(adapted, case.ids)
     assert difference(case.result["adapted"], logits, case.ids) < 1e-4
@@ -200,8 +217,8 @@ def copy_of(model):
 
 def test_merged_logits_are_the_adapter_s(case):
     merged = case.folder / f"merged.{case.form}"
-    run_warm(WEIGHTS, "merge", "--base", case.base, "--adapter",
-               case.folder / "run" / "checkpoint_trainable" / "rank_0" / "adapter.ckpt", "--output", merged)
+    convert("merge", "--base", case.base, "--adapter",
+            case.folder / "run" / "checkpoint_trainable" / "rank_0" / "adapter.ckpt", "--output", merged)
     result = mindformers(case.folder, "merged", case.family, merged)
     assert difference(result["logits"], case.result["adapted"], case.ids) < 1e-5
     assert difference(result["logits"], case.result["logits"], case.ids) > 1e-2

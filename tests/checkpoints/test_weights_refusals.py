@@ -4,12 +4,14 @@ import copy
 import json
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 
 import pytest
 
 from research_internlm import recipes, weights
+from research_internlm.checkpoints.tensor_files import TensorFile
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.commands import ROOT, assert_user_error, run_script
 from tests.helpers.weight_files import CONFIG, SHAPES, WEIGHTS, hf_release, make_run, random_tensors, write
@@ -72,6 +74,10 @@ def test_overwrite_replaces_an_export_whole(place):
     assert {path.name for path in (place / "out").iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "model.safetensors.manifest.json"}
     assert json.loads((place / "out" / "config.json").read_text())["rope_theta"] == 5
+    (place / "link").symlink_to("out")
+    call(place, TO_HF + "{}/link model.model_config.theta=6")
+    assert (place / "link").is_symlink()
+    assert json.loads((place / "out" / "config.json").read_text())["rope_theta"] == 6
     (place / "out" / "pytorch_model.bin").write_text("of another model")
     with pytest.raises(ToolkitError, match=r"holds 1 files that no earlier export wrote \(pytorch_model"):
         call(place, TO_HF + "{}/out")
@@ -137,12 +143,21 @@ def test_an_export_without_a_tokenizer_says_so(place, capsys):
 
 
 def test_sigterm_leaves_nothing_behind(place):
-    code = ("import time; from research_internlm.shared import files\n"
-            f"with files.staging({str(place / 'out')!r}) as folder:\n"
+    code = ("import time; from research_internlm.shared.staging import staging\n"
+            f"with staging({str(place / 'out' / 'x')!r}) as folder:\n"
             "    print('ready', flush=True); time.sleep(60)")
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     assert len(list((place / "out").glob(".partial-*"))) == 1
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 128 + signal.SIGTERM
-    assert not list((place / "out").iterdir())
+    assert not (place / "out").exists()
+
+
+def test_a_tensor_named_twice_in_a_header_is_refused(tmp_path):
+    tensor = '"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    header = f"{{{tensor},{tensor}}}".encode()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+    with pytest.raises(ToolkitError, match=r"w\.safetensors .*its header has the key 'w' twice"):
+        TensorFile(path)

@@ -198,6 +198,12 @@ def test_bad_prediction_files_are_named(write, value, said):
         load_predictions(write(value))
 
 
+def test_two_predictions_for_one_question_are_refused(tmp_path):
+    (tmp_path / "p.json").write_text('{"a": "x", "a": "y"}')
+    with pytest.raises(ToolkitError, match="has the key 'a' twice"):
+        load_predictions(tmp_path / "p.json")
+
+
 # Both metrics over a file.
 
 def test_both_metrics_over_their_own_questions(write):

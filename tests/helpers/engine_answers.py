@@ -19,7 +19,7 @@ from tests.helpers.commands import ROOT
 
 VOCAB, LENGTH, NEW = 61, 64, 9
 NEVER = VOCAB  # a stop id no model writes
-SIZE = {"vocab_size": VOCAB, "seq_length": LENGTH, "hidden_size": 32, "num_layers": 2, "num_heads": 4,
+SIZE = {"vocab_size": VOCAB, "seq_length": LENGTH, "hidden_size": 32, "num_layers": 1, "num_heads": 4,
         "multiple_of": 16, "max_new_tokens": NEW, "pad_token_id": VOCAB}
 PROMPTS = (24, 9, 1, 40, 33)  # tokens: two padded lengths of a stream, and more than a batch
 SAMPLED = Sampling(NEW, temperature=1.5, top_k=20, top_p=0.9, repetition_penalty=1.3, seed=5)

@@ -133,7 +133,8 @@ def complete_run(root, tmp_path_factory):
 def rewrite_report(run):
     """Writes the report again, with the curve it has: drawing one takes longer than all else."""
     def keep(points, title, path):
-        path.exists() or draw(points, title, path)
+        drawn = run / log_summary.OUTPUT_FOLDER / path.name
+        shutil.copyfile(drawn, path) if drawn.exists() else draw(points, title, path)
 
     draw = log_summary.draw
     with mock.patch.object(log_summary, "draw", keep):

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,6 @@ from research_internlm.launching import options
 from research_internlm.recipes.data_check import check_data, fill_from_data
 from research_internlm.runs.worker_logs import read_run
 from research_internlm.shared import processes
-from research_internlm.shared.processes import processes_of
 from research_internlm.training import command, worker
 from tests.helpers.commands import ROOT, convert_items, exam_items
 from tests.helpers.run_info import parameters
@@ -90,21 +88,6 @@ def assert_same_losses(found, expected):
     for step, (loss, *others) in found.items():
         assert loss == pytest.approx(expected[step][0], rel=5e-7), step
         assert others == list(expected[step][1:]), step
-
-
-def workers_of(run):
-    """Process id of each worker of a run, by its rank."""
-    found = {}
-    for process in processes_of(run):
-        try:
-            variables = Path(f"/proc/{process}/environ").read_text().split("\0")
-            script = "run_internlm.py" in Path(f"/proc/{process}/cmdline").read_text()
-        except OSError:
-            continue
-        words = dict(word.split("=", 1) for word in variables if "=" in word)
-        if words.get("MS_ROLE") == "MS_WORKER" and script:
-            found[int(words["RANK_ID"])] = process
-    return found
 
 
 def prepare(command_line):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
+import importlib
 import json
 import os
 import runpy
@@ -18,6 +20,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# All that is slow to import, and what commands would else read from source again in each fork.
+LOADED = [f"research_internlm.{name}" for name in (
+    "training.registered", "training.worker", "contest.scoring", "recipes.check", "evaluation.runner",
+    "evaluation.tasks", "inference.engine", "inference.kv_cache", "inference.loading",
+    "checkpoints.hf_import", "checkpoints.merging")] + ["preprocess.mindrecord.writer"]
 
 
 def run_warm(script: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess:
@@ -56,8 +63,9 @@ def main() -> None:
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # only answers go to the pipe
-    import research_internlm.training.registered  # noqa: F401
-
+    for name in LOADED:
+        importlib.import_module(name)
+    gc.freeze()  # no fork looks through, and so copies, what is loaded here
     sys.stdout.flush()
     for line in requests:
         child = os.fork()

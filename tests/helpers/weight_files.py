@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
 from research_internlm import recipes
@@ -56,6 +57,13 @@ def make_run(folder, base, config=CONFIG):
     recipes.write_resolved({"model": {"model_config": config}}, folder / "resolved_config.yaml")
     (folder / "run.json").write_text(json.dumps({"load_checkpoint_sha256": base and sha256_of(base)}))
     return write(folder / "checkpoint_trainable" / "rank_0" / "a.ckpt", lora_tensors())
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder, the base it started from, and its adapter."""
+    base = write(tmp_path / "base.ckpt", random_tensors(SHAPES))
+    return tmp_path / "run", base, make_run(tmp_path / "run", base)
 
 
 def hf_release(folder, config=CONFIG, shapes=SHAPES, **tensors):

@@ -10,7 +10,7 @@ from research_internlm.inference.engine import Engine, _build
 from research_internlm.inference.sampling import Sampling
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import write_manifest
-from tests.helpers.commands import run_script
+from tests.helpers.warm import run_warm
 from tests.helpers.weight_files import CONFIG, SHAPES, random_tensors, write
 
 
@@ -24,7 +24,7 @@ def test_weights_recorded_with_other_settings_are_refused_before_the_model_is_bu
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     output = tmp_path_factory.mktemp("engine") / "result.json"
-    run_script("-m", "tests.helpers.engine_answers", output)
+    run_warm("-m", "tests.helpers.engine_answers", output)
     return json.loads(output.read_text())
 
 

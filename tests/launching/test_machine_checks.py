@@ -1,6 +1,7 @@
 """What a machine must have before workers are started."""
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from research_internlm.model.lora import count_parameters
 from research_internlm.planning import memory
 from research_internlm.recipes.schedule import plan_from_recipe, steps_from_recipe
 
+SAMPLES = Path(__file__).parents[1] / "machine/npu_smi"
 ROWS, WORKERS, LOCAL = 138_020, 4, 2
 
 
@@ -72,3 +74,58 @@ def test_the_figures_are_bytes_in_gigabytes(recipe, free):
     free(1)
     assert f"about {needed(recipe, saves, LOCAL) / 1e9:,.1f} GB in" in problems(recipe)[0]
     assert "but 0.0 GB are free" in problems(recipe)[0]
+
+
+@pytest.fixture
+def npus(tmp_path, monkeypatch):
+    """Stands in for a machine with NPUs: devices in a folder, an npu-smi on PATH, a CANN that is sourced."""
+    for name in ("dev", "bin", "cann/lib64", "cann/opp"):
+        (tmp_path / name).mkdir(parents=True)
+    for name, value in (("ASCEND_HOME_PATH", "cann"), ("ASCEND_OPP_PATH", "cann/opp"),
+                        ("LD_LIBRARY_PATH", "cann/lib64")):
+        monkeypatch.setenv(name, str(tmp_path / value))
+    for name in ("ASCEND_TOOLKIT_HOME", "ASCEND_RT_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+
+    def show(sample, count):
+        for number in range(count):
+            (tmp_path / f"dev/davinci{number}").touch()
+        program = tmp_path / "bin/npu-smi"
+        program.write_text(f"#!/bin/sh\n[ $1 = info ] && cat {SAMPLES}/{sample}.txt\n")
+        program.chmod(0o755)
+        return tmp_path / "dev"
+    return show
+
+
+ASCEND = {"device_target": "Ascend", "max_device_memory": "58GB"}
+
+
+def test_free_npus_may_be_used(npus, capsys):
+    folder = npus("24.1.rc1", 4)
+    assert machine_checks.ascend_problems(2, ASCEND, folder) == [] and capsys.readouterr().out == ""
+
+
+def test_what_stops_a_launch_is_said_at_once_and_warnings_are_printed(npus, capsys, monkeypatch):
+    folder = npus("26.0.rc1", 3)
+    monkeypatch.delenv("ASCEND_OPP_PATH")
+    busy, ill, operators = machine_checks.ascend_problems(3, ASCEND, folder)
+    assert "used by 1712733 (sglangschedul" in busy and "NPU 2 (910B3) reports Alarm" in ill
+    assert operators.startswith("ASCEND_OPP_PATH")
+    [warning] = capsys.readouterr().out.splitlines()
+    assert warning.startswith("warning: NPU 1 (910B3) reports Warning")
+
+
+def test_cards_smaller_than_the_recipe_asks_for_are_warned_of(npus, capsys):
+    folder = npus("25.2.0", 8)
+    assert machine_checks.ascend_problems(8, ASCEND, folder) == []
+    assert "910B4 has 32,768 MB, but max_device_memory asks for 59,392 MB" in capsys.readouterr().out
+    assert machine_checks.ascend_problems(8, ASCEND | {"max_device_memory": "28GB"}, folder) == []
+    assert machine_checks.ascend_problems(8, {}, folder) == [] and capsys.readouterr().out == ""
+
+
+def test_a_cpu_run_asks_for_nothing_of_it(npus, capsys, monkeypatch):
+    folder = npus("26.0.rc1", 1)
+    monkeypatch.setenv("ASCEND_HOME_PATH", "/nowhere")
+    assert machine_checks.ascend_problems(4, {"device_target": "CPU"}, folder) == []
+    assert capsys.readouterr().out == ""

@@ -8,8 +8,10 @@ import pytest
 
 from research_internlm.launching import msrun, options, run_state
 from research_internlm.launching.run_state import read_state
+from research_internlm.machine import npus
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers import launches
+from tests.helpers.commands import ROOT
 from tests.helpers.launches import launch_command
 from tests.helpers.run_checkpoints import checkpoint
 
@@ -36,6 +38,23 @@ def test_everything_wrong_is_said_at_once_before_a_worker_starts(work, start_one
                   "65-token rows", "/nowhere/base.ckpt does not exist", f"port {port}"):
         assert text.count(words) == 1, (words, text)
     assert not list((work / "wrong").glob("msrun_log/*"))
+
+
+def test_a_busy_npu_and_a_cann_that_is_not_set_stop_a_launch(work, start_one, monkeypatch, tmp_path):
+    program = tmp_path / "npu-smi"
+    program.write_text(f"#!/bin/sh\ncat {ROOT}/tests/machine/npu_smi/26.0.rc1.txt\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("ASCEND_HOME_PATH", "/nowhere/cann")
+    monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(npus, "find_devices", lambda folder: ("davinci0", "davinci1", "davinci2"))
+    with pytest.raises(ToolkitError) as caught:
+        start_one("busy", "context.device_target=Ascend")
+    for words in ("NPU 0 (910B3, 53984 of 65536 MB in use) is used by 1712733",
+                  "ASCEND_HOME_PATH is /nowhere"):
+        assert str(caught.value).count(words) == 1, caught.value
+    assert "NPU 2" not in str(caught.value)  # one worker uses the first
+    assert not list((work / "busy").glob("msrun_log/*"))
 
 
 def test_wrong_numbers_do_not_hide_what_else_is_wrong(work, start_one):

@@ -20,7 +20,7 @@ from research_internlm.mirroring import beside_a_run, fetch, push, watch
 from research_internlm.mirroring.push import Pusher
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.processes import RUN_MARK, processes_of
+from research_internlm.shared.processes import RUN_MARK, processes_of, workers_of
 from research_internlm.storage import obs
 from research_internlm.storage.obs import connect
 from tests.helpers import launches, object_server
@@ -508,7 +508,7 @@ def test_a_lost_machine_costs_no_step(work, whole, bucket):
     try:
         wait_for(lambda: len(list(run.glob("checkpoint/rank_*/*.ckpt"))) >= 4 or job.poll() is not None, 300)
         assert job.poll() is None
-        for process in launches.workers_of(run).values():  # a slow machine: the mirror gets its turn
+        for process in workers_of(run).values():  # a slow machine: the mirror gets its turn
             os.kill(process, signal.SIGSTOP)
         wait_for(lambda: indexed_steps(bucket))
     finally:

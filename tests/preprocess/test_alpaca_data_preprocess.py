@@ -7,6 +7,8 @@ import sys
 import pytest
 import sentencepiece
 
+from preprocess import alpaca_data_preprocess_v1
+from research_internlm.data.chat_template import encode, render_messages
 from research_internlm.data.tokens import special_tokens
 from research_internlm.recipes.data_check import check_mindrecord, mindrecord_files
 from research_internlm.shared.errors import ToolkitError
@@ -68,6 +70,17 @@ def test_partitions_hold_every_row_once_and_their_manifest_names_them(tmp_path, 
     assert left == ["out.mindrecord", "out.mindrecord.db", "out.mindrecord.manifest.json"]
 
 
+def test_input_manifests_are_read_before_the_work(demo_data, tmp_path):
+    """A damaged one is said before the first item is looked at, which is no valid one here."""
+    (tmp_path / "items.json").write_text("[1]")
+    (tmp_path / "items.json.manifest.json").write_text("{}")
+    with pytest.raises(ToolkitError, match=r"the manifest .*items.json.manifest.json is not valid"):
+        alpaca_data_preprocess_v1.main([
+            "--input_glob", str(tmp_path / "items.json"), "--output_file", str(tmp_path / "out.mindrecord"),
+            "--model_file", str(demo_data / "tokenizer.model")])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.model
 def test_the_manifest_names_the_tasks_wording(tmp_path, convert):
     reading = {"passage": "P", "question": "Q", "output": "A"}
@@ -78,6 +91,38 @@ def test_the_manifest_names_the_tasks_wording(tmp_path, convert):
                    prompt_version="internlm-chat-1")  # of the time before wordings
     convert([item(), reading], 99, "--overwrite")
     assert read_manifest(tmp_path / "out.mindrecord")["wordings"] == ["exam-1", "squad-1"]
+
+
+@pytest.mark.model
+def test_conversations_of_all_forms_are_counted_and_lose_their_oldest_exchanges(demo_data, tmp_path, convert):
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(demo_data / "tokenizer.model"))
+    special = special_tokens(processor)
+    turns = [("user", "Which is red?"), ("assistant", "That one."), ("user", "Now?"), ("assistant", "No.")]
+    openai = [{"role": role, "content": text} for role, text in [("system", "Be short."), *turns]]
+    sharegpt = [{"from": {"user": "human", "assistant": "gpt"}[role], "value": text} for role, text in turns]
+    xtuner = [{"system": "Be short.", "input": turns[2][1], "output": turns[3][1]}]
+    items = [{"messages": openai}, {"conversations": sharegpt}, {"conversation": xtuner}, item("long " * 90)]
+    whole, rest = (encode(render_messages(messages), processor, special)
+                   for messages in (openai, [openai[0], *openai[3:]]))
+    length = len(whole[0]) - 1
+    done = convert(items, length - 1, "--show", 1)
+    manifest, rows = read_manifest(tmp_path / "out.mindrecord"), read_rows(tmp_path / "out.mindrecord")
+    assert manifest["forms"] == {"openai": 1, "sharegpt": 1, "xtuner": 1, "alpaca": 1}
+    assert manifest["counts"] == {"in": 4, "samples": 3, "out": 3, "dropped": {"overlong": 1}}
+    assert manifest["shortened"] == [
+        {"item": "items.json item 1", "tokens": length + 1, "exchanges_left_out": 1}]
+    assert [entry["item"] for entry in manifest["dropped"]] == ["items.json item 4"]
+    assert "1 conversations lost their oldest exchanges to fit, 1 in all" in done.stdout
+    kept = [ids[:len(rest[0])].tolist() for ids, _ in rows]
+    assert kept.count(rest[0]) == 2  # shortened, and XTuner's, which is the same without the first exchange
+    assert_user_error(convert(items, length - 1, "--overwrite", "--overlong", "error", check=False),
+                      f"items.json item 1 ({length + 1} tokens), items.json item 4")
+    convert(items[1:3], length - 1, "--overwrite", "--train_on", "last")
+    manifest = read_manifest(tmp_path / "out.mindrecord")
+    assert manifest["train_on"] == "last" and manifest["shortened"] == []
+    answer = encode(render_messages(openai), processor, special)
+    supervised = [int((labels != -100).sum()) for _, labels in read_rows(tmp_path / "out.mindrecord")]
+    assert supervised == [sum(rest[1])] * 2 < [sum(answer[1])] * 2
 
 
 @pytest.mark.model

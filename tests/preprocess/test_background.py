@@ -1,7 +1,10 @@
 """A generator in another process: same items, same errors, and a killed process is told."""
 
+import contextlib
 import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +47,39 @@ def test_leaving_early_ends_the_process():
     items.close()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+def test_the_process_ends_with_its_parent(tmp_path):
+    def make():
+        (tmp_path / "process").write_text(str(os.getpid()))
+        yield 1
+        time.sleep(600)  # busy, and asks nobody whether it is still wanted
+
+    asking = os.fork()
+    if asking == 0:
+        list(in_background(make, "counting"))
+        os._exit(1)
+    wait_until(lambda: (tmp_path / "process").exists() and (tmp_path / "process").read_text())
+    process = int((tmp_path / "process").read_text())
+    os.kill(asking, signal.SIGKILL)
+    os.waitpid(asking, 0)
+    try:
+        wait_until(lambda: has_ended(process))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def has_ended(process):
+    """Whether a process is gone, or only waits for its new parent to notice."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_until(holds, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess import data_preprocess, mmlu_cmmlu_csv2json
+from preprocess import data_preprocess
 from preprocess.exam import splits
 from preprocess.exam.orderings import ORDERS
 from preprocess.exam.questions import read_items
@@ -22,6 +22,7 @@ from research_internlm.data.choice import (
     choice_output,
     parse_choice_input,
 )
+from research_internlm.data.manifest import require_own_manifest
 from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError
 
@@ -228,6 +229,26 @@ def test_structured_fields_must_agree(tmp_path, change, reason):
         run(tmp_path, [item(), item() | change])
 
 
+def test_files_of_two_runs_are_refused_by_name(tmp_path):
+    run(tmp_path, categories(30), "--valid_per_category", "2", "--test_per_category", "2")
+    older = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("valid*")}
+    run(tmp_path, categories(30), "--valid_per_category", "2", "--test_per_category", "2", "--seed", "7",
+        "--overwrite")
+    train = tmp_path / "out/train_alpaca_format.json"
+    assert require_own_manifest(train).together[train.name] == files.sha256_of(train)
+    for name, content in older.items():
+        (tmp_path / "out" / name).write_bytes(content)
+    with pytest.raises(ToolkitError, match=r"train_alpaca_format.json and valid_alpaca_format.json beside it "
+                                           r"come from two runs of preprocess/data_preprocess.py"):
+        require_own_manifest(train)
+    for path in (tmp_path / "out").glob("valid*"):
+        path.unlink()
+    assert require_own_manifest(train)  # one alone mixes nothing
+    train.write_text("[]")
+    with pytest.raises(ToolkitError, match="is not the file that train_alpaca_format"):
+        require_own_manifest(train)
+
+
 def test_json_lines_are_read_as_a_list(tmp_path):
     items = categories(3)
     expected, _ = run(tmp_path, items)
@@ -262,11 +283,8 @@ def test_command_line_fails_in_one_line_and_keeps_existing_files(tmp_path, root)
 
 
 @pytest.mark.real_data
-def test_real_questions_read_alike_with_and_without_structured_fields(real_data, tmp_path):
-    output = tmp_path / "a.json"
-    mmlu_cmmlu_csv2json.main(["--mmlu_dir", f"{real_data}/mmlu", "--cmmlu_dir", f"{real_data}/cmmlu",
-                              "--output", str(output)])
-    items = json.loads(output.read_text("utf-8"))
+def test_real_questions_read_alike_with_and_without_structured_fields(real_items):
+    items = json.loads(real_items.read_text("utf-8"))
     structured, refused = read_items(items, "f")
     parsed, ambiguous = read_items([alpaca_only(entry) for entry in items], "f")
     assert not refused and not ambiguous
@@ -276,24 +294,27 @@ def test_real_questions_read_alike_with_and_without_structured_fields(real_data,
     assert len({question.category for question in parsed}) == 124
 
 
+def category_sizes(items):
+    return Counter((entry["source"], entry["subject"]) for entry in items)
+
+
 @pytest.mark.real_data
-@pytest.mark.parametrize("split", ["sixth_ordering", "held_out"])
-def test_real_split_counts(real_data, tmp_path, split):
-    output = tmp_path / "a.json"
-    mmlu_cmmlu_csv2json.main(["--mmlu_dir", f"{real_data}/mmlu", "--cmmlu_dir", f"{real_data}/cmmlu",
-                              "--output", str(output)])
-    items = json.loads(output.read_text("utf-8"))
-    (train, valid, test), manifests = run(tmp_path, items, "--split", split)
-    sizes = Counter((entry["source"], entry["subject"]) for entry in items)
-    wanted_valid = {category: min(size, 20) for category, size in sizes.items()}
-    if split == "sixth_ordering":
-        assert len(train) == 5 * len(items)
-        assert Counter((entry["source"], entry["subject"]) for entry in valid) == wanted_valid
-    else:
-        sides = [{entry["question"] for entry in part} for part in (train, valid, test)]
-        assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
-        assert len(train) == 6 * (len(items) - len(valid) - len(test))
-        full = [category for category, size in sizes.items() if size > 60]
-        test_sizes = Counter((entry["source"], entry["subject"]) for entry in test)
-        assert all(test_sizes[category] == 20 for category in full)
+def test_real_counts_of_the_sixth_ordering(real_items, tmp_path):
+    items = json.loads(real_items.read_text("utf-8"))
+    (train, valid, _), manifests = run(tmp_path, items, "--split", "sixth_ordering")
+    assert len(train) == 5 * len(items)
+    assert category_sizes(valid) == {category: min(size, 20)
+                                     for category, size in category_sizes(items).items()}
     assert 450 < manifests[0]["kept_in_original_order"]["count"] < 520
+
+
+@pytest.mark.real_data
+def test_real_counts_of_held_out_questions(real_items, real_held_out):
+    sizes = category_sizes(json.loads(real_items.read_text("utf-8")))
+    train, valid, test, manifest = real_held_out
+    sides = [{entry["question"] for entry in part} for part in (train, valid, test)]
+    assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+    assert len(train) == 6 * (sizes.total() - len(valid) - len(test))
+    test_sizes = category_sizes(test)
+    assert all(test_sizes[category] == 20 for category, size in sizes.items() if size > 60)
+    assert 450 < manifest["kept_in_original_order"]["count"] < 520

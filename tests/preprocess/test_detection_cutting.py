@@ -7,13 +7,15 @@ import pytest
 
 from preprocess.detection.cutting import cut_long_texts
 from preprocess.mindrecord.encoding import encode_blocks
-from preprocess.mindrecord.items import read_items
 from research_internlm.data.chat_template import encode
 from research_internlm.data.detection import detection_item, render_detection
 from research_internlm.data.families import UPSTREAM_END
-from research_internlm.data.tokens import load_tokenizer, special_tokens
+from research_internlm.data.item_files import read_items
+from research_internlm.data.tokens import IGNORE_ID, PAD_ID, load_tokenizer, special_tokens
 from research_internlm.shared.errors import ToolkitError
-from tests.helpers.commands import exam_items, run_script
+from research_internlm.shared.files import read_manifest
+from tests.helpers.alpaca import read_rows
+from tests.helpers.commands import convert_items, exam_items, run_script
 
 TEXT = "the city of river and garden "
 
@@ -33,8 +35,8 @@ def test_long_texts_are_cut_and_all_else_is_untouched(processor, demo_data):
     items = [exam_items(demo_data)[0], detection_item(TEXT, 1, "en"), detection_item(TEXT * 20, 0, "en"),
              detection_item(TEXT * 30, 0, "zh"), detection_item(TEXT * 20, 1, "en")]
     block = next(encode_blocks(iter(items), processor, special, 1))
-    found, counts = cut_long_texts(items, block, 90, "end", processor, special, UPSTREAM_END)
-    assert counts == {"human": 2, "AI": 2, "cut_human": 2, "cut_AI": 1}
+    found = cut_long_texts(items, block, 90, "end", processor, special, UPSTREAM_END)
+    assert found.cut == {"human text": 2, "AI text": 1}
     for place, (before, after) in enumerate(zip(block.samples(), found.samples(), strict=True)):
         if place < 2:
             assert all(map(np.array_equal, before, after))
@@ -54,10 +56,33 @@ def test_a_vocabulary_that_does_not_decide_at_one_token_is_refused(demo_data):
         cut_long_texts(items, block, 90, "end", processor, special_tokens(processor), UPSTREAM_END)
 
 
+@pytest.mark.model
+def test_the_converter_keeps_every_text_and_counts_the_cut_ones(processor, tmp_path):
+    """No text is dropped, as an exam item of the same length is, and each ends in its verdict."""
+    texts = [(1, 1), (1, 0), (20, 0), (30, 0), (20, 1)]  # of four and more, only a part fits
+    items = [detection_item(TEXT * times, label, "en") for times, label in texts]
+    items += [{"instruction": "a", "input": "the " * count, "output": "b"} for count in (1, 300)]
+    (tmp_path / "tokenizer.model").write_bytes(processor.serialized_model_proto())
+    path = convert_items(tmp_path, tmp_path / "tokenizer.model", items, "--seq_length", 89, "--cut",
+                         "head_tail")
+    manifest = read_manifest(path)
+    assert manifest["forms"] == {"human text": 3, "AI text": 2, "alpaca": 2}
+    assert manifest["cut_texts"] == {"human text": 2, "AI text": 1} and manifest["cut"] == "head_tail"
+    assert manifest["counts"] == {"in": 7, "samples": 6, "out": 6, "dropped": {"overlong": 1}}
+    assert manifest["wordings"] == ["detection-1"]
+    special = special_tokens(processor)
+    for (ids, labels), (times, label) in zip(read_rows(path), texts, strict=False):
+        whole = encode(render_detection(detection_item(TEXT, label, "en")), processor, special)
+        answer = [id_ for id_, supervised in zip(*whole, strict=True) if supervised]
+        assert labels[labels != IGNORE_ID].tolist() == answer
+        assert len(ids) == 90 and ((ids == PAD_ID).sum() < 5) == (times > 1)
+
+
 @pytest.mark.parametrize(("change", "words"), [
     ({"output": "human"}, "its output 'human' is not the verdict of label 1"),
     ({"language": "fr"}, "in language 'fr'"),
     ({"label": 3}, "label 3"),
+    ({"label": "x"}, "label 'x'"),
     ({"history": ["x"]}, "no place for history"),
     ({"text": None}, "expected an object with the texts instruction, text, output"),
 ])

@@ -109,9 +109,9 @@ def test_ids_equal_upstream_s_on_all_real_questions(real_data):
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [row[-6:] for row in csv.reader(file)]
         items += [item(row[0], row[1:5], row[5]) for row in rows if row[5] in list("ABCD")]
-        items += [item(row[0], row[4:0:-1], "DCBA"["ABCD".index(row[5])]) for row in rows[::3]
+        items += [item(row[0], row[4:0:-1], "DCBA"["ABCD".index(row[5])]) for row in rows[::15]
                   if row[5] in list("ABCD")]
-    assert len(items) > 15_000
+    assert len(items) > 12_496  # all, and some with their options in reverse
     samples = encode_items(items, processor, special_tokens(processor), 2)
     for source, (ids, supervised) in zip(items, samples, strict=True):
         expected, answer_start = upstream_ids(source, processor, 103167, 103166)

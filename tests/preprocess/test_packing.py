@@ -1,7 +1,6 @@
 """Packing: every sample once and whole, no row too long, full rows; packed files and their manifests."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocess import alpaca_data_preprocess_v1 as converter
-from preprocess import data_preprocess, mmlu_cmmlu_csv2json
 from preprocess.mindrecord.packing import assign_rows
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.shared.files import read_manifest
@@ -105,26 +103,18 @@ def test_a_packed_file_holds_what_the_unpacked_one_holds(tmp_path, demo_data):
     assert facts["samples_per_row"]["max"] == max((ids == BOS).sum() for ids, _ in read_rows(packed))
 
 
-@pytest.fixture(scope="module")
-def real_orderings(real_data, tmp_path_factory):
-    """All six orderings of the real questions, as data_preprocess.py writes them."""
-    folder = tmp_path_factory.mktemp("orderings")
-    mmlu_cmmlu_csv2json.main(["--mmlu_dir", f"{real_data}/mmlu", "--cmmlu_dir", f"{real_data}/cmmlu",
-                              "--output", str(folder / "alpaca.json")])
-    data_preprocess.main(["--input", str(folder / "alpaca.json"), "--output_dir", str(folder),
-                          "--split", "held_out", "--valid_per_category", "0", "--test_per_category", "0"])
-    return json.loads((folder / "train_alpaca_format.json").read_text("utf-8"))
-
-
 @pytest.mark.real_data
-def test_rows_of_the_real_questions_are_full_and_mixed(real_data, real_orderings):
+def test_rows_of_the_real_questions_are_full_and_mixed(real_data, real_held_out):
+    """In six orderings each, of about equal lengths: the first one's are taken for all six."""
+    train = real_held_out[0]
+    first = [entry for entry in train if entry["ordering"] == 1]
     processor = load_tokenizer(real_data / "tokenizers" / "internlm.model")
-    samples = encode_items(real_orderings, processor, special_tokens(processor), 2)
-    lengths = [len(ids) for ids, _ in samples]
-    names = [entry["id"] for entry, length in zip(real_orderings, lengths, strict=True) if length <= 1025]
-    lengths = [length for length in lengths if length <= 1025]
+    samples = encode_items(first, processor, special_tokens(processor), 2)
+    length_of = {entry["id"]: len(ids) for entry, (ids, _) in zip(first, samples, strict=True)}
+    names = [entry["id"] for entry in train if length_of[entry["id"]] <= 1025]
+    lengths = [length_of[name] for name in names]
     rows = list(assign_rows(lengths, 1025, 42))
-    assert len(lengths) > 70_000
+    assert len(lengths) > 50_000
     assert sum(lengths) / (1025 * len(rows)) >= 0.97
     met = [len(row) - len({names[index] for index in row}) for row in rows]
     assert max(met) <= 2 and sum(map(bool, met)) < 0.01 * len(rows)

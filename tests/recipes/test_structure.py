@@ -1,8 +1,12 @@
 """A recipe of another form than the toolkit reads is refused, all of it at once."""
 
+import functools
+
 import pytest
+import yaml
 
 from research_internlm import recipes
+from research_internlm.recipes.structure import OWN_MODE
 from research_internlm.shared.errors import ToolkitError
 
 
@@ -49,3 +53,40 @@ def test_a_circle_is_named(tmp_path):
     path = write(tmp_path, a="extends: [b.yaml]", b="extends: a.yaml")
     with pytest.raises(ToolkitError, match=r"a\.yaml extends itself: a\.yaml -> b\.yaml -> a\.yaml"):
         recipes.resolve(path)
+
+
+@pytest.mark.parametrize(("mode", "recipe", "missing"), [
+    ("finetune", "lora_finetune", ["context", "runner_config", "callbacks", "train_dataset", "optimizer"]),
+    ("eval", "lora_finetune", ["context.device_target", "metric", "model.model_config.seq_length"]),
+    ("predict", "predict_mmlu", ["context", "runner_config.batch_size", "model.arch", "trainer"]),
+])
+def test_what_a_run_mode_needs_is_asked_for_at_once(root, tmp_path, mode, recipe, missing):
+    content = yaml.safe_load((root / f"yaml/{recipe}.yaml").read_text())
+    for path in missing:
+        *parents, last = path.split(".")
+        functools.reduce(dict.__getitem__, parents, content).pop(last)
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ToolkitError) as error:
+        recipes.resolve(tmp_path / "a.yaml", mode=mode)
+    listed = str(error.value).partition(": ")[2].partition(" are missing, which run_mode")[0].split(", ")
+    assert sorted(listed) == sorted(missing)
+    recipes.resolve(tmp_path / "a.yaml")  # a part of a recipe is allowed where nothing is needed of it
+
+
+def test_missing_and_wrong_settings_come_together(tmp_path):
+    path = write(tmp_path, a="context: 5\nrunner_config: {batch_size: null}")
+    with pytest.raises(ToolkitError, match=r"context must be .* found 5; .*runner_config\.batch_size"):
+        recipes.resolve(path, mode="predict")
+
+
+@pytest.mark.parametrize(("text", "found"), [("seed: 1", "None"), ("run_mode: train", "'train'")])
+def test_a_recipe_says_what_it_is_for(tmp_path, text, found):
+    with pytest.raises(ToolkitError, match=f"run_mode must be finetune or eval or predict, found {found}"):
+        recipes.resolve(write(tmp_path, a=text), mode=OWN_MODE)
+
+
+def test_a_flag_gives_what_the_recipe_leaves_open(root):
+    config, unset = root / "yaml/predict_mmlu.yaml", ["context.device_target=null"]
+    assert recipes.resolve(config, overrides=unset, mode=OWN_MODE, given=["context.device_target"])
+    with pytest.raises(ToolkitError, match=r"context\.device_target is missing, which run_mode predict"):
+        recipes.resolve(config, overrides=unset, mode=OWN_MODE)

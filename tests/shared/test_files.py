@@ -2,12 +2,15 @@
 
 import errno
 import os
+import shutil
 import socket
+from types import SimpleNamespace
 
 import pytest
 
 from research_internlm.shared import files
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.staging import staging
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
@@ -57,7 +60,7 @@ def test_an_output_that_is_neither_absent_nor_a_file(tmp_path, kind):
 
 
 def test_a_full_disk_names_the_place(tmp_path):
-    with pytest.raises(OSError) as error, files.staging(tmp_path):
+    with pytest.raises(OSError) as error, staging(tmp_path / "out"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert error.value.filename == str(tmp_path)
 
@@ -66,3 +69,11 @@ def test_text_that_is_not_unicode_is_not_written(tmp_path):
     with pytest.raises(ToolkitError, match=r"cannot write .*out\.json: '\\ud800' is not valid Unicode"):
         files.write_json(tmp_path / "out.json", {"a": "\ud800"})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_write_that_cannot_fit_is_refused_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000) if folder == tmp_path
+                        else None)
+    files.require_room(tmp_path / "not/yet", 1000, "the tensors")
+    with pytest.raises(ToolkitError, match=r"the tensors need 1,001 bytes in .*not/yet, 1,000 are free"):
+        files.require_room(tmp_path / "not/yet", 1001, "the tensors")

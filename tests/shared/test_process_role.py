@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from research_internlm.shared import process_role
+from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.processes import RUN_MARK
 from tests.helpers.commands import convert_items, exam_items, run_script
 
@@ -16,6 +17,7 @@ OTHERS = {"MS_ROLE": "MS_SCHED", "MS_WORKER_NUM": "8", "MS_SCHED_HOST": "127.0.0
 PROGRAM = """
 import json, os
 from research_internlm.shared import process_role
+from research_internlm.shared.errors import ToolkitError
 process_role.leave_job_variables_out()
 print(json.dumps([process_role.rank(), process_role.worker_count(), process_role.is_scheduler(),
                   sorted(set(os.environ) & set(process_role.JOB_VARIABLES))]))
@@ -100,3 +102,31 @@ def test_a_training_under_such_variables_is_one_of_one_worker(demo_data, tmp_pat
     tokens = json.loads((tmp_path / "run/run.json").read_text())["data"]["train_dataset"]["tokens"]["total"]
     assert lines[1]["useful_tokens_per_s"] == pytest.approx(tokens / 2 * 1000 / lines[1]["step_ms"], rel=1e-2)
     assert list((tmp_path / "run/checkpoint/rank_0").glob("*.ckpt"))
+
+
+JOB = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "4", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "8118",
+       "MS_NODE_ID": "3", "RANK_ID": "3"}
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"MS_ROLE": None}, "nothing started it as one of several"), ({"MS_ROLE": "x"}, "MS_ROLE is 'x'"),
+    *(({"MS_WORKER_NUM": value}, "MS_WORKER_NUM") for value in (None, "", "abc", "0", "-4", "4.0",
+                                                                "9" * 5000)),
+    *(({"RANK_ID": value}, "RANK_ID.*from 0 to 3") for value in ("", "x", "-1", "4")),
+    ({"MS_NODE_ID": "node"}, "MS_NODE_ID"), ({"MS_SCHED_HOST": None}, "MS_SCHED_HOST is missing"),
+    *(({"MS_SCHED_PORT": value}, "MS_SCHED_PORT") for value in (None, "65536", "http")),
+])
+def test_a_job_that_makes_no_sense_is_one_line(monkeypatch, changes, message):
+    for name, value in (JOB | changes).items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    with pytest.raises(ToolkitError, match=message):
+        process_role.require_job()
+
+
+def test_jobs_as_msrun_starts_them_are_accepted(monkeypatch):
+    for name, value in JOB.items():
+        monkeypatch.setenv(name, value)
+    process_role.require_job()
+    assert (process_role.rank(), process_role.worker_count()) == (3, 4)
+    monkeypatch.setenv("MS_ROLE", "MS_SCHED")
+    process_role.require_job()

@@ -75,3 +75,12 @@ def test_results_lie_anywhere_but_are_no_predictions_and_no_manifests(tmp_path):
 
 def test_each_machine_of_a_run_has_a_lock(tmp_path):
     assert [run_layout.lock_file(tmp_path, node).name for node in ("0", "3")] == [".lock", ".lock-3"]
+
+
+def test_unfinished_results_are_no_results(tmp_path):
+    wanted = tmp_path / "results_a.json"
+    unfinished = tmp_path / f".partial-{wanted.name}.d/new" / wanted.name
+    for path in (wanted, unfinished, tmp_path / "results_a.predictions.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert run_layout.result_files(tmp_path) == [wanted]

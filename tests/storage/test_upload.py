@@ -290,3 +290,13 @@ def test_target_and_source():
     assert obs.parse_url("obs://bucket/a/b/") == ("bucket", "a/b")
     with pytest.raises(ToolkitError, match="does not exist"):
         sending.items_of("/nowhere/file", "a")
+
+
+@pytest.mark.parametrize(("record", "words"), [
+    (".", "the output .* is a folder"), ("file/links.json", "is a file, not a folder")])
+def test_a_record_that_cannot_be_written_is_said_before_the_upload(tmp_path, monkeypatch, record, words):
+    monkeypatch.setattr(upload, "connect", lambda *_: pytest.fail("connected"))
+    for name in ("file", "weights.ckpt"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(ToolkitError, match=words):
+        upload.main([str(tmp_path / "weights.ckpt"), "obs://bucket/run", "--record", str(tmp_path / record)])

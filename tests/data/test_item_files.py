@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess.mindrecord import items as item_files
+from research_internlm.data import item_files
 from research_internlm.data.choice import ChoiceQuestion
 from research_internlm.shared.errors import ToolkitError
 
@@ -103,12 +103,45 @@ def test_an_alpaca_item_may_leave_input_out(tmp_path):
 
 
 @pytest.mark.parametrize(("fields", "named"), [
-    ({"system": "You are a painter.", "history": [["Name two.", "Red and blue."]]}, "system, history"),
+    ({"system": "You are a painter.", "tools": [1], "mood": 0}, "tools, mood"),
     ({"mood": 0}, "mood"), ({"passage": "p", "question": "q"}, "instruction")])
 def test_content_that_no_prompt_shows_is_refused_by_name(tmp_path, fields, named):
     path = tmp_path / "items.json"
     path.write_text(json.dumps([ITEM, {**ITEM, **fields}]))
     with pytest.raises(ToolkitError, match=f"item 2: its prompt has no place for {named},"):
+        list(item_files.read_items(path))
+
+
+def test_alpaca_s_system_and_history_are_turns_of_a_conversation(tmp_path):
+    path = tmp_path / "items.json"
+    path.write_text(json.dumps([{**ITEM, "input": "Now.", "system": "Be short.",
+                                 "history": [["Two?", "Red."]]},
+                                {**ITEM, "system": "", "history": [["Two?", "Red."], ["One?", "Blue."]]}]))
+    assert [[(message["role"], message["content"]) for message in item["messages"]]
+            for item in item_files.read_items(path)] == [
+        [("system", "Be short."), ("user", "Two?"), ("assistant", "Red."),
+         ("user", "Which one is cold?\nNow."), ("assistant", "Blue.")],
+        [("user", "Two?"), ("assistant", "Red."), ("user", "One?"), ("assistant", "Blue."),
+         ("user", "Which one is cold?"), ("assistant", "Blue.")]]
+
+
+@pytest.mark.parametrize("name", ["items.json", "items.jsonl"])
+def test_every_item_has_its_own_form(tmp_path, name):
+    items = [ITEM, {"passage": "p", "question": "q", "output": "o"},
+             {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+             {"conversation": [{"system": "", "input": "q", "output": "a"}]},
+             {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}]
+    lines = "\n".join(map(json.dumps, items))
+    (tmp_path / name).write_text(lines if name == "items.jsonl" else json.dumps(items))
+    read = list(item_files.read_formed(tmp_path / name))
+    assert [form for form, _ in read] == ["alpaca", "reading", "openai", "xtuner", "sharegpt"]
+    assert [item for _, item in read] == items[:3] + [items[2]] * 2
+
+
+def test_a_conversation_s_fault_is_named_with_its_file_and_item(tmp_path):
+    path = tmp_path / "items.json"
+    path.write_text(json.dumps([ITEM, {"messages": [{"role": "tool", "content": "x"}]}]))
+    with pytest.raises(ToolkitError, match=r"items\.json, item 2: entry 1 of its messages has the role"):
         list(item_files.read_items(path))
 
 

@@ -1,4 +1,4 @@
-"""Items of alpaca JSON files: written, found, read and checked, one at a time.
+"""Items of JSON files: written, found, read and checked, one at a time.
 
 So a data set of any size takes the memory of one block of text.
 """
@@ -15,13 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from research_internlm.data.choice import ALPACA_KEYS, require_shown
-from research_internlm.data.detection import DETECTION_KEYS, DETECTION_NOTES, is_detection, require_verdict
+from research_internlm.data.conversations import ALPACA, FORMS, MESSAGES, form_of, read_conversation
+from research_internlm.data.detection import (
+    DETECTION_KEYS,
+    DETECTION_NOTES,
+    FORMS_OF_TEXT,
+    is_detection,
+    parse_label,
+    require_verdict,
+)
 from research_internlm.data.items import is_reading
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import MANIFEST_SUFFIX, publish, read_json, require_file, staging
+from research_internlm.shared.files import MANIFEST_SUFFIX, read_json, require_file
 from research_internlm.shared.parsing import parse_json, refuse_surrogates, strict_decoder
 
+READING = "reading"  # the form of a question on a passage, beside those of data/conversations.py
 _READING_KEYS = ("passage", "question", "output")
+_TURNS = ("system", "history")  # of an alpaca item that is a conversation
 _HINT = "preprocess/data_preprocess.py makes train_alpaca_format.json and its companions"
 _encode_any = json.JSONEncoder(ensure_ascii=False).encode
 _BLOCK = 1 << 20  # characters read at once
@@ -35,18 +45,16 @@ def write_items(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
     writing six orderings; the few shapes that items have are laid out here and their values encoded in C.
 
     Args:
-        path: The file.
+        path: The file, where results are made (shared/result_set.py).
         items: Mappings whose values are scalars or lists of scalars.
     """
-    with staging(path.parent) as folder:
-        staged, opening = folder / path.name, "["
-        with open(staged, "w", encoding="utf-8", newline="") as file:
-            for item in items:
-                fields = ",\n".join([_key(key) + _laid_out(value) for key, value in item.items()])
-                file.write(f"{opening}\n    {{\n{fields}\n    }}")
-                opening = ","
-            file.write("[]" if opening == "[" else "\n]")
-        publish(staged, path)
+    opening = "["
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        for item in items:
+            fields = ",\n".join([_key(key) + _laid_out(value) for key, value in item.items()])
+            file.write(f"{opening}\n    {{\n{fields}\n    }}")
+            opening = ","
+        file.write("[]" if opening == "[" else "\n]")
 
 
 @functools.cache
@@ -77,47 +85,82 @@ def inputs_of(pattern: str) -> list[Path]:
     return paths
 
 
-def read_items(path: Path) -> Iterator[dict[str, str]]:
-    """Reads one file of items, streamed, and checks every one; an alpaca item may leave `input` out.
+def read_items(path: Path, what: str = "the input", answered: bool = True) -> Iterator[dict[str, Any]]:
+    """The items of one file as `read_formed` gives them."""
+    return (item for _, item in read_formed(path, what, answered))
+
+
+def read_formed(path: Path, what: str = "the input", answered: bool = True
+                ) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Reads one file of items, streamed, and checks every one.
+
+    Args:
+        path: The file.
+        what: What it is to the user, for messages.
+        answered: Whether the items are to be learnt; otherwise they are to be asked, and `output` may be
+            absent or empty; a conversation needs all its answers.
+
+    Yields:
+        The form of an item, and the item as render_item takes it: a question on a passage or a single alpaca
+        exchange as it stands (`input` may be left out), everything else as `messages`.
 
     Raises:
         ToolkitError: No list and no JSON Lines, an item lacks its text fields, or other fields hold what no
             prompt shows; the item's place is named.
     """
-    for number, item in enumerate(stream_items(path), 1):
-        wanted = _keys_of(item) if isinstance(item, dict) else ALPACA_KEYS
-        if isinstance(item, dict) and wanted is ALPACA_KEYS and item.get("input") is None:
-            item = {**item, "input": ""}
-        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in wanted):
-            raise ToolkitError(f"{path}, item {number}: expected an object with the texts "
-                               f"{', '.join(wanted)}, found {str(item)[:80]}")
-        if not item["output"]:
-            raise ToolkitError(f"{path}, item {number}: its output is empty, so there is nothing to learn; "
-                               "give it an answer or remove it")
+    for number, item in enumerate(stream_items(path, what), 1):
         try:
-            if wanted is DETECTION_KEYS:
-                require_verdict(item)
-            require_shown(item, wanted + tuple(DETECTION_NOTES if wanted is DETECTION_KEYS else ()))
+            yield _checked(item, answered)
         except ToolkitError as error:
             raise ToolkitError(f"{path}, item {number}: {error}") from None
-        yield item
 
 
-def _keys_of(item: Mapping[str, Any]) -> tuple[str, ...]:
-    """The text fields of an item of its kind."""
-    return _READING_KEYS if is_reading(item) else DETECTION_KEYS if is_detection(item) else ALPACA_KEYS
+def _checked(item: Any, answered: bool) -> tuple[str, dict[str, Any]]:
+    if isinstance(item, dict) and is_detection(item):
+        return _checked_text(item)
+    form = READING if isinstance(item, dict) and is_reading(item) else form_of(item)
+    if form in FORMS:
+        return form, {MESSAGES: read_conversation(item)}
+    wanted = _READING_KEYS if form == READING else ALPACA_KEYS
+    if form in (ALPACA, READING):
+        optional = {"input"} if answered else {"input", "output"}
+        item = {**item, **{key: "" for key in optional.intersection(wanted) if item.get(key) is None}}
+    if form is None or not all(isinstance(item.get(key), str) for key in wanted):
+        raise ToolkitError(f"expected an object with the texts {', '.join(wanted)}, or with messages, "
+                           f"conversation or conversations, found {str(item)[:80]}")
+    if answered and not item["output"]:
+        raise ToolkitError("its output is empty, so there is nothing to learn; give it an answer or remove "
+                           "it")
+    require_shown(item, wanted if form == READING else (*wanted, *_TURNS))
+    if form == ALPACA and any(item.get(key) for key in _TURNS):
+        return form, {MESSAGES: read_conversation(item)}
+    return form, item
 
 
-def read_named(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, str]]]:
-    """All items of all files, each with the name it is listed under when it is dropped."""
+def _checked_text(item: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    if not all(isinstance(item.get(key), str) for key in DETECTION_KEYS):
+        raise ToolkitError(f"expected an object with the texts {', '.join(DETECTION_KEYS)}, found "
+                           f"{str(item)[:80]}")
+    require_verdict(item)
+    require_shown(item, (*DETECTION_KEYS, *DETECTION_NOTES))
+    item = {**item, "label": parse_label(item["label"])}
+    return FORMS_OF_TEXT[item["label"]], item
+
+
+def read_named(paths: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """All items of all files: the name each is listed under, its form, and the item."""
     for path in paths:
-        for number, item in enumerate(read_items(path), 1):
+        for number, (form, item) in enumerate(read_formed(path), 1):
             yield (f"{item['id']} (ordering {item.get('ordering', 1)})" if item.get("id")
-                   else f"{path.name} item {number}"), item
+                   else f"{path.name} item {number}"), form, item
 
 
-def stream_items(path: Path) -> Iterator[Any]:
+def stream_items(path: Path, what: str = "the input") -> Iterator[Any]:
     """Reads the items of a file: one JSON list, or JSON Lines (one item a line).
+
+    Args:
+        path: The file.
+        what: What it is to the user, for messages.
 
     Yields:
         The parsed items, in order.
@@ -126,12 +169,12 @@ def stream_items(path: Path) -> Iterator[Any]:
         ToolkitError: Missing, empty, not UTF-8, not JSON (with the position), no items in either form, or
             refused as `parse_json` refuses; items before the fault may have been yielded.
     """
-    path = require_file(path, "the input", _HINT)
+    path = require_file(path, what, _HINT)
     try:
         yield from _lines(path) if _is_lines(path) else _items(path)
     except (ValueError, RecursionError):
         # Only a whole read tells where the fault is; it raises for all but valid JSON of another kind.
-        read_json(path, "the input", _HINT)
+        read_json(path, what, _HINT)
         raise ToolkitError(f"{path} is not a list of items; {_HINT}") from None
 
 

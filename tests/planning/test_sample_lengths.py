@@ -8,9 +8,10 @@ import pytest
 from research_internlm import lengths as command
 from research_internlm.data.chat_template import encode
 from research_internlm.data.detection import detection_item
+from research_internlm.data.item_files import read_items
 from research_internlm.data.items import render_item
 from research_internlm.data.tokens import load_tokenizer, special_tokens
-from research_internlm.planning import lengths
+from research_internlm.planning import sample_lengths
 from tests.helpers.commands import exam_items
 
 
@@ -24,7 +25,7 @@ def items(demo_data):
 def test_tokens_are_those_of_the_prompts(demo_data, items):
     processor = load_tokenizer(demo_data / "tokenizer.model")
     special = special_tokens(processor)
-    found = lengths.measure(iter(items), processor, special)
+    found = sample_lengths.measure(iter(items), processor, special)
     assert set(found) == {"all", "human", "AI"}
     by_ai = [items[5], items[7]]
     assert found["AI"]["text"].tolist() == [len(processor.encode(item["text"])) for item in by_ai]
@@ -34,8 +35,25 @@ def test_tokens_are_those_of_the_prompts(demo_data, items):
         assert found[name]["answer"].tolist() == [sum(supervised) for _, supervised in encoded]
 
 
+def test_a_conversation_is_counted_by_role(tmp_path, demo_data):
+    (tmp_path / "talk.json").write_text(json.dumps([{"conversations": [
+        {"from": "system", "value": "Be short."}, {"from": "human", "value": "Which city?"},
+        {"from": "gpt", "value": "Lyon."}, {"from": "human", "value": "Where is it?"},
+        {"from": "gpt", "value": "In France."}]}]))
+    processor = load_tokenizer(demo_data / "tokenizer.model")
+    special = special_tokens(processor)
+    item, = read_items(tmp_path / "talk.json")
+    found = sample_lengths.measure(iter([item]), processor, special)["all"]
+    texts = {"system": ["Be short."], "user": ["Which city?", "Where is it?"],
+             "assistant": ["Lyon.", "In France."]}
+    ids, supervised = encode(render_item(item, special.family), processor, special)
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "sample": [len(ids)], "answer": [sum(supervised)],
+        **{role: [sum(len(processor.encode(text)) for text in own)] for role, own in texts.items()}}
+
+
 def test_costs_by_hand():
-    row = lengths.cost({"a": np.array([513, 514, 100]), "b": np.array([200])}, 512, 0)  # rows of 513
+    row = sample_lengths.cost({"a": np.array([513, 514, 100]), "b": np.array([200])}, 512, 0)  # rows of 513
     assert row["too_long"] == {"a": 1, "b": 0} and row["too_long_share"] == {"a": 1 / 3, "b": 0}
     assert row["cut_tokens"] == 1 and row["padding"] == 1 - (513 + 513 + 100 + 200) / (4 * 513)
     assert row["packed_rows"] == 3 and row["rows_saved_by_packing"] == 4 / 3
@@ -49,7 +67,7 @@ def test_costs_by_hand():
     ([5000] * 50, [100], 4096),
 ])
 def test_the_recommended_length_cuts_no_class(human, ai, expected):
-    result = lengths.summary({"human": {"sample": np.array(human)}, "AI": {"sample": np.array(ai)}})
+    result = sample_lengths.summary({"human": {"sample": np.array(human)}, "AI": {"sample": np.array(ai)}})
     assert result["recommended"]["seq_length"] == expected
     assert result["recommended"]["holds"] == (max(human) < 4098)
 

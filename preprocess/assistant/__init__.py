@@ -1,0 +1,1 @@
+"""Training data of a personal assistant: wording, mixture, held-out questions."""

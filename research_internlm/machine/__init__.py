@@ -1,0 +1,1 @@
+"""What this machine is: packages, CANN, NPUs, host and surroundings, and what to do about what is wrong."""

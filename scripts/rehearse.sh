@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Rehearses a recipe on this machine's own NPUs (or its CPU) with a tiny model, in minutes:
+#
+#   bash scripts/rehearse.sh CONFIG [WORKERS] [-- run_internlm.py options]
+#
+# All rules are in research_internlm/rehearse.py (--help).
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+[[ -d $root/.venv ]] && export PATH="$root/.venv/bin:$PATH"
+exec python "$root/research_internlm/rehearse.py" "$@"

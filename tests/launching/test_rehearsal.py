@@ -1,0 +1,93 @@
+"""The rehearsal: what it keeps of the recipe, and what its page calls a failure. .ci/run runs it for real."""
+
+import dataclasses
+import math
+
+import pytest
+
+from research_internlm import recipes, rehearse
+from research_internlm.launching import rehearsal
+from research_internlm.machine import npus
+from research_internlm.recipes.schedule import steps_from_recipe
+from research_internlm.runs.loss_lines import Record
+from research_internlm.runs.worker_logs import RankLog
+from research_internlm.shared.errors import ToolkitError
+from tests.helpers.commands import ROOT
+from tests.helpers.run_checkpoints import checkpoint
+
+SIZE = {"seq_length", "hidden_size", "num_layers", "num_heads", "n_kv_heads", "intermediate_size",
+        "vocab_size", "multiple_of"}
+
+
+def prepare(monkeypatch, folder, config, count, *options):
+    monkeypatch.setattr(npus, "find_devices", lambda: tuple(f"davinci{n}" for n in range(count)))
+    return rehearsal.prepare(str(ROOT / "yaml" / config), 2, options, folder / "rehearsal")
+
+
+@pytest.mark.parametrize("config", ["lora_finetune.yaml", "lora_finetune_packed.yaml",
+                                    "lora_finetune_internlm2.yaml"])
+def test_on_npus_only_size_and_schedule_differ_from_the_recipe(monkeypatch, tmp_path, config):
+    prepared = prepare(monkeypatch, tmp_path, config, 4)
+    asked, tiny = recipes.resolve(ROOT / "yaml" / config), prepared.recipe
+    assert prepared.device == "Ascend"
+    for section in ("context", "recompute_config", "parallel", "runner_wrapper", "optimizer"):
+        assert tiny[section] == asked[section], section
+    assert tiny["runner_config"] == asked["runner_config"] | {"epochs": 1}
+    ours, theirs = recipes.model_config(tiny), recipes.model_config(asked)
+    assert {key for key in ours | theirs if ours.get(key) != theirs.get(key)} <= SIZE
+    assert (ours["n_kv_heads"] or ours["num_heads"]) in (2, 4)
+    assert (ours["n_kv_heads"] == 2) == ("internlm2" in config)  # grouped-query attention stays
+
+
+@pytest.mark.parametrize("config", ["lora_finetune.yaml", "lora_finetune_packed.yaml"])
+def test_the_data_is_enough_for_five_saves_at_sink_boundaries(monkeypatch, tmp_path, config):
+    prepared = prepare(monkeypatch, tmp_path, config, 4, "runner_config.sink_size=3")
+    assert prepared.save_steps == 9 and prepared.recipe["eval_step_interval"] == 9
+    assert prepared.total >= 5 * 9 and not prepared.total % 3
+
+
+def test_without_an_npu_it_is_the_cpu_rehearsal(monkeypatch, tmp_path):
+    prepared = prepare(monkeypatch, tmp_path, "lora_finetune.yaml", 0)
+    expected = recipes.resolve(ROOT / "yaml/lora_finetune.yaml", [ROOT / "yaml/overlays/cpu_tiny.yaml"])
+    assert prepared.device == "CPU"
+    assert recipes.model_config(prepared.recipe) == recipes.model_config(expected)
+    assert steps_from_recipe(prepared.recipe, 40 * 8, 2).total == 40 == prepared.total
+
+
+def log_of(losses, start=1):
+    log = RankLog(rank=0)
+    for step, loss in enumerate(losses, start):
+        log.add(Record(step, len(losses), 1, loss, 10.0, 1e-2, False, 1.0, 1.0, None))
+    return log
+
+
+@pytest.mark.parametrize(("losses", "start", "passed"), [
+    ([7.0, 6.9, 6.5, 6.0], 1, True), ([6.0, 6.5, 6.9, 7.0], 1, False), ([7.0, 7.0, 7.0, 7.0], 1, False),
+    ([7.0, math.nan, 6.5, 6.0], 1, False), ([7.0, 6.9, 6.5, 6.0], 2, False),
+])
+def test_losses_must_be_whole_finite_and_falling(losses, start, passed):
+    [check] = rehearsal._losses({0: log_of(losses, start)}, 4)
+    assert check.passed is passed, check.seen
+
+
+def test_one_bit_between_the_ranks_is_seen(tmp_path):
+    first, second = (checkpoint(tmp_path / name, 8) for name in ("a", "b"))
+    assert rehearsal._differing([first, second]) == []
+    content = bytearray(second.read_bytes())
+    content[200] ^= 1
+    second.write_bytes(content)
+    assert rehearsal._differing([first, second]) == ["model.w"]
+
+
+def test_a_folder_that_exists_is_refused(tmp_path):
+    with pytest.raises(ToolkitError, match="exists already"):
+        rehearse.main(["yaml/lora_finetune.yaml", "--output_dir", str(tmp_path)])
+
+
+def test_the_page_names_the_device_and_a_failure_ends_with_1(monkeypatch, capsys, tmp_path):
+    made = dataclasses.replace(prepare(monkeypatch, tmp_path, "lora_finetune.yaml", 0), workers=2)
+    monkeypatch.setattr(rehearsal, "prepare", lambda *_: made)
+    monkeypatch.setattr(rehearsal, "rehearse", lambda _: [rehearsal.Check("losses", False, "nan")])
+    assert rehearse.main(["yaml/lora_finetune.yaml", "2", "--output_dir", str(tmp_path / "new")]) == 1
+    page = capsys.readouterr().out
+    assert "FAILED  losses: nan" in page and "shows no NPU" in page
