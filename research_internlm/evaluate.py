@@ -87,13 +87,10 @@ def go_into_run_folder(arguments: argparse.Namespace) -> None:
     from research_internlm.launching import evaluation_run
 
     run = Path(arguments.run_dir).absolute()
-    checkpoint = require_file(arguments.load_checkpoint, "--load_checkpoint")
     recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
     evaluation_run.check_before_start(run, recipe, arguments.device_target)
-    arguments.output, log = evaluation_run.output_files(run, arguments.command, checkpoint)
-    with result_set(arguments.output, arguments.overwrite, {arguments.output: None}):
-        pass  # the log may be replaced
-    evaluation_run.keep_log(log, arguments.overwrite)
+    checkpoint = require_file(arguments.load_checkpoint, "--load_checkpoint")
+    arguments.output = evaluation_run.claim_files(run, arguments.command, checkpoint, arguments.overwrite)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     for pattern in arguments.targets or []:
         run_plan.check_pattern(pattern, "--targets")
     recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides, "finetune")
-    run_plan.check_recipe(recipe, arguments.config)
+    run_plan.check_recipe(recipe)
     data = run_plan.read_data(arguments, recipe)
     steps = steps_from_recipe(recipe, data.rows, arguments.cards)
     plan = search_plan(steps, arguments.saves)

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measures and writes the probe."""
     arguments = parse_arguments(argv)
     recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides)
-    check_recipe(recipe, arguments.config)
+    check_recipe(recipe)
     output = require_absent(arguments.output, arguments.overwrite)
     check_machine(recipe, arguments.workers)
     found = measure(recipe, arguments.workers, output, lambda text: print(text, flush=True))

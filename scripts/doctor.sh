@@ -3,7 +3,7 @@
 # Works before set-up too, with the system's Python.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-[[ -d $root/.venv ]] && export PATH="$root/.venv/bin:$PATH"
+source "$root/scripts/environment.sh"
 python=$(command -v python || command -v python3 || true)
 if [[ -z $python ]] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
     echo "error: the doctor needs Python 3.10 to 3.12, found ${python:-none}: name one on PATH, or run" \

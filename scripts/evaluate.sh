@@ -10,7 +10,7 @@
 # is refused unless --overwrite is given. The rules are in research_internlm/launching/evaluation_run.py.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-[[ -d $root/.venv ]] && export PATH="$root/.venv/bin:$PATH"
+source "$root/scripts/environment.sh"
 if [[ $# -lt 2 || $1 == -* ]]; then
     sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     [[ ${1:-} == -h || ${1:-} == --help ]] && exit 0

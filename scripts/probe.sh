@@ -9,5 +9,5 @@
 # Nothing needs to be there: weights are random, rows are made. All rules: research_internlm/probe.py (--help).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-[[ -d $root/.venv ]] && export PATH="$root/.venv/bin:$PATH"
+source "$root/scripts/environment.sh"
 exec python "$root/research_internlm/probe.py" "$@"

@@ -6,5 +6,5 @@
 # All rules are in research_internlm/rehearse.py (--help).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-[[ -d $root/.venv ]] && export PATH="$root/.venv/bin:$PATH"
+source "$root/scripts/environment.sh"
 exec python "$root/research_internlm/rehearse.py" "$@"

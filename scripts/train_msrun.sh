@@ -10,5 +10,5 @@
 # OUTPUT_DIR/msrun_log/attempt-NNN. All rules are in research_internlm/launch.py (--help).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-[[ -d $root/.venv ]] && export PATH="$root/.venv/bin:$PATH"
+source "$root/scripts/environment.sh"
 exec python "$root/research_internlm/launch.py" "$@"

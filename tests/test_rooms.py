@@ -12,8 +12,8 @@ import pytest
 from tests.helpers.commands import ROOT
 
 FLOORS = [
-    {"shared"}, {"data", "storage"}, {"recipes", "model", "preprocess", "machine"}, {"checkpoints"},
-    {"runs", "inference"}, {"training", "evaluation", "planning", "mirroring", "serving"},
+    {"shared"}, {"data", "storage", "installing"}, {"recipes", "model", "preprocess", "machine"},
+    {"checkpoints"}, {"runs", "inference"}, {"training", "evaluation", "planning", "mirroring", "serving"},
     {"launching", "contest"}, {"commands"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

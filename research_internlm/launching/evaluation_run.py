@@ -15,6 +15,7 @@ from research_internlm import recipes
 from research_internlm.launching import machine_checks
 from research_internlm.shared import run_layout, versions
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.result_set import result_set
 
 LEAST_FREE = 100_000_000  # bytes; 10,570 predictions, results and log are some 10 MB
 
@@ -53,6 +54,22 @@ def check_before_start(run: Path, recipe: recipes.Recipe, device_target: str | N
     if problems:
         raise ToolkitError(f"{len(problems)} problem(s) before the start: "
                            + " ".join(f"({number}) {text}." for number, text in enumerate(problems, 1)))
+
+
+def claim_files(run: Path, task: str, checkpoint: Path, overwrite: bool) -> Path:
+    """Names the results of one evaluation, and keeps its log from here on.
+
+    Returns:
+        The file of the results.
+
+    Raises:
+        ToolkitError: They exist already.
+    """
+    output, log = output_files(run, task, checkpoint)
+    with result_set(output, overwrite, {output: None}):
+        pass  # the log may be replaced
+    keep_log(log, overwrite)
+    return output
 
 
 def keep_log(log: Path, replace: bool) -> None:

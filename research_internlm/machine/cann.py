@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from research_internlm.machine.finding import PROBLEM, Code, Finding, Topic
-from research_internlm.shared.versions import CANN_OF, cann_version
+from research_internlm.shared.versions import cann_version, pair_with
 
 ROOTS = ("/usr/local/Ascend", "~/Ascend")  # where CANN's installer goes, with and without root
 _TOOLKITS = ("ascend-toolkit", "cann", "cann-*")  # ascend-toolkit/latest until 8.3, cann since 8.5
@@ -164,13 +164,14 @@ def findings(facts: CannFacts, mindspore: str | None, has_npu: bool, smi_driver:
 
 def version_findings(mindspore: str | None, cann: str | None) -> Iterator[Finding]:
     """A CANN that is missing or of a release that MindSpore does not run on; MindSpore says which it does."""
-    accepted = CANN_OF.get(mindspore or "", ())
-    if not accepted:
+    pair = pair_with(mindspore=mindspore)
+    if pair is None:
         return
     if cann is None:
-        yield Cann.MISSING.problem(wanted=accepted[0])
-    elif ".".join(cann.split(".")[:2]) not in accepted:
-        yield Cann.OTHER_VERSION.problem(mindspore=mindspore, accepted=" or ".join(accepted), version=cann)
+        yield Cann.MISSING.problem(wanted=pair.cann)
+    elif ".".join(cann.split(".")[:2]) not in pair.accepted_cann:
+        yield Cann.OTHER_VERSION.problem(mindspore=pair.mindspore, accepted=" or ".join(pair.accepted_cann),
+                                         version=cann)
 
 
 def environment_findings(facts: CannFacts) -> Iterator[Finding]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from research_internlm.machine.finding import Code, Finding, Topic
 from research_internlm.machine.programs import ask
 from research_internlm.shared import versions
-from research_internlm.shared.versions import MINDSPORE_OF, PYTHON_PACKAGES
+from research_internlm.shared.binaries import machine_of_package
 
 _ROOT = Path(__file__).resolve().parents[2]
-_ELF_MACHINES = {62: "x86_64", 183: "aarch64"}  # e_machine of the ELF header (System V ABI)
+_MACHINES = ("x86_64", "aarch64")  # MindSpore has wheels for these
 _SAME_MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}
 _PIP_SECONDS = 5
 _INDEX_LINE = re.compile(r"(?:[\w:-]+\.)?(?:index-url|extra-index-url|find-links)='?(?P<value>.*?)'?")
@@ -37,26 +37,16 @@ class Package(Code):
         "{version} ({executable}), but the toolkit needs {wanted}: PYTHON=python3.11 bash scripts/setup.sh",
         "{version}（{executable}），但本工具需要 {wanted}：PYTHON=python3.11 bash scripts/setup.sh")
     IMPORTED = (Topic.PACKAGES, "{name} {version} from {origin}", "{name} {version}，来自 {origin}")
-    NOT_INSTALLED = (
-        Topic.PACKAGES,
-        "{name} is not installed: bash scripts/setup.sh",
-        "{name} 未安装：bash scripts/setup.sh")
+    VERSIONS = (Topic.PACKAGES, "{text}", "版本不符合要求：{text}")
     OTHER_COPY = (Topic.PACKAGES, "{text}", "将导入的不是已安装的那一份：{text}")
-    PAIR = (
-        Topic.PACKAGES,
-        "MindFormers {mindformers} belongs to MindSpore {wanted}, but {mindspore} is installed: pip "
-        "install mindspore=={wanted}",
-        "MindFormers {mindformers} 应搭配 MindSpore {wanted}，但安装的是 {mindspore}：pip install "
-        "mindspore=={wanted}")
     BINARIES = (
         Topic.PACKAGES,
         "MindSpore's binaries are for {machine}",
         "MindSpore 的二进制文件适用于 {machine}")
     OTHER_BINARIES = (
         Topic.PACKAGES,
-        "MindSpore's binaries are for {found} ({file}), this machine is {machine}: install the wheel for "
-        "{machine}",
-        "MindSpore 的二进制文件适用于 {found}（{file}），而本机是 {machine}：请安装 {machine} 的 wheel")
+        "MindSpore's binaries are for {found}, this machine is {machine}: install the wheel for {machine}",
+        "MindSpore 的二进制文件适用于 {found}，而本机是 {machine}：请安装 {machine} 的 wheel")
     NO_BINARIES = (
         Topic.PACKAGES,
         "no binaries (*.so) in {folder}: the installation of MindSpore is not complete; bash "
@@ -84,7 +74,7 @@ class PackageFacts:
         installed: Package -> version.
         origins: Package -> file that an import would run.
         other_copies: Sentences on packages of which another copy would be imported.
-        binaries: File -> machine type of MindSpore's binaries; None where MindSpore is not found.
+        binaries: Machine type of MindSpore's binaries; None where there are none.
         index: Lines of `pip config list`; None where pip did not answer.
     """
 
@@ -96,7 +86,7 @@ class PackageFacts:
     installed: Mapping[str, str]
     origins: Mapping[str, str]
     other_copies: tuple[str, ...]
-    binaries: Mapping[str, str] | None
+    binaries: str | None
     index: str | None
 
 
@@ -109,7 +99,7 @@ def read() -> PackageFacts:
     return PackageFacts(
         platform.machine(), f"{platform.system()} {platform.release()}", platform.python_version(),
         sys.executable, _wanted_python(), versions.installed_versions(), origins, copies,
-        binary_machines(folder) if folder else None, answer.text if answer.code == 0 else None)
+        machine_of_package(folder) if folder else None, answer.text if answer.code == 0 else None)
 
 
 def _wanted_python() -> str | None:
@@ -129,27 +119,10 @@ def is_within(version: str, wanted: str) -> bool:
     return all(found >= bound if sign == ">=" else found < bound for sign, bound in bounds)
 
 
-def elf_machine(path: Path) -> str | None:
-    """Machine type of a binary by its ELF header; None for a file that is none, e.g. a linker script."""
-    with open(path, "rb") as file:
-        start = file.read(20)
-    if len(start) < 20 or start[:4] != b"\x7fELF":
-        return None
-    number = int.from_bytes(start[18:20], "little" if start[5] == 1 else "big")
-    return _ELF_MACHINES.get(number, f"ELF machine {number}")
-
-
-def binary_machines(package: Path) -> dict[str, str]:
-    """File -> machine type of the shared libraries in a package's folder and its lib/."""
-    files = [file for folder in (package, package / "lib") for file in sorted(folder.glob("*.so*"))]
-    found = {str(file): elf_machine(file) for file in files if file.is_file()}
-    return {file: machine for file, machine in found.items() if machine}
-
-
 def findings(facts: PackageFacts) -> Iterator[Finding]:
     """Machine, Python and packages."""
     machine = _SAME_MACHINE.get(facts.machine, facts.machine)
-    is_known = machine in _ELF_MACHINES.values() and facts.system.startswith("Linux")
+    is_known = machine in _MACHINES and facts.system.startswith("Linux")
     where = {"machine": machine, "system": facts.system}
     yield Package.MACHINE.ok(**where) if is_known else Package.UNKNOWN_MACHINE.problem(**where)
     python = {"version": facts.python, "executable": facts.executable}
@@ -172,22 +145,16 @@ def version_findings(installed: Mapping[str, str]) -> Iterator[Finding]:
     Args:
         installed: From `versions.installed_versions`.
     """
-    yield from (Package.NOT_INSTALLED.problem(name=name) for name in PYTHON_PACKAGES if name not in installed)
-    mindspore, mindformers = (installed.get(name) for name in PYTHON_PACKAGES)
-    wanted = MINDSPORE_OF.get(mindformers or "", mindspore)
-    if mindspore and mindformers and mindspore != wanted:
-        yield Package.PAIR.problem(mindformers=mindformers, wanted=wanted, mindspore=mindspore)
+    yield from (Package.VERSIONS.problem(text=text) for text in versions.pair_problems(installed))
 
 
 def _binary_findings(facts: PackageFacts, machine: str) -> Iterator[Finding]:
-    if facts.binaries is None:
+    if "mindspore" not in facts.origins:
         return
-    other = {file: found for file, found in facts.binaries.items() if found != machine}
-    if not facts.binaries:
+    if facts.binaries is None:
         yield Package.NO_BINARIES.problem(folder=str(Path(facts.origins["mindspore"]).parent))
-    elif other:
-        file, found = next(iter(other.items()))
-        yield Package.OTHER_BINARIES.problem(found=found, file=file, machine=machine)
+    elif facts.binaries != machine:
+        yield Package.OTHER_BINARIES.problem(found=facts.binaries, machine=machine)
     else:
         yield Package.BINARIES.ok(machine=machine)
 

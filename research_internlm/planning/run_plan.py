@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from research_internlm import recipes
+from research_internlm.checkpoints import hf_config
 from research_internlm.model.lora import ParameterCount, count_parameters
 from research_internlm.planning import (
     cost_table,
@@ -76,11 +77,11 @@ def check_recipe(recipe: Mapping[str, Any]) -> None:
     """
     if old := list(renamed.problems(recipe)):
         raise ToolkitError(f"{len(old)} wrong setting(s) in the config: {'; '.join(old)}")
+    if wrong := hf_config.shape_problems(recipes.model_config(recipe)):
+        raise ToolkitError(f"the config's model.model_config: {'; '.join(wrong)}")
     pet_config = recipes.model_config(recipe).get("pet_config")
-    for key in ("seq_length", "hidden_size", "num_layers", "num_heads", "vocab_size",
-                *(["pet_config.lora_rank"] if pet_config else [])):
-        whole_number(recipe, f"model.model_config.{key}")
     if pet_config:
+        whole_number(recipe, "model.model_config.pet_config.lora_rank")
         check_pattern(pet_config.get("target_modules"), "the config's pet_config.target_modules")
 
 

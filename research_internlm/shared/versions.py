@@ -5,18 +5,76 @@ from __future__ import annotations
 import configparser
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata, util
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from research_internlm.shared.errors import ToolkitError
 
-# MindFormers' installation guide, "Confirming Version Matching Relationship": MindFormers -> MindSpore.
-MINDSPORE_OF = {"1.9.0": "2.9.0", "1.8.0": "2.7.2", "1.7.0": "2.7.1", "1.6.0": "2.7.0"}
-# CANN releases MindSpore 2.9.0 accepts (its run_check); the guide names 9.0.0 for MindFormers 1.9.0.
-CANN_OF = {"2.9.0": ("9.0", "8.5", "8.3", "8.2"), "2.7.2": ("8.5",), "2.7.1": ("8.3",), "2.7.0": ("8.2",)}
+
+class Pair(NamedTuple):
+    """A release of MindFormers and what it was released with.
+
+    Source: MindFormers' README and installation guide, "Confirming Version Matching Relationship";
+    `accepted_cann` from MindSpore's own run_check (mindspore/run_check/_check_version.py).
+    """
+
+    mindformers: str
+    mindspore: str
+    cann: str
+    firmware: str  # driver and firmware of the NPUs, one number
+    accepted_cann: tuple[str, ...]  # first two numbers of every CANN release that MindSpore runs on
+
+
+# The supported window, newest first; set-up installs the first. setup.cfg repeats its ends.
+PAIRS = (
+    Pair("1.9.0", "2.9.0", cann="9.0.0", firmware="26.0.RC1", accepted_cann=("9.0", "8.5", "8.3", "8.2")),
+    Pair("1.8.0", "2.7.2", cann="8.5.0", firmware="25.5.0", accepted_cann=("8.5",)),
+)
+PYTHONS = ((3, 10), (3, 11), (3, 12))  # both MindSpores have wheels for these; setup.cfg repeats the ends
 PYTHON_PACKAGES = ("mindspore", "mindformers")
+
+
+def pair_with(mindformers: str | None = None, mindspore: str | None = None) -> Pair | None:
+    """The supported pair with this MindFormers or this MindSpore (a build mark such as +cann is ignored)."""
+    for pair in PAIRS:
+        if mindformers and mindformers.partition("+")[0] == pair.mindformers:
+            return pair
+        if mindspore and mindspore.partition("+")[0] == pair.mindspore:
+            return pair
+    return None
+
+
+def pair_problems(versions: Mapping[str, str]) -> Iterator[str]:
+    """Packages that are missing, outside the supported window, or of releases that do not belong together.
+
+    Args:
+        versions: Versions by package name, e.g. `installed_versions`.
+    """
+    for name in PYTHON_PACKAGES:
+        if name not in versions:
+            yield f"{name} is not installed: bash scripts/setup.sh"
+    mindspore, mindformers = (versions.get(name) for name in PYTHON_PACKAGES)
+    if not mindspore or not mindformers:
+        return
+    pair = pair_with(mindformers=mindformers)
+    if pair is None:
+        yield f"{unsupported_mindformers(mindformers)}; bash scripts/setup.sh installs {PAIRS[0].mindformers}"
+    elif pair_with(mindspore=mindspore) != pair:
+        yield (f"MindFormers {mindformers} belongs to MindSpore {pair.mindspore}, but {mindspore} is "
+               "installed: bash scripts/setup.sh")
+
+
+def unsupported_mindformers(version: str) -> str:
+    """Why a release outside the window is not supported."""
+    window = f"MindFormers {version} is not supported, only {PAIRS[-1].mindformers} to {PAIRS[0].mindformers}"
+    major = version.partition(".")[0]
+    if major.isdigit() and int(major) >= 2:
+        return (f"{window}: from 2.0.0 on it imports hyper_parallel, which the public package index does "
+                "not have")
+    return f"{window} are tested"
 
 
 def installed_versions() -> dict[str, str]:

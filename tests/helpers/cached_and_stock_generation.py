@@ -63,12 +63,17 @@ def stock_tokens(network, prompts, stop_ids, minimum):
     return [[int(i) for i in output[len(prompt):]] for output, prompt in zip(outputs, prompts, strict=True)]
 
 
-def logit_difference(stock, decoder, prompts, answers):
-    """Largest over all steps: the stock model reads prompt and answer at once, the cache token by token."""
+def whole_ids(prompts, answers):
     ids = np.zeros((len(prompts), LENGTH), np.int32)
-    positions = np.array(PROMPTS, np.int32)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         ids[row, :PROMPTS[row] + NEW] = [*prompt, *answer]
+    return ids
+
+
+def logit_difference(stock, decoder, prompts, answers):
+    """Largest over all steps: the stock model reads prompt and answer at once, the cache token by token."""
+    ids = whole_ids(prompts, answers)
+    positions = np.array(PROMPTS, np.int32)
     wanted = stock(mindspore.Tensor(ids))[0].asnumpy()
     known = np.where(np.arange(LENGTH) < positions[:, None], ids, 0)
     rows, differences = np.arange(len(ids)), []
@@ -79,6 +84,19 @@ def logit_difference(stock, decoder, prompts, answers):
         got = decoder.next_logits(known, positions)
         positions = positions + 1
     return float(max(differences))
+
+
+def effect_of_rounding(stock, prompts, answers):
+    """Largest change of the logits when each weight is rounded to another neighbouring float32."""
+    ids = whole_ids(prompts, answers)
+    before = stock(mindspore.Tensor(ids))[0].asnumpy()
+    random = np.random.default_rng(0)
+    for parameter in stock.get_parameters():
+        values = parameter.asnumpy()
+        parameter.set_data(mindspore.Tensor(np.nextafter(values, random.choice([-9, 9], values.shape),
+                                                         dtype=values.dtype)))
+    after = stock(mindspore.Tensor(ids))[0].asnumpy()
+    return float(max(np.abs(after - before)[row, :length + NEW].max() for row, length in enumerate(PROMPTS)))
 
 
 def compare(causal, prompts):
@@ -109,11 +127,13 @@ def main():
     random = np.random.default_rng(1)
     prompts = [[int(i) for i in random.integers(1, PAD, length)] for length in PROMPTS]
     prompts[0][7] = prompts[3][0] = 0  # the records' pad id, here a token
-    result = compare(adapted.network.network.set_train(False), prompts)  # inside MindFormers' LoRA wrappers
+    causal = adapted.network.network.set_train(False)  # inside MindFormers' LoRA wrappers
+    result = compare(causal, prompts)
     merged = StaticCacheDecoder(plain.set_train(False), len(prompts), LENGTH)
     # Padded to another length, which changes nothing.
     result["merged_endless"] = merged.generate(prompts, LENGTH, NEW, [])
     result["prompts"] = prompts
+    result["rounding"] = effect_of_rounding(causal, prompts, result["stock_endless"])
     result["parameters"] = sorted(p.name for p in plain.get_parameters())
     Path(output).write_text(json.dumps(result))
 

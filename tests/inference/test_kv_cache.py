@@ -22,7 +22,12 @@ def result(request, tmp_path_factory):
 
 @pytest.mark.model
 def test_logits_of_every_step_are_those_of_a_whole_forward_pass(result):
-    assert result["logit_difference"] < 1e-4
+    """They differ by less than where each weight is rounded to a neighbour.
+
+    The order of sums is another one, and MindSpore chooses it anew in each process: 3e-5 to 1.4e-4 were seen
+    with 2.7.2 and 2.9.0, for logits up to 8.
+    """
+    assert result["logit_difference"] < result["rounding"] < 1e-2
 
 
 @pytest.mark.model

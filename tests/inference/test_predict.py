@@ -31,7 +31,7 @@ def test_anything_else_is_the_question_itself():
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
-    ("a.json", json.dumps([{**ITEM, "system": "Be brief."}]), "item 1: its prompt has no place for system"),
+    ("a.json", json.dumps([{**ITEM, "system": "Be brief."}]), r"item\(s\) 1 are conversations"),
     ("a.json", '[{"instruction": "a", "instruction": "b"}]', "has the key 'instruction' twice"),
     ("a.json", "[1]", "item 1: expected an object"), ("a.json", "{}", "is not a list of items"),
     ("a.json", '[{"instruction": 5}]', "item 1: expected an object"),

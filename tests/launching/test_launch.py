@@ -200,6 +200,8 @@ def test_versions_are_held_against_the_tables():
     assert not list(machine_checks.version_problems({**good, "cann": None}, "CPU"))
     older = {**good, "mindspore": "2.7.2"}
     assert "belongs to MindSpore 2.9.0" in next(machine_checks.version_problems(older, "CPU"))
+    assert not list(machine_checks.version_problems(
+        {"mindspore": "2.7.2", "mindformers": "1.8.0", "cann": "8.5.0"}, "Ascend"))
     other = {**good, "cann": "8.0.RC1"}
     assert "8.0.RC1 is installed" in next(machine_checks.version_problems(other, "Ascend"))
 
