@@ -18,31 +18,24 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import sentencepiece
 from tqdm import tqdm
 
+from preprocess.detection.cutting import cut_long_texts
 from preprocess.mindrecord.background import in_background
 from preprocess.mindrecord.encoding import Block, encode_blocks
 from preprocess.mindrecord.packing import Sample, pack
+from preprocess.mindrecord.statistics import Statistics, manifest_of, report
 from preprocess.mindrecord.writer import load_writer, parts_of_older, results_of, write_mindrecord
-from research_internlm.data.chat_template import ALL_ANSWERS, TRAIN_ON, prompt_version
+from research_internlm.data.chat_template import ALL_ANSWERS, TRAIN_ON
+from research_internlm.data.detection import CUTS
 from research_internlm.data.families import END_MARKERS, UPSTREAM_END
-from research_internlm.data.item_files import READING, inputs_of, read_named
-from research_internlm.data.items import SQUAD_WORDING, render_item
-from research_internlm.data.manifest import (
-    Counts,
-    DataManifest,
-    MindRecordManifest,
-    Part,
-    SamplesPerRow,
-    Tokens,
-    require_own_manifest,
-)
+from research_internlm.data.item_files import inputs_of, read_named
+from research_internlm.data.items import render_item
+from research_internlm.data.manifest import require_own_manifest
 from research_internlm.data.rows import fits, make_records, record_length
 from research_internlm.data.segments import Segment
 from research_internlm.data.tokens import (
@@ -54,42 +47,12 @@ from research_internlm.data.tokens import (
 )
 from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
-from research_internlm.shared.files import manifest_path, sha256_of, write_manifest
+from research_internlm.shared.files import manifest_path, write_manifest
 from research_internlm.shared.process_role import leave_job_variables_out
 from research_internlm.shared.result_set import ResultSet, result_set
 from research_internlm.shared.schema import to_json
 
 _ROWS_AT_ONCE = 512
-
-
-@dataclass
-class Statistics:
-    """What happened to the items.
-
-    Attributes:
-        items: Items read.
-        rows: Rows written.
-        samples: Samples in them.
-        forms: Items read by their form.
-        tokens: Tokens of all samples, and `supervised` those with a label.
-        longest: Tokens of the longest sample.
-        longest_answer: Most supervised tokens in one row.
-        fullest: Most samples in one row.
-        overlong: Every dropped item with its length.
-        shortened: Every conversation that lost exchanges, with its length before and their number.
-    """
-
-    items: int = 0
-    rows: int = 0
-    samples: int = 0
-    tokens: int = 0
-    supervised: int = 0
-    longest: int = 0
-    longest_answer: int = 0
-    fullest: int = 0
-    overlong: list[dict[str, Any]] = field(default_factory=list)
-    shortened: list[dict[str, Any]] = field(default_factory=list)
-    forms: Counter[str] = field(default_factory=Counter)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -116,8 +79,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--train_on", choices=TRAIN_ON, default=ALL_ANSWERS, help="which answers of a conversation are "
         "learnt (default: %(default)s)")
     add("--overlong", choices=("drop", "error"), default="drop", help="an item that does not fit its row is "
-        "dropped and listed, or an error; a conversation first loses its oldest exchanges, listed too; an "
-        "answer is never cut (default: %(default)s)")
+        "dropped and listed, or an error; a conversation first loses its oldest exchanges, listed too; a "
+        "text to be judged is cut in any case, an answer never (default: %(default)s)")
+    add("--cut", choices=CUTS, default=CUTS[0], help="what a text to be judged that does not fit its row "
+        "loses: its end, or its middle (default: %(default)s)")
     add("--num_workers", type=whole(1), default=2, metavar="N",
         help="threads that encode (default: %(default)s)")
     add("--show", type=whole(0), default=0, metavar="N",
@@ -139,6 +104,8 @@ def encode_named(paths: Sequence[Path], processor: sentencepiece.SentencePiecePr
     for block in encode_blocks((item for *_, item in for_encoding), processor, special, arguments.num_workers,
                                arguments.end_marker, arguments.train_on, room):
         named = list(itertools.islice(for_names, len(block.lengths)))
+        block = cut_long_texts([item for *_, item in named], block, record_length(arguments.seq_length),
+                               arguments.cut, processor, special, arguments.end_marker)
         yield [name for name, *_ in named], Counter(form for _, form, _ in named), block
 
 
@@ -157,6 +124,7 @@ def keep_fitting(blocks: Iterable[tuple[list[str], Counter[str], Block]], length
     for names, forms, block in blocks:
         statistics.items += len(names)
         statistics.forms += forms
+        statistics.cut_texts += block.cut
         statistics.shortened += [{"item": names[place], "tokens": tokens, "exchanges_left_out": gone}
                                  for place, (tokens, gone) in block.shortened.items()]
         for name, (ids, supervised) in zip(names, block.samples(), strict=True):
@@ -207,27 +175,6 @@ def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProce
     return text + ("⟧" if inside else "")
 
 
-def report(statistics: Statistics, length: int, output: Path) -> None:
-    """Prints the counts and how full the rows are."""
-    forms = ", ".join(f"{count} {form}" for form, count in statistics.forms.most_common())
-    dropped, rows = len(statistics.overlong), statistics.rows
-    print(f"{statistics.samples + dropped} items in = {statistics.samples} samples in {rows} rows + "
-          f"{dropped} dropped (longer than {length} tokens) -> {output}")
-    for entry in statistics.overlong[:10]:
-        print(f"  dropped {entry['item']}: {entry['tokens']} tokens")
-    if dropped > 10:
-        print(f"  ... and {dropped - 10} more, all in the manifest")
-    if statistics.shortened:
-        gone = sum(entry["exchanges_left_out"] for entry in statistics.shortened)
-        print(f"{len(statistics.shortened)} conversations lost their oldest exchanges to fit, {gone} in all; "
-              "each is in the manifest")
-    print(f"items are {forms}; tokens per sample: mean {statistics.tokens / statistics.samples:.1f}, longest "
-          f"{statistics.longest} of {length}; samples per row: mean {statistics.samples / rows:.2f}, most "
-          f"{statistics.fullest}")
-    print(f"rows are {statistics.tokens / rows / length:.1%} text, {statistics.supervised / rows:.1f} tokens "
-          "per row supervised")
-
-
 def convert(arguments: argparse.Namespace) -> None:
     """Runs the conversion.
 
@@ -271,7 +218,7 @@ def write_rows(arguments: argparse.Namespace, paths: list[Path], results: Result
                            f"--seq_length (now {arguments.seq_length})")
     rows = tqdm(itertools.chain([first], rows), desc="rows", delay=2, unit="row")
     parts = write_mindrecord(output, rows, arguments.file_partition, arguments.mindrecord_schema)
-    facts = _manifest(arguments, paths, made_by, special, statistics, parts)
+    facts = manifest_of(Path(__file__).name, arguments, paths, made_by, special, statistics, parts)
     write_manifest(output, **to_json(facts))
     results.publish(*parts_of_older(Path(arguments.output_file)), *(part.file for part in parts),
                     manifest_path(output).name)
@@ -285,42 +232,6 @@ def _refuse_overlong(blocks: Iterable[tuple[list[str], Counter[str], Block]], le
         raise ToolkitError(f"{len(long)} items are longer than the {length}-token row: "
                            f"{', '.join(long[:10])}{' ...' if len(long) > 10 else ''}; raise --seq_length or "
                            "pass --overlong drop")
-
-
-def _manifest(arguments: argparse.Namespace, paths: list[Path], manifests: list[DataManifest | None],
-              special: SpecialTokens, statistics: Statistics, parts: list[Part]) -> MindRecordManifest:
-    """The manifest of the data set."""
-    length = record_length(arguments.seq_length)
-    kinds = {manifest.evaluation_kind if manifest else "unknown" for manifest in manifests}
-    wordings = {wording for manifest in manifests if manifest for wording in manifest.wordings}
-    if statistics.forms[READING]:
-        wordings.add(SQUAD_WORDING)
-    return MindRecordManifest(
-        parts=parts,
-        tool=Path(__file__).name,
-        inputs={path.name: sha256_of(path) for path in paths},
-        tokenizer_sha256=sha256_of(arguments.model_file),
-        special_ids=special.manifest_entry(),
-        prompt_version=prompt_version(arguments.end_marker),
-        wordings=sorted(wordings),
-        evaluation_kind=kinds.pop() if len(kinds) == 1 else "mixed",
-        seq_length=arguments.seq_length,
-        record_length=length,
-        packed=arguments.pack,
-        counts=Counts(in_=statistics.items, samples=statistics.samples, out=statistics.rows,
-                      dropped={"overlong": len(statistics.overlong)}),
-        dropped=statistics.overlong,
-        forms=dict(statistics.forms),
-        train_on=arguments.train_on,
-        shortened=statistics.shortened,
-        tokens=Tokens(total=statistics.tokens, supervised=statistics.supervised,
-                      padding=statistics.rows * length - statistics.tokens,
-                      longest=statistics.longest, longest_answer=statistics.longest_answer,
-                      fill=round(statistics.tokens / (statistics.rows * length), 6)),
-        samples_per_row=SamplesPerRow(mean=round(statistics.samples / statistics.rows, 4),
-                                      max=statistics.fullest),
-        seed=arguments.seed if arguments.pack else None,
-    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,13 +1,13 @@
-"""Entry point: MMLU accuracy and SQuAD F1/EM of a checkpoint, and scoring of a prediction file.
+"""Entry point: MMLU accuracy, SQuAD F1/EM, AI-text detection of a checkpoint; scores of a prediction file.
 
     python research_internlm/evaluate.py mmlu  --config yaml/predict_mmlu.yaml --load_checkpoint CKPT \\
         --model_file tokenizer.model --test_file test_alpaca_format.json --output results_mmlu.json
     python research_internlm/evaluate.py squad --config yaml/predict_eval_squad.yaml --load_checkpoint CKPT \\
         --model_file tokenizer.model --squad_file dev-v1.1.json --output results_squad.json
     python research_internlm/evaluate.py squad-score --squad_file dev-v1.1.json \\
-        --predictions predictions.json --output results_squad.json
+        --predictions predictions.json --output results_squad.json    (and detection-score: no model either)
 
-The prompts are those of training (research_internlm/data/chat_template.py). squad-score needs no MindSpore.
+The prompts are those of training (research_internlm/data/chat_template.py).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from research_internlm import recipes
-from research_internlm.evaluation import runner, squad
+from research_internlm.evaluation import runner
+from research_internlm.evaluation.scorings import SCORINGS
 from research_internlm.evaluation.tasks import TASKS
 from research_internlm.recipes.for_mindformers import set_scratch_log_folder
-from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import require_file, write_json
 from research_internlm.shared.process_role import leave_job_variables_out
@@ -38,27 +38,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, task in TASKS.items():
         command = commands.add_parser(name, help=task.help)
-        _add_model_options(command)
+        runner.add_model_options(command)
         _add_output_options(command, in_run_folder=True)
         task.add_options(command)
-    scoring = commands.add_parser("squad-score", help="score a prediction file")
-    _add_output_options(scoring, in_run_folder=False)
-    scoring.add_argument("--squad_file", required=True, metavar="F", help="SQuAD v1.1 JSON")
-    scoring.add_argument("--predictions", required=True, metavar="F", help="{question id: text} JSON")
+    for name, scoring in SCORINGS.items():
+        command = commands.add_parser(name, help=scoring.help)
+        _add_output_options(command, in_run_folder=False)
+        scoring.add_options(command)
     return recipes.parse_command_line(parser, argv)
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help="predict recipe, e.g. yaml/predict_mmlu.yaml")
-    parser.add_argument("--overlay", action="append", default=[], metavar="YAML",
-                        help="yaml laid over the recipe (repeatable)")
-    parser.add_argument("--load_checkpoint", required=True, metavar="P",
-                        help="base, merged or full LoRA checkpoint")
-    parser.add_argument("--model_file", required=True, metavar="F", help="tokenizer.model of the weights")
-    parser.add_argument("--device_target", choices=("CPU", "Ascend"),
-                        help="default: the recipe's context.device_target")
-    parser.add_argument("--limit", type=whole(1), metavar="N",
-                        help="only the first N questions (the results say so)")
 
 
 def _add_output_options(parser: argparse.ArgumentParser, in_run_folder: bool) -> None:
@@ -71,11 +58,14 @@ def _add_output_options(parser: argparse.ArgumentParser, in_run_folder: bool) ->
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
 
 
-def evaluate(arguments: argparse.Namespace, started: float, predictions_file: Path) -> dict[str, Any]:
-    """Runs a task: writes the raw predictions it makes, prints the verdict and returns the result."""
-    if arguments.command == "squad-score":
-        result = squad.score_file(arguments.squad_file, arguments.predictions)
-        print("\n".join(squad.verdict_lines(result)))
+def evaluate(arguments: argparse.Namespace, started: float, staged: Path) -> dict[str, Any]:
+    """Runs a task or a scoring, prints the verdict and returns the result.
+
+    A task's raw predictions and pictures are written beside `staged`, where the result is to go.
+    """
+    if scoring := SCORINGS.get(arguments.command):
+        result = scoring.score(arguments)
+        print("\n".join(scoring.lines(result)))
         return result
     require_installed_packages()
     set_scratch_log_folder()
@@ -86,7 +76,8 @@ def evaluate(arguments: argparse.Namespace, started: float, predictions_file: Pa
     model = runner.EvaluatedModel(arguments.config, arguments.load_checkpoint, arguments.model_file,
                                   arguments.overlay, arguments.overrides, arguments.device_target)
     result, predictions = runner.evaluate(task, model, arguments.limit, started)
-    write_json(predictions_file, predictions)
+    write_json(staged.with_suffix(PREDICTIONS), predictions)
+    task.draw(result, predictions, staged)
     print("\n".join(task.lines(result)))
     return result
 
@@ -111,8 +102,9 @@ def main(argv: list[str] | None = None) -> int:
         go_into_run_folder(arguments)
     with result_set(arguments.output, arguments.overwrite, {arguments.output: None}) as results:
         staged = results.folder / arguments.output.name
-        write_json(staged, evaluate(arguments, started, staged.with_suffix(PREDICTIONS)))
-        results.publish(staged.with_suffix(PREDICTIONS).name, staged.name)
+        write_json(staged, evaluate(arguments, started, staged))
+        beside = (*getattr(TASKS.get(arguments.command), "pictures", ()), PREDICTIONS)
+        results.publish(*(staged.with_suffix(suffix).name for suffix in beside), staged.name)
     return 0
 
 

@@ -175,12 +175,14 @@ class Block:
         supervised: For each id, whether it is trained on, bool (tokens,).
         shortened: Place of a conversation that lost its oldest exchanges -> its tokens before, and how many
             exchanges it lost.
+        cut: Form of a text to be judged -> how many lost a part.
     """
 
     lengths: np.ndarray
     ids: np.ndarray
     supervised: np.ndarray
     shortened: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    cut: Mapping[str, int] = field(default_factory=dict)
 
     def samples(self) -> Iterator[Sample]:
         """The samples in order, as views."""

@@ -16,6 +16,14 @@ from typing import Any
 
 from research_internlm.data.choice import ALPACA_KEYS, require_shown
 from research_internlm.data.conversations import ALPACA, FORMS, MESSAGES, form_of, read_conversation
+from research_internlm.data.detection import (
+    DETECTION_KEYS,
+    DETECTION_NOTES,
+    FORMS_OF_TEXT,
+    is_detection,
+    parse_label,
+    require_verdict,
+)
 from research_internlm.data.items import is_reading
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import MANIFEST_SUFFIX, read_json, require_file
@@ -108,6 +116,8 @@ def read_formed(path: Path, what: str = "the input", answered: bool = True
 
 
 def _checked(item: Any, answered: bool) -> tuple[str, dict[str, Any]]:
+    if isinstance(item, dict) and is_detection(item):
+        return _checked_text(item)
     form = READING if isinstance(item, dict) and is_reading(item) else form_of(item)
     if form in FORMS:
         return form, {MESSAGES: read_conversation(item)}
@@ -125,6 +135,16 @@ def _checked(item: Any, answered: bool) -> tuple[str, dict[str, Any]]:
     if form == ALPACA and any(item.get(key) for key in _TURNS):
         return form, {MESSAGES: read_conversation(item)}
     return form, item
+
+
+def _checked_text(item: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    if not all(isinstance(item.get(key), str) for key in DETECTION_KEYS):
+        raise ToolkitError(f"expected an object with the texts {', '.join(DETECTION_KEYS)}, found "
+                           f"{str(item)[:80]}")
+    require_verdict(item)
+    require_shown(item, (*DETECTION_KEYS, *DETECTION_NOTES))
+    item = {**item, "label": parse_label(item["label"])}
+    return FORMS_OF_TEXT[item["label"]], item
 
 
 def read_named(paths: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]:

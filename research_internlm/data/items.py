@@ -18,11 +18,12 @@ from research_internlm.data.chat_template import (
 )
 from research_internlm.data.choice import EXAM_WORDING
 from research_internlm.data.conversations import MESSAGES
+from research_internlm.data.detection import DETECTION_WORDING, is_detection, render_detection
 from research_internlm.data.families import INTERNLM, UPSTREAM_END
 from research_internlm.data.segments import Segment, special_token
 
 SQUAD_WORDING = "squad-1"  # raise it when the prompt below changes
-WORDINGS = (EXAM_WORDING, SQUAD_WORDING)
+WORDINGS = (EXAM_WORDING, SQUAD_WORDING, DETECTION_WORDING)
 
 
 def render_squad(passage: str, question: str, answer: str | None = None) -> list[Segment]:
@@ -47,7 +48,7 @@ def render_squad(passage: str, question: str, answer: str | None = None) -> list
 
 def render_item(item: Mapping[str, Any], family: str = INTERNLM, end: str = UPSTREAM_END,
                 train_on: str = ALL_ANSWERS) -> list[Segment]:
-    """Renders a training item: alpaca fields, `messages`, or `passage`, `question`, `output` (SQuAD prompt).
+    """Renders a training item: alpaca fields, `messages`, `passage`, `question`, `output` (SQuAD), or a text.
 
     Reading items among the exam items keep up what the SQuAD gate measures.
 
@@ -59,6 +60,8 @@ def render_item(item: Mapping[str, Any], family: str = INTERNLM, end: str = UPST
     """
     if is_reading(item):
         return render_squad(item["passage"], item["question"], item["output"])
+    if is_detection(item):
+        return render_detection(item, family, end)
     if MESSAGES in item:
         segments = render_messages(item[MESSAGES], family, end)
         return supervise_last(segments) if train_on == LAST_ANSWER else segments

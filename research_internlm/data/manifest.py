@@ -136,6 +136,8 @@ class MindRecordManifest:
         tokens: Tokens in the rows.
         samples_per_row: How full packed rows are.
         seed: Of the packing; None where it is not packed.
+        cut_texts: Texts to be judged (detection) that lost a part to fit their row, by their form.
+        cut: What these lost: `end`, or `head_tail` for the middle; None where there are none.
         sha256: Of the file; None where there are several parts.
         bytes: Its size; None where there are several parts.
     """
@@ -159,6 +161,8 @@ class MindRecordManifest:
     tokens: Tokens
     samples_per_row: SamplesPerRow
     seed: int | None = None
+    cut_texts: dict[str, Count] = field(default_factory=dict)
+    cut: str | None = None
     sha256: Sha256 | None = None
     bytes: Count | None = None
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, ClassVar
 
+import numpy as np
+
 from research_internlm.data.chat_template import render_chat
 from research_internlm.data.choice import EXAM_WORDING, LETTERS, ChoiceQuestion, answer_position, read_choice
 from research_internlm.evaluation.answers import extract_letter
@@ -87,10 +89,10 @@ class MmluTask(Task):
         """What training writes before the letter, and the four letters."""
         return answer_position(item.options, codec.processor)
 
-    def read_answer(self, item: ChoiceQuestion, reply: str | int | None) -> ChoiceResult:
+    def read_answer(self, item: ChoiceQuestion, reply: str | np.ndarray | None) -> ChoiceResult:
         """The letter, strictly; a question that was not asked has none."""
-        if isinstance(reply, int):
-            return ChoiceResult(item, LETTERS[reply])
+        if isinstance(reply, np.ndarray):
+            return ChoiceResult(item, LETTERS[int(reply.argmax())])
         return ChoiceResult(item, extract_letter(reply or ""), reply or "")
 
     def score(self, items: Sequence[ChoiceQuestion], answers: Sequence[ChoiceResult]) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from research_internlm import recipes
 from research_internlm.checkpoints.model_match import require_weights
@@ -18,6 +21,7 @@ from research_internlm.inference.text_codec import TextCodec
 from research_internlm.recipes.schedule import whole_number
 from research_internlm.runs.results import RESULTS
 from research_internlm.shared import schema
+from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import sha256_of
 
@@ -51,6 +55,20 @@ def predict_recipe(config: str, overlays: Sequence[str], overrides: Sequence[str
             "seq_length", "vocab_size"))):
         whole_number(recipe, path)
     return recipe
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that an EvaluatedModel is made of, and how many questions it is asked."""
+    parser.add_argument("--config", required=True, help="predict recipe, e.g. yaml/predict_mmlu.yaml")
+    parser.add_argument("--overlay", action="append", default=[], metavar="YAML",
+                        help="yaml laid over the recipe (repeatable)")
+    parser.add_argument("--load_checkpoint", required=True, metavar="P",
+                        help="base, merged or full LoRA checkpoint")
+    parser.add_argument("--model_file", required=True, metavar="F", help="tokenizer.model of the weights")
+    parser.add_argument("--device_target", choices=("CPU", "Ascend"),
+                        help="default: the recipe's context.device_target")
+    parser.add_argument("--limit", type=whole(1), metavar="N",
+                        help="only the first N questions (the results say so)")
 
 
 @dataclass
@@ -168,14 +186,14 @@ def _generate(name: str, prompts: Prompts, codec: TextCodec, model_config: Mappi
 
 
 def _compare(name: str, prompts: Prompts, candidates: Sequence[tuple[list[int], list[int]]],
-             model_config: Mapping[str, Any], load: Load) -> dict[int, int]:
-    """Place of the candidate with the highest logit by prompt index, for the prompts that fit."""
+             model_config: Mapping[str, Any], load: Load) -> dict[int, np.ndarray]:
+    """The candidates' logits by prompt index, for the prompts that fit."""
     full = [prompt + prefix for prompt, (prefix, _) in zip(prompts, candidates, strict=True)]
     indices = _fitting(full, model_config["seq_length"], 0)
     asked = [full[index] for index in indices]
     scores = load(max(map(len, asked))).next_token_scores(
         asked, [candidates[index][1] for index in indices], name)
-    return {index: int(row.argmax()) for index, row in zip(indices, scores, strict=True)}
+    return dict(zip(indices, scores, strict=True))
 
 
 def _fitting(prompts: Prompts, seq_length: int, room: int) -> list[int]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from research_internlm.inference.text_codec import TextCodec
 
@@ -21,12 +24,14 @@ class Task(ABC):
         version: Of the task's own wording and reading; raise it when either changes, since results of two
             versions cannot be compared.
         help: One line for --help.
+        pictures: Suffixes of what `draw` makes.
         items: The questions in order.
     """
 
     name: ClassVar[str]
     version: ClassVar[str]
     help: ClassVar[str]
+    pictures: ClassVar[tuple[str, ...]] = ()
     items: Sequence[Any]
 
     @staticmethod
@@ -48,13 +53,13 @@ class Task(ABC):
         raise NotImplementedError(f"{self.name} compares no candidates")
 
     @abstractmethod
-    def read_answer(self, item: Any, reply: str | int | None) -> Any:
+    def read_answer(self, item: Any, reply: str | np.ndarray | None) -> Any:
         """The answer in the form that `score` takes.
 
         Args:
             item: The question.
-            reply: The generated text, or the place of the best candidate where the task compares; None for
-                a question that was too long to be asked.
+            reply: The generated text, or the candidates' logits (float32) where the task compares; None for a
+                question that was too long to be asked.
         """
 
     @abstractmethod
@@ -77,3 +82,12 @@ class Task(ABC):
     @abstractmethod
     def lines(self, result: dict[str, Any]) -> Iterator[str]:
         """What is printed at the end."""
+
+    def draw(self, result: dict[str, Any], predictions: Any, output: Path) -> None:  # noqa: B027 (may be empty)
+        """Draws pictures beside the results; most tasks have none.
+
+        Args:
+            result: Of `score`.
+            predictions: Of `predictions`.
+            output: The file of the results, where they are made.
+        """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from research_internlm.evaluation.detection import DetectionTask
 from research_internlm.evaluation.mmlu import MmluTask
 from research_internlm.evaluation.squad import SquadTask
 from research_internlm.evaluation.task import Task
@@ -11,4 +12,5 @@ from research_internlm.evaluation.task import Task
 TASKS: MappingProxyType[str, type[Task]] = MappingProxyType({task.name: task for task in (
     MmluTask,
     SquadTask,
+    DetectionTask,
 )})

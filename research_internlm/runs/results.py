@@ -128,6 +128,55 @@ class SquadScores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetectionScores:
+    """Texts by humans and by AI told apart. AI is the positive class.
+
+    Attributes:
+        task: `detection`.
+        mode: `likelihood` or `generate`.
+        evaluation_kind: As in MmluScores.
+        hold_out: What training, validation and test do not share, as the manifest of the test file says.
+        counts: Texts of each class, answered and unanswered.
+        unanswered_wrong: accuracy, precision, recall, f1 and confusion, an unanswered text counting as called
+            the other class.
+        unanswered_dropped: The same over the answered texts alone.
+        threshold: `value`, the probability from which a text is called AI, and the `validation_texts` it was
+            chosen on; None where answers are generated.
+        at_one_half: The scores at the threshold 0.5.
+        roc_auc: `auc`, `interval_95` and `method`; None where answers are generated or a class is missing.
+        calibration: `ece` and `bins`.
+        per_source, per_prompt, per_length: Group -> texts, unanswered, accuracy overall and of each class.
+        cut: Class -> asked texts (validation included) that were cut to sample_length.
+        sample_length: Tokens of a whole sample.
+        baseline: `bag_of_words` and `surface_marks`: accuracy, f1 and roc_auc on the same test texts.
+        unanswered_ids: Texts without a verdict.
+        test_file_sha256, train_file_sha256, valid_file_sha256: Of the files.
+    """
+
+    task: Literal["detection"]
+    mode: str
+    evaluation_kind: str
+    hold_out: str
+    counts: dict[str, Count]
+    unanswered_wrong: dict[str, Any]
+    unanswered_dropped: dict[str, Any]
+    threshold: dict[str, Any] | None
+    at_one_half: dict[str, Any] | None
+    roc_auc: dict[str, Any] | None
+    calibration: dict[str, Any] | None
+    per_source: dict[str, Any]
+    per_prompt: dict[str, Any]
+    per_length: dict[str, Any]
+    cut: dict[str, Count]
+    sample_length: Count
+    baseline: dict[str, Any]
+    unanswered_ids: list[str]
+    test_file_sha256: str
+    train_file_sha256: str
+    valid_file_sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _SquadTask:
     """`task` and `questions` (`all` or `contest`), which stand first in the file."""
 
@@ -161,5 +210,11 @@ class PredictionScores(SquadScores, _SquadScoreTask):
     predictions_sha256: str
 
 
-Result = MmluResult | SquadResult | PredictionScores
-RESULTS: dict[str, type] = {"mmlu": MmluResult, "squad": SquadResult, "squad-score": PredictionScores}
+@dataclass(frozen=True, kw_only=True)
+class DetectionResult(EvaluationFacts, DetectionScores):
+    """Result of evaluate.py detection."""
+
+
+Result = MmluResult | SquadResult | PredictionScores | DetectionResult
+RESULTS: dict[str, type] = {"mmlu": MmluResult, "squad": SquadResult, "squad-score": PredictionScores,
+                            "detection": DetectionResult}

@@ -21,6 +21,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from research_internlm.data.chat_template import render_chat
 from research_internlm.data.choice import choice_instruction, choice_output
+from research_internlm.data.detection import is_detection
 from research_internlm.data.families import FAMILIES, INTERNLM
 from research_internlm.data.items import render_squad
 from research_internlm.data.tokens import load_tokenizer
@@ -39,10 +40,16 @@ def corpus_lines(paths: list[str]) -> list[str]:
     lines = []
     for path in paths:
         for item in read_json(path, "the corpus"):
-            for key in ("instruction", "input", "output", "passage", "question"):
+            for key in ("instruction", "input", "output", "passage", "question", "text"):
                 for line in item.get(key, "").splitlines():
                     lines += [part.strip() for part in line.split(".") if part.strip()]
     return lines
+
+
+def verdicts(paths: list[str]) -> list[str]:
+    """The words that judge texts, where a corpus holds such items: each must be one piece as an answer."""
+    return sorted({f" {item['output']}" for path in paths for item in read_json(path, "the corpus")
+                   if is_detection(item)})
 
 
 def whole_words(lines: list[str]) -> list[str]:
@@ -72,11 +79,12 @@ def phrases() -> list[str]:
     return sorted(cut for cut in cuts if len(cut) >= 4)
 
 
-def train(lines: list[str], family: str) -> bytes:
+def train(lines: list[str], own_pieces: list[str], family: str) -> bytes:
     """Trains a small unigram model and adds the pieces that must stand alone.
 
     Args:
         lines: Training text.
+        own_pieces: Further texts that become one piece.
         family: Whose end markers it gets, which decides the chat prompt.
 
     Returns:
@@ -89,7 +97,7 @@ def train(lines: list[str], family: str) -> bytes:
         normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2)
     model = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
     pieces = {piece.piece: piece for piece in model.pieces}
-    for text in dict.fromkeys([*OWN_PIECES, *whole_words(lines), *phrases()]):
+    for text in dict.fromkeys([*OWN_PIECES, *own_pieces, *whole_words(lines), *phrases()]):
         text = text.replace(" ", "\u2581")
         piece = pieces.get(text) or model.pieces.add(piece=text)
         piece.type, piece.score = _USER_DEFINED, 0.0
@@ -113,7 +121,8 @@ def main(argv: list[str] | None = None) -> int:
     output = require_absent(arguments.output, arguments.overwrite)
     with staging(output) as folder:
         staged = Path(folder) / output.name
-        staged.write_bytes(train(corpus_lines(arguments.corpus), arguments.family))
+        staged.write_bytes(train(corpus_lines(arguments.corpus), verdicts(arguments.corpus),
+                                 arguments.family))
         processor = load_tokenizer(staged)
         publish(staged, output)
     print(f"{processor.vocab_size()} pieces -> {output}")

@@ -1,0 +1,1 @@
+"""Texts by humans and by AI: csv files, cleaning, near-duplicates, splits."""
