@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
             require_file(path, "the checkpoint")
     require_installed_packages()
     from research_internlm.evaluation.label_losses import audit
-    from research_internlm.evaluation.runner import predict_recipe
+    from research_internlm.inference.predict_recipe import predict_recipe
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
 
     recipe = predict_recipe(arguments.config, arguments.overlay, arguments.overrides)

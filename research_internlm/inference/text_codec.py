@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 
@@ -39,3 +40,18 @@ class TextCodec:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens."""
         return self.processor.decode(list(ids))
+
+    @functools.cached_property
+    def plain_piece(self) -> int:
+        """A piece that is always the same text: neither byte, control nor unknown, and without a space."""
+        model = self.processor
+        return next(id_ for id_ in range(model.vocab_size())
+                    if not (model.is_byte(id_) or model.is_control(id_) or model.is_unknown(id_))
+                    and "\u2581" not in model.id_to_piece(id_))
+
+    def token_text(self, token: int) -> str:
+        """The text of one token by itself, different for each id: spaces kept, bytes as `bytes:\\xe4`."""
+        piece = self.processor.id_to_piece(token)
+        if self.processor.is_byte(token):
+            return f"bytes:\\x{piece[3:5].lower()}"
+        return piece.replace("\u2581", " ")
