@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Sequence
 
 from research_internlm.data.chat_template import Segment, encode
@@ -36,6 +37,21 @@ class TextCodec:
     def encode(self, segments: Sequence[Segment]) -> list[int]:
         """Token ids of a rendered prompt."""
         return encode(segments, self.processor, self.special)[0]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text in which special tokens stand as their pieces, e.g. `<s>`.
+
+        What lies between two of them is encoded on its own, as the segments of a prompt are.
+        """
+        parts = self._special_pieces.split(text)
+        return [token for part in parts if part for token in (
+            [self.processor.piece_to_id(part)] if self._special_pieces.fullmatch(part)
+            else self.processor.encode(part))]
+
+    @functools.cached_property
+    def _special_pieces(self) -> re.Pattern[str]:
+        pieces = {self.processor.id_to_piece(id_) for role, id_ in self.special.all_ids() if role != "unk"}
+        return re.compile(f"({'|'.join(map(re.escape, sorted(pieces)))})")
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens."""

@@ -19,10 +19,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from research_internlm.checkpoints.hf_export import chat_settings
 from research_internlm.serving import openai_api
 from research_internlm.serving.answering import Answering
 from research_internlm.serving.chats import Chat
-from research_internlm.serving.completions import Completions
+from research_internlm.serving.completions import Completions, with_bos
 from research_internlm.serving.event_stream import EventStream, took_too_long
 from research_internlm.serving.metrics import Metrics
 from research_internlm.serving.openai_api import (
@@ -198,9 +199,9 @@ class _Server:
         """POST /tokenize."""
         asked = await self._read(request, TokenizeRequest)
         model = self._loaded(asked.model)
-        ids = model.codec.processor.encode(asked.prompt)
+        ids = model.codec.encode_text(asked.prompt)
         if asked.add_special_tokens is not False:
-            ids = [model.codec.special["bos"], *ids]
+            ids = with_bos(model.codec, ids)
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": model.rows.seq_length})
 
     async def detokenize(self, request: Request) -> Response:
@@ -212,12 +213,13 @@ class _Server:
         return JSONResponse({"prompt": codec.decode(asked.tokens)})
 
     async def tokenizer_info(self, request: Request) -> Response:
-        """Special tokens, for clients; the chat's template is applied by /v1/chat/completions alone."""
+        """What a client needs to write prompts by itself; /tokenize then gives the ids of training."""
         codec = self._loaded(request.query_params.get("model")).codec
         tokens = {f"{role}_token": codec.processor.id_to_piece(codec.special[role])
                   for role in ("bos", "eos", "unk")}
         return JSONResponse({"tokenizer_class": type(codec.processor).__name__, **tokens,
-                             "pad_token": tokens["eos_token"], "chat_template": None})
+                             "pad_token": tokens["eos_token"],
+                             "chat_template": chat_settings(codec.processor, codec.special)["chat_template"]})
 
     async def _read(self, request: Request, kind: type[T]) -> T:
         """The body as a request of a kind."""

@@ -27,6 +27,12 @@ def too_long(tokens: int, most: int) -> ApiError:
                     "shorten it", 400, "context_length_exceeded")
 
 
+def with_bos(codec: TextCodec, ids: list[int]) -> list[int]:
+    """The ids of a text, beginning as every sample of the training does."""
+    bos = codec.special["bos"]
+    return ids if ids[:1] == [bos] else [bos, *ids]
+
+
 class Completions:
     """Answers one request.
 
@@ -53,8 +59,7 @@ class Completions:
 
     def _encode(self, prompt: str | list[int]) -> list[int]:
         codec = self._codec
-        # Ids are taken as they are; a text begins as every sample of the training does.
-        ids = prompt if isinstance(prompt, list) else [codec.special["bos"], *codec.processor.encode(prompt)]
+        ids = prompt if isinstance(prompt, list) else with_bos(codec, codec.encode_text(prompt))
         if wrong := [one for one in ids if not 0 <= one < codec.special.vocab_size]:
             raise ApiError(f"{wrong[0]} is not a token id: the model has 0 to {codec.special.vocab_size - 1}")
         most = self._seq_length - (0 if self._is_scoring else 1)

@@ -5,6 +5,7 @@ import threading
 import time
 
 import httpx
+import jinja2
 import pytest
 
 from research_internlm.data.chat_template import render_messages
@@ -148,7 +149,11 @@ def test_tokens_for_clients_that_have_no_tokenizer(client, codec):
     assert client.post("/tokenize", json={"prompt": "The capital?"}).json()["tokens"] == [1, *ids]
     assert client.post("/detokenize", json={"tokens": ids}).json() == {"prompt": "The capital?"}
     info = client.get("/tokenizer_info").json()
-    assert (info["bos_token"], info["eos_token"], info["chat_template"]) == ("<s>", "</s>", None)
+    assert (info["bos_token"], info["eos_token"]) == ("<s>", "</s>")
+    messages = [{"role": "user", "content": "Where?"}]
+    text = jinja2.Template(info["chat_template"]).render(messages=messages)
+    assert client.post("/tokenize", json={"prompt": text}).json()["tokens"] == codec.encode(
+        render_messages(messages))
 
 
 def test_models_health_metrics_and_a_proxys_path(client):
@@ -265,8 +270,24 @@ def test_a_client_that_leaves_in_the_middle_of_an_answer_frees_its_row(codec, ga
     with serving(scheduler, Settings()) as url, httpx.Client(base_url=url, timeout=20) as client:
         with client.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as answer:
             next(answer.iter_lines())
-        gate.release(60)  # of 200 tokens
-        until(lambda: scheduler.running == 0)
+        steps = 0
+        while scheduler.running:
+            gate.release()
+            steps += 1
+            assert steps < 150  # of 200 tokens
+            time.sleep(0.05)
+
+
+def test_a_server_that_ends_answers_what_runs(codec, gate):
+    scheduler, answers = started(codec, lambda ids: [400] * 5, rows=1, gate=gate), []
+    with serving(scheduler, Settings()) as url:
+        client = threading.Thread(target=lambda: answers.append(httpx.post(
+            f"{url}/v1/completions", json=LONG, timeout=20)))
+        client.start()
+        until(lambda: scheduler.running == 1)
+        threading.Timer(0.5, gate.release, [10_000]).start()  # when the server is ending
+    client.join()
+    assert answers[0].json()["usage"]["completion_tokens"] == 5
 
 
 def test_an_answer_takes_no_longer_than_the_limit(codec, gate):
