@@ -33,6 +33,8 @@ COMMANDS = {
     "mirror": "research_internlm.mirror",
     "logs": "research_internlm.logs",
     "evaluate": "research_internlm.evaluate",
+    "chat": "research_internlm.chat",
+    "serve": "research_internlm.serve",
     "audit": "research_internlm.audit",
     "score": "research_internlm.score",
     "report": "research_internlm.report",

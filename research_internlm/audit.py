@@ -68,7 +68,7 @@ def audit(arguments: argparse.Namespace) -> dict[str, Any]:
     require_installed_packages()
     set_scratch_log_folder()
     from research_internlm.evaluation import label_losses
-    from research_internlm.evaluation.runner import predict_recipe
+    from research_internlm.inference.predict_recipe import predict_recipe
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
 
     recipe = predict_recipe(arguments.config, arguments.overlay, arguments.overrides)

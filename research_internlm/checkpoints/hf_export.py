@@ -209,13 +209,13 @@ def tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[s
             "clean_up_tokenization_spaces": False, "legacy": False,
             # transformers' fast tokenizer does not take it over from the model, and the releases have none.
             "add_prefix_space": processor.encode("a", out_type=str)[0].startswith(_DUMMY_PREFIX),
-            **_chat_settings(processor, special)}),
+            **chat_settings(processor, special)}),
         "generation_config.json": _json({"do_sample": False, **hf_config.token_ids(model_config),
                                          "eos_token_id": list(special.stop_ids)}),
     }
 
 
-def _chat_settings(processor: SentencePieceProcessor, special: SpecialTokens) -> dict[str, Any]:
+def chat_settings(processor: SentencePieceProcessor, special: SpecialTokens) -> dict[str, Any]:
     """A chat template of any number of turns that prompts as training did: the ids of render_messages.
 
     transformers encodes an earlier answer together with the text before it. That gives the same ids, unless

@@ -54,6 +54,8 @@ class Family:
         hf_model_type: `model_type` in the releases' config.json.
         hf_bias_key: That file's key for the attention biases.
         hf_names: LLAMA_NAMES or INTERNLM2_NAMES, the spelling of the releases' tensors.
+        tool_pieces: As `pieces`, the tokens of tool calls; empty for a family without them. A rehearsal's
+            vocabulary may lack them.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Family:
     hf_model_type: str
     hf_bias_key: str
     hf_names: str
+    tool_pieces: Mapping[str, tuple[str, int]]
 
     @property
     def stop_roles(self) -> tuple[str, ...]:
@@ -113,6 +116,7 @@ _INTERNLM = Family(
     hf_model_type="internlm",
     hf_bias_key="bias",
     hf_names=LLAMA_NAMES,
+    tool_pieces=MappingProxyType({}),
 )
 
 # <|im_end|> (92542) ends every turn, <|im_start|> (92543) begins it. Source: added_tokens_decoder and
@@ -140,6 +144,12 @@ _INTERNLM2 = Family(
     hf_model_type="internlm2",
     hf_bias_key="bias",
     hf_names=INTERNLM2_NAMES,
+    # <|action_start|> 92541, <|action_end|> 92540 and <|plugin|> 92538, of the same source.
+    tool_pieces=MappingProxyType({
+        "action_start": ("[UNUSED_TOKEN_144]", -3),
+        "action_end": ("[UNUSED_TOKEN_143]", -4),
+        "plugin": ("[UNUSED_TOKEN_141]", -6),
+    }),
 )
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.name: row for row in (_INTERNLM, _INTERNLM2)})

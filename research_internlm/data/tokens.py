@@ -7,7 +7,8 @@ prompt. Everything else asks this module for ids and never writes a number down.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import sentencepiece
@@ -37,14 +38,20 @@ class SpecialTokens:
         ids: Role to token id: `bos`, `eos`, `unk`, `end_of_user`, `end_of_assistant`, and the family's
             own, `newline` or `turn_start`.
         family: A key of FAMILIES.
+        tool_ids: Role to token id of the tokens of tool calls; empty where the vocabulary has none.
     """
 
     vocab_size: int
     ids: MappingProxyType[str, int]
     family: str = INTERNLM
+    tool_ids: Mapping[str, int] = field(default_factory=dict)
 
     def __getitem__(self, role: str) -> int:
-        return self.ids[role]
+        return self.ids[role] if role in self.ids else self.tool_ids[role]
+
+    def all_ids(self) -> Iterable[tuple[str, int]]:
+        """Role and id of every special token, those of tool calls too."""
+        return (*self.ids.items(), *self.tool_ids.items())
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -90,19 +97,22 @@ def special_tokens(processor: sentencepiece.SentencePieceProcessor) -> SpecialTo
         ToolkitError: A special piece has another id; all differences from the nearest family are listed.
     """
     size = processor.vocab_size()
-    wrong = {name: _differences(processor, name) for name in FAMILIES}
+    wrong = {name: _differences(processor, family.pieces) for name, family in FAMILIES.items()}
     family = FAMILIES[min(wrong, key=lambda name: len(wrong[name]))]
     if wrong[family.name]:
         raise ToolkitError(
             f"the special tokens of this {size}-piece vocabulary are not {family.title}'s: "
             + "; ".join(wrong[family.name]) + "; use the tokenizer.model that came with the base weights"
         )
-    return SpecialTokens(size, MappingProxyType(
-        {role: place % size for role, (_, place) in family.pieces.items()}), family.name)
+    tools = family.tool_pieces if not _differences(processor, family.tool_pieces) else {}
+    ids, tool_ids = (MappingProxyType({role: place % size for role, (_, place) in pieces.items()})
+                     for pieces in (family.pieces, tools))
+    return SpecialTokens(size, ids, family.name, tool_ids)
 
 
-def _differences(processor: sentencepiece.SentencePieceProcessor, family: str) -> list[str]:
-    size, pieces = processor.vocab_size(), FAMILIES[family].pieces
+def _differences(processor: sentencepiece.SentencePieceProcessor, pieces: Mapping[str, tuple[str, int]]
+                 ) -> list[str]:
+    size = processor.vocab_size()
     found = {role: processor.id_to_piece(place % size) for role, (_, place) in pieces.items()}
     return [f"id {place % size} is {found[role]!r} where {piece!r} ({role}) is expected"
             for role, (piece, place) in pieces.items() if found[role] != piece]

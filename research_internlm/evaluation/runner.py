@@ -17,8 +17,8 @@ from research_internlm.data.chat_template import PROMPT_VERSION
 from research_internlm.evaluation.task import Task
 from research_internlm.inference.engine import Engine
 from research_internlm.inference.model_protocol import Model
+from research_internlm.inference.predict_recipe import predict_recipe
 from research_internlm.inference.text_codec import TextCodec
-from research_internlm.recipes.schedule import whole_number
 from research_internlm.runs.results import RESULTS
 from research_internlm.shared import schema
 from research_internlm.shared.arguments import whole
@@ -27,34 +27,6 @@ from research_internlm.shared.files import sha256_of
 
 Prompts = list[list[int]]
 Load = Callable[[int], Model]  # from the longest prompt and answer together, in tokens
-
-
-def predict_recipe(config: str, overlays: Sequence[str], overrides: Sequence[str],
-                   device_target: str | None = None) -> recipes.Recipe:
-    """Resolves and checks the recipe of an evaluation.
-
-    The caller has imported training/registered.py, which makes our classes known to the check.
-
-    Args:
-        config: The predict recipe.
-        overlays: Yaml files laid over it.
-        overrides: `key.path=value`.
-        device_target: In place of the recipe's, if given.
-
-    Raises:
-        ToolkitError: A file is missing or a key is wrong.
-    """
-    from research_internlm.recipes.check import check
-
-    recipe = recipes.resolve(config, overlays, overrides, "predict",
-                             {"context.device_target"} if device_target else ())
-    if device_target:
-        recipe.setdefault("context", {})["device_target"] = device_target
-    check(recipe)
-    for path in ("runner_config.batch_size", *(f"model.model_config.{key}" for key in (
-            "seq_length", "vocab_size"))):
-        whole_number(recipe, path)
-    return recipe
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,9 @@ from research_internlm import recipes
 from research_internlm.checkpoints.model_match import require_weights
 from research_internlm.data.tokens import PAD_ID
 from research_internlm.inference.batching import choose_lengths, make_batches
+from research_internlm.inference.rows import RowDecoder
 from research_internlm.inference.sampling import Sampling, choose
+from research_internlm.inference.scoring import PromptScorer
 from research_internlm.model import cpu_patches
 from research_internlm.recipes.for_mindformers import mindformers_config, set_scratch_log_folder
 from research_internlm.shared.errors import ToolkitError
@@ -82,6 +84,10 @@ class Engine:
         cpu_patches.check_model_config(model_config, self._device)
         return _build(recipe, self.batch_size, self._checkpoint, self._pet_config)
 
+    def load(self) -> None:
+        """Loads the weights for answers now, not at the first question."""
+        _ = self.network
+
     def _static_decoder(self, batch_size: int) -> Any:
         from research_internlm.inference.kv_cache import StaticCacheDecoder
 
@@ -94,6 +100,28 @@ class Engine:
     @functools.cached_property
     def _stream_decoder(self) -> Any:
         return self._static_decoder(1)
+
+    @functools.cached_property
+    def rows(self) -> RowDecoder:
+        """`batch_size` answers at once that begin and end at different times; tokens come as logits.
+
+        By the static key-value cache on every device; on an NPU this was never run.
+
+        Raises:
+            ToolkitError: The recipe asks for a layer that the static cache does not know.
+        """
+        from research_internlm.inference.kv_cache import StaticCacheDecoder
+
+        if cpu_patches.has_plain_layers(recipes.model_config(self._recipe)):
+            return RowDecoder(StaticCacheDecoder(self.score_network, self.batch_size, self.seq_length),
+                              self.batch_size)
+        raise ToolkitError("answers of several requests at once need plain layers: remove qkv_concat and "
+                           "residual_dtype from the model_config")
+
+    @functools.cached_property
+    def prompt_scorer(self) -> PromptScorer:
+        """Log-probabilities of all tokens of prompts."""
+        return PromptScorer(self.score_network, self.seq_length, self.batch_size)
 
     @functools.cached_property
     def _scorer(self) -> Any:

@@ -43,6 +43,7 @@ class _CachedLayer(nn.Cell):
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.weigh = ops.BatchMatMul()
         self.softmax = ops.Softmax()
+        self.write = ops.ScatterNdUpdate()
 
     def heads(self, x: Tensor) -> Tensor:
         """(batch, length, heads * head_dim) -> (batch, heads, length, head_dim)."""
@@ -78,24 +79,20 @@ class _CachedLayer(nn.Cell):
 
 
 class _PromptLayer(_CachedLayer):
-    """A layer over whole prompts (batch, length, hidden); the cache holds their keys and values after it."""
+    """A layer over whole prompts (prompts, length, hidden); their keys and values go into the cache."""
 
-    def construct(self, x: Tensor, freqs: Triple, mask: Tensor) -> Tensor:
-        """Returns the layer's output; mask is (1, 1, 1, length, length)."""
+    def construct(self, x: Tensor, freqs: Triple, mask: Tensor, rows: Tensor) -> Tensor:
+        """Returns the layer's output; mask is (1, 1, 1, length, length), rows (prompts, 1) of the cache."""
         query, key, value = self.project(x, freqs)
         batch, heads, length, width = key.shape
         rest = ops.zeros((batch, heads, self.keys.shape[2] - length, width), key.dtype)
-        ops.assign(self.keys, ops.concat((key, rest), 2))
-        ops.assign(self.values, ops.concat((value, rest), 2))
+        self.write(self.keys, rows, ops.concat((key, rest), 2))
+        self.write(self.values, rows, ops.concat((value, rest), 2))
         return self.finish(x, self.attend(query, key, value, mask))
 
 
 class _TokenLayer(_CachedLayer):
     """A layer over one token a row (batch, 1, hidden) that reads its past from the cache."""
-
-    def __init__(self, layer: nn.Cell, keys: Parameter, values: Parameter) -> None:
-        super().__init__(layer, keys, values)
-        self.write = ops.ScatterNdUpdate()
 
     def construct(self, x: Tensor, freqs: Triple, mask: Tensor, places: Tensor) -> Tensor:
         """Returns the layer's output; mask is (batch, 1, 1, 1, seq_length), places (batch, kv_heads, 3)."""
@@ -128,10 +125,10 @@ class _Decoder(nn.Cell):
 
 
 class _Prompts(_Decoder):
-    """Prompts (batch, length) and the position of each one's last token -> logits (batch, vocab_size)."""
+    """Prompts (prompts, length) and the position of each one's last token -> logits (prompts, vocab_size)."""
 
-    def construct(self, ids: Tensor, last: Tensor) -> Tensor:
-        """Fills the cache and returns the logits of the tokens that follow."""
+    def construct(self, ids: Tensor, last: Tensor, cache_rows: Tensor) -> Tensor:
+        """Fills rows (prompts, 1) of the cache and returns the logits of the tokens that follow."""
         batch, length = ids.shape
         places = ops.arange(0, length)
         # Padding is on the right, later than every token: causality hides it, whatever its id.
@@ -141,7 +138,7 @@ class _Prompts(_Decoder):
                  self.sines[:length].reshape((1, 1, length, -1)), self.swap)
         x = self.embed(ids)
         for layer in self.layers:
-            x = layer(x, freqs, mask)
+            x = layer(x, freqs, mask, cache_rows)
         rows = ops.arange(0, batch).astype(dtype.int32)
         return self.score(ops.gather_nd(x, ops.stack((rows, last), 1)))
 
@@ -197,17 +194,19 @@ class StaticCacheDecoder:
                   for layer, cache in zip(network.model.layers, caches, strict=True)]
         return kind(network, layers).set_train(False)
 
-    def logits(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def logits(self, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Reads prompts into the cache.
 
         Args:
-            ids: Prompts (batch_size, length), padded on the right.
-            lengths: Tokens of each row.
+            ids: Prompts (prompts, length), padded on the right.
+            lengths: Tokens of each prompt.
+            rows: The row of the cache that each one goes into; None for all rows in order.
 
         Returns:
-            Logits (batch_size, vocab_size) of the token that follows each prompt.
+            Logits (prompts, vocab_size) of the token that follows each prompt.
         """
-        return self._prompts(self._int(ids), self._int(lengths - 1)).asnumpy()
+        rows = np.arange(len(ids)) if rows is None else rows
+        return self._prompts(self._int(ids), self._int(lengths - 1), self._int(rows[:, None])).asnumpy()
 
     def next_logits(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Reads one more token of each row, at `positions` (batch_size,) of ids (batch_size, seq_length).

@@ -49,7 +49,12 @@ def uses_static_cache(model_config: Mapping[str, Any], device_target: str) -> bo
     and knows the plain decoder layer only; what asks for more keeps MindFormers' way on a CPU too.
     """
     return (device_target == "CPU" and model_config.get("repetition_penalty") in (None, 1)
-            and not model_config.get("qkv_concat")
+            and has_plain_layers(model_config))
+
+
+def has_plain_layers(model_config: Mapping[str, Any]) -> bool:
+    """Whether the decoder layers are those that kv_cache.py computes."""
+    return (not model_config.get("qkv_concat")
             and model_config.get("residual_dtype") in (None, model_config.get("compute_dtype", "float16")))
 
 

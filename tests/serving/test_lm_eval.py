@@ -1,0 +1,111 @@
+"""lm-evaluation-harness against the server, and evaluate.py on the same questions: the same answers."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import numpy as np
+import pytest
+
+from research_internlm import recipes
+from research_internlm.checkpoints import weight_names
+from research_internlm.data.chat_template import render_chat
+from research_internlm.data.choice import LETTERS
+from research_internlm.data.tokens import load_tokenizer
+from research_internlm.inference.text_codec import TextCodec
+from tests.helpers.commands import ROOT, exam_items
+from tests.helpers.warm import run_warm
+from tests.helpers.weight_files import write
+
+pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install 'lm-eval[api]')")
+pytestmark = [pytest.mark.model, pytest.mark.slow]
+
+CONFIG, OVERLAY = "yaml/predict_mmlu.yaml", "yaml/overlays/cpu_tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def model(demo_data, tmp_path_factory):
+    """Options that name a random model, for evaluate.py and serve.py alike, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("lm_eval")
+    tokenizer = demo_data / "tokenizer.model"
+    vocab_size = load_tokenizer(tokenizer).vocab_size()
+    overrides = [f"model.model_config.{key}={value}" for key, value in (
+        ("vocab_size", vocab_size), ("hidden_size", 32), ("num_layers", 1), ("multiple_of", 16))]
+    overrides += [f"output_dir={folder}", "runner_config.batch_size=8"]
+    recipe, random = recipes.resolve(ROOT / CONFIG, [ROOT / OVERLAY], overrides), np.random.default_rng(4)
+    write(folder / "random.ckpt", {
+        name: random.normal(1.0 if "norm" in name else 0.0, 0.25, shape).astype(np.float32)
+        for name, shape in weight_names.parameter_shapes(recipes.model_config(recipe)).items()})
+    return ["--config", CONFIG, "--overlay", OVERLAY, "--load_checkpoint", folder / "random.ckpt",
+            "--model_file", tokenizer, *overrides], TextCodec(tokenizer, vocab_size)
+
+
+@pytest.fixture(scope="module")
+def items(demo_data, tmp_path_factory):
+    """Multiple-choice questions, as evaluate.py's test file."""
+    items = [item for item in exam_items(demo_data) if item["output"].startswith("The right option is")][:40]
+    path = tmp_path_factory.mktemp("exam") / "test_alpaca_format.json"
+    path.write_text(json.dumps(items))
+    return items, path
+
+
+@pytest.fixture(scope="module")
+def url(model):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "research_internlm/serve.py", *map(str, model[0]), "--port", str(port)]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 300
+    try:
+        while True:
+            try:
+                httpx.get(f"{url}/health")
+                break
+            except httpx.TransportError:
+                assert server.poll() is None and time.monotonic() < end
+                time.sleep(0.2)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def raw_prompt(codec, item):
+    """The chat prompt as text, its special tokens as their pieces."""
+    segments = render_chat(item["instruction"], item["input"], family=codec.special.family)
+    return "".join(codec.processor.id_to_piece(codec.special[segment.content]) if segment.is_token
+                   else segment.content for segment in segments)
+
+
+def test_local_completions_gives_the_accuracy_of_evaluates_logits(model, items, url, tmp_path):
+    import lm_eval
+
+    options, codec = model
+    questions, test_file = items
+    run_warm("research_internlm/evaluate.py", "mmlu", *options, "--mode", "logits", "--test_file", test_file,
+             "--output", tmp_path / "result.json")
+    ours = json.loads((tmp_path / "result.json").read_text())["overall"]
+    predictions = json.loads((tmp_path / "result.predictions.json").read_text())
+
+    data = tmp_path / "exam.json"
+    data.write_text(json.dumps([
+        {"context": raw_prompt(codec, item), "answer": LETTERS.index(prediction["answer"])}
+        for item, prediction in zip(questions, predictions, strict=True)]))
+    task = {"task": "exam", "dataset_path": "json", "test_split": "test", "output_type": "multiple_choice",
+            "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(tmp_path / "cache")},
+            "doc_to_text": "{{context}}", "target_delimiter": "", "doc_to_target": "answer",
+            "doc_to_choice": [f" The right option is {letter}" for letter in LETTERS],
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]}
+    theirs = lm_eval.simple_evaluate(
+        model="local-completions", tasks=[task], bootstrap_iters=0, batch_size=8, model_args={
+            "model": "base", "base_url": f"{url}/v1/completions", "tokenizer_backend": "remote",
+            "max_length": 256})
+    picked = [LETTERS[int(np.argmax([answer[0] for answer in sample["filtered_resps"]]))]
+              for sample in sorted(theirs["samples"]["exam"], key=lambda sample: sample["doc_id"])]
+    assert picked == [prediction["letter"] for prediction in predictions]
+    assert theirs["results"]["exam"]["acc,none"] == ours["accuracy"]
+    assert len(set(picked)) > 1
