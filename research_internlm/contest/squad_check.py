@@ -26,7 +26,7 @@ METRICS = ("contest", "official")
 
 def squad_logs(run: RunFolder) -> list[Path]:
     """Logs of SQuAD evaluations: *squad*.log anywhere in the run folder."""
-    return files_below(run.path, "*squad*.log")
+    return [path for path in files_below(run.path, "*squad*.log") if path.is_file()]
 
 
 def predictions_of(run: RunFolder, name: str) -> Path:
