@@ -28,7 +28,7 @@ METRICS = ("contest", "official")
 def squad_logs(run: RunFolder) -> list[Path]:
     """Logs of SQuAD evaluations: *squad*.log anywhere in the run folder."""
     return [path for path in files_below(run.path, "*squad*.log")
-            if not is_partial(path.relative_to(run.path))]
+            if path.is_file() and not is_partial(path.relative_to(run.path))]
 
 
 def predictions_of(run: RunFolder, name: str) -> Path:

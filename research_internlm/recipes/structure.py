@@ -39,6 +39,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "model.model_config.pet_config": (_MAPPING, _NULLABLE),
     **dict.fromkeys(("callbacks", "eval_callbacks"), (_LIST, _NULLABLE)),
     **dict.fromkeys(("run_mode", "output_dir", "context.device_target", "model.model_config.type",
+                     "model.model_config.param_init_type", "model.model_config.pet_config.param_init_type",
                      "train_dataset.data_loader.dataset_dir", "eval_dataset.data_loader.dataset_dir",
                      "load_ckpt_format"), (_TEXT, _NULLABLE)),
     "load_checkpoint": (_TEXT, _NULLABLE),

@@ -104,8 +104,8 @@ def find_logs(run: str | Path) -> dict[int, list[Path]]:
     if run.is_file():
         return {_rank_of(run) or 0: [run]}
     # Rotated pieces are info.log.1, .2 and so on.
-    files = (files_below(run, "worker_*.log") or files_below(run, "rank_*/info.log*")
-             or [file for file in files_below(run, "*.log") if _holds_loss(file)])
+    files = (_regular(files_below(run, "worker_*.log")) or _regular(files_below(run, "rank_*/info.log*"))
+             or [file for file in _regular(files_below(run, "*.log")) if _holds_loss(file)])
     if not files:
         raise ToolkitError(f"{run} holds no worker_*.log, no rank_*/info.log and no other *.log with loss "
                            "lines; give the output_dir of a training run, or a log file")
@@ -114,6 +114,15 @@ def find_logs(run: str | Path) -> dict[int, list[Path]]:
         logs.setdefault(_rank_of(file) or 0, []).append(file)
     return {rank: sorted(_without_copies(logs[rank]), key=lambda file: (_first_time(file), file))
             for rank in sorted(logs)}
+
+
+def _regular(files: list[Path]) -> list[Path]:
+    """The files, none of which is without an end or without a writer."""
+    for file in files:
+        if not file.is_file():
+            raise ToolkitError(f"the log {file} is not a regular file (a device, a pipe, or a link to "
+                               "nothing): remove it")
+    return files
 
 
 def _rank_of(file: Path) -> int | None:

@@ -37,7 +37,7 @@ def test_anything_else_is_the_question_itself():
     ("a.json", '[{"instruction": 5}]', "item 1: expected an object"),
     ("a.json", "[]", "is not a list of items"),
     ("a.json", json.dumps([{"passage": "p", "question": "q"}]), "evaluate.py squad"),
-    ("a.json", "[" * 9000, "nested too deeply"), ("a.txt", b"\xff", "is not UTF-8"),
+    ("a.json", "[" * 100_000, "nested too deeply"), ("a.txt", b"\xff", "is not UTF-8"),
     ("a.txt", " \n", "holds no question"), ("a.txt", "", "is empty"),
 ])
 def test_a_file_that_is_not_valid_is_named(tmp_path, name, content, message):

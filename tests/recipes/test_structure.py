@@ -33,6 +33,12 @@ def test_an_override_is_of_the_form_too(root):
         recipes.resolve(root / "yaml/lora_finetune.yaml", overrides=["callbacks=x"])
 
 
+@pytest.mark.parametrize("key", ["param_init_type", "pet_config.param_init_type"])
+def test_types_of_numbers_are_texts(root, key):
+    with pytest.raises(ToolkitError, match=rf"model\.model_config\.{key} must be str or null, found \[1\]"):
+        recipes.resolve(root / "yaml/lora_finetune.yaml", overrides=[f"model.model_config.{key}=[1]"])
+
+
 def test_every_shipped_recipe_has_the_form(root):
     for path in root.glob("yaml/**/*.yaml"):
         recipes.resolve(path)

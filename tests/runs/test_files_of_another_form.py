@@ -1,12 +1,14 @@
 """JSON files of another form end every command that reads them with one line that says all that is wrong."""
 
 import json
+import os
 
 import pytest
 
 from research_internlm import logs, plan, report, submit
 from research_internlm.contest.report_tables import REPORT
-from research_internlm.shared.errors import run_main
+from research_internlm.runs import worker_logs
+from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import write_manifest
 from tests.helpers import finished_run
 from tests.helpers.run_info import manifest, run_info
@@ -80,3 +82,13 @@ def test_the_manifest_of_a_mindrecord(root, tmp_path, capsys, facts, words):
     path.write_text(json.dumps(json.loads(path.read_text()) | facts if facts else facts))
     error = error_of(plan.main, capsys, "--config", root / "yaml/lora_finetune.yaml", "--train_dataset", data)
     assert words in error and "make the data set again" in error
+
+
+@pytest.mark.parametrize("name", ["worker_1.log", "rank_1/info.log", "other.log"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"),
+                                  lambda path: path.symlink_to("nowhere")])
+def test_a_log_that_is_not_a_regular_file_is_named(tmp_path, name, make):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    make(tmp_path / name)
+    with pytest.raises(ToolkitError, match=rf"the log .*{name} is not a regular file"):
+        worker_logs.read_run(tmp_path)
