@@ -25,6 +25,14 @@ import json, os, platform, struct, sys
 facts = {"executable": sys.executable, "version": list(sys.version_info[:3]), "system": platform.system(),
          "machine": platform.machine(), "bits": struct.calcsize("P") * 8, "libc": platform.libc_ver()[0],
          "is_venv": sys.prefix != getattr(sys, "base_prefix", sys.prefix), "path": sys.path, "packages": {}}
+try:
+    import ctypes
+    ctypes.CDLL("libgomp.so.1")
+    facts["libgomp"] = True
+except OSError:
+    facts["libgomp"] = False
+except ImportError:
+    facts["libgomp"] = True  # not to be known
 if sys.version_info >= (3, 8):
     from importlib import metadata, util
     for name in ("mindspore", "mindformers"):
@@ -47,6 +55,7 @@ class Interpreter(NamedTuple):
     machine: str  # platform.machine()
     bits: int
     libc: str
+    libgomp: bool  # whether it finds the OpenMP library that MindSpore needs and no wheel brings
     is_venv: bool
     path: list[str]  # its sys.path
     packages: dict[str, tuple[str, str]]  # name -> version and folder, without what PYTHONPATH adds
@@ -69,6 +78,9 @@ class Interpreter(NamedTuple):
             first, last = versions.PYTHONS[0], versions.PYTHONS[-1]
             return (f"version {'.'.join(map(str, self.version))}, not "
                     f"{first[0]}.{first[1]} to {last[0]}.{last[1]}")
+        if not self.libgomp:
+            return ("without libgomp.so.1, which MindSpore needs: install the package libgomp1 (Debian, "
+                    "Ubuntu) or libgomp (openEuler)")
         return None
 
     @property

@@ -57,10 +57,11 @@ def stand_in_python(prefix: Path, name: str = "python3", version: tuple[int, ...
         prefix: Its folder.
         name: The program's name.
         version: Its version.
-        **facts: What else of its answer differs from a good one of this machine: system, machine, bits, libc.
+        **facts: What else of its answer differs from a good one of this machine: system, libc, ...
     """
     (prefix / "bin").mkdir(parents=True, exist_ok=True)
-    answer = {"version": version, "system": "Linux", "machine": HERE, "bits": 64, "libc": "glibc", **facts}
+    answer = {"version": version, "system": "Linux", "machine": HERE, "bits": 64, "libc": "glibc",
+              "libgomp": True, **facts}
     (prefix / "facts.json").write_text(json.dumps(answer))
     program = prefix / "bin" / name
     program.write_text(_PROGRAM.format(python=sys.executable, root=str(Path(__file__).parents[2])))

@@ -150,6 +150,7 @@ def test_the_packages_of_a_virtual_environment_cannot_be_shared(machine):
     ({"machine": "riscv64"}, "64 bits on Linux riscv64"),
     ({"bits": 32}, "32 bits on Linux"),
     ({"libc": ""}, "without glibc"),
+    ({"libgomp": False}, "without libgomp.so.1, which MindSpore needs: install the package libgomp1"),
     ({"version": (3, 9, 2)}, "version 3.9.2, not 3.10 to 3.12"),
     ({"version": (3, 13, 0)}, "version 3.13.0"),
 ])
