@@ -28,7 +28,7 @@ def run(sources: Mapping[str, ModelSource], settings: Settings, host: str, port:
         ToolkitError: The address is not free, or a model cannot be loaded.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    with _listening(host, port) as listener:  # before the minutes that loading takes
+    with listening(host, port) as listener:  # before the minutes that loading takes
         scheduler = Scheduler({name: functools.partial(load, source) for name, source in sources.items()},
                               queue)
         scheduler.start()
@@ -41,7 +41,12 @@ def run(sources: Mapping[str, ModelSource], settings: Settings, host: str, port:
             scheduler.close()
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """A bound socket.
+
+    Raises:
+        ToolkitError: The address is not free.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
