@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 out=demo_detection_output
-base_epochs=6
+base_epochs=3
 epochs=4
 sample=1
 while [[ $# -gt 0 ]]; do

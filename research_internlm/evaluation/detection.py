@@ -177,7 +177,8 @@ class DetectionTask(Task):
         # On equal terms with the model: both thresholds come from the validation texts.
         threshold = (best_threshold([item["label"] for item in self._valid], on_valid) if self._valid
                      else _NO_THRESHOLD)
-        return {"bag_of_words": baseline.describe(labels, self._words, threshold, trained_on=len(self._train)),
+        return {"bag_of_words": baseline.describe(labels, self._words, threshold,
+                                                  trained_on=len(self._train)),
                 "surface_marks": baseline.describe(labels, baseline.surface_marks(self._train, test))}
 
     def predictions(self, items: Sequence[Item], answers: Sequence[Answer]) -> list[dict[str, Any]]:
