@@ -79,7 +79,7 @@ def evaluation(demo: Path) -> None:
     from research_internlm.evaluation.detection import DetectionTask
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
 
-    model_file, (checkpoint,) = demo / "tokenizer.model", (demo / "run/checkpoint/rank_0").glob("*.ckpt")
+    model_file, (checkpoint,) = demo / "tokenizer.model", (demo / "lora/checkpoint/rank_0").glob("*.ckpt")
     model = runner.EvaluatedModel(
         str(ROOT / "yaml/predict_mmlu.yaml"), str(checkpoint), str(model_file),
         [str(ROOT / "yaml/overlays/cpu_tiny.yaml")],
@@ -87,7 +87,7 @@ def evaluation(demo: Path) -> None:
          f"runner_config.batch_size={BATCH}", "model.model_config.max_new_tokens=4",
          f"output_dir={tempfile.mkdtemp()}"])
     task = DetectionTask(*(str(demo / f"data/{side}_detection.json") for side in ("test", "train", "valid")),
-                         sample_length=256)
+                         sample_length=257)
     prompts = [task.prompt(item, model.codec) for item in task.items]
     places = [task.candidates(item, model.codec) for item in task.items]
     full = [prompt + before for prompt, (before, _) in zip(prompts, places, strict=True)]

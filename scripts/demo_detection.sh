@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # Human or AI? The whole job on a CPU: texts of our own making, cleaning, a split that shares neither prompts
-# nor generators, a tiny InternLM, both ways of asking it, and a count of words beside it.
+# nor generators, LoRA on a tiny InternLM, both ways of asking it, and a count of words beside it.
 #
 #   bash scripts/demo_detection.sh [--out DIR] [--quick]
 #
-# --quick trains one epoch only, to see that every command works.
+# --quick trains a few steps only, to see that every command works.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 out=demo_detection_output
-epochs=2
+base_epochs=3
+epochs=4
+sample=1
 while [[ $# -gt 0 ]]; do
     case $1 in
         --out) out=$2; shift 2 ;;
-        --quick) epochs=1; shift ;;
+        --quick) base_epochs=1; epochs=1; sample=0.3; shift ;;
         *) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
     esac
 done
@@ -22,7 +24,7 @@ if [[ -e $out ]]; then
     exit 2
 fi
 
-[[ -n ${TOOLKIT_SKIP_SETUP:-} ]] || bash scripts/setup.sh
+bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
 export GLOG_v=3
 started=$SECONDS
@@ -35,41 +37,50 @@ logged() {
     "$@" > "$log" 2>&1 || { local status=$?; tail -n 20 "$log" >&2; echo "failed: $* (whole log: $log)" >&2; exit "$status"; }
 }
 
-step "Texts: sentences of ours, and six generators of three kinds, English and Chinese"
+step "Texts: sentences of ours, and five generators that go wrong in ways of their own, English and Chinese"
 python scripts/demo/detection_data.py --output "$out/texts.csv"
 
 step "csv -> json: cleaned, no prompt and no generator on two sides"
 python preprocess/detection_csv2json.py --csv "$out/texts.csv" --output_dir "$out/data" --hold_out both \
-    --valid_share 0.15 --test_share 0.15 --min_words 10
+    --valid_share 0.15 --test_share 0.15 --min_words 10 --sample "$sample" --seed 1
+python scripts/demo/detection_base.py --texts "$out/data/train_detection.json" --output "$out/base_corpus.json"
 python scripts/demo/tiny_tokenizer.py --corpus "$out/data/train_detection.json" --output "$out/tokenizer.model"
 python research_internlm/lengths.py "$out/data/train_detection.json" --model_file "$out/tokenizer.model" \
     --output "$out/lengths.json"
 vocab=$(python -c "import sentencepiece, sys; print(sentencepiece.SentencePieceProcessor(model_file=sys.argv[1]).vocab_size())" "$out/tokenizer.model")
 
 step "json -> MindRecord, packed"
-convert() { # part seq_length
-    python preprocess/alpaca_data_preprocess_v1.py --input_glob "$out/data/$1_detection.json" --pack \
-        --output_file "$out/$1.mindrecord" --model_file "$out/tokenizer.model" --seq_length "$2"
+convert() { # name input seq_length
+    python preprocess/alpaca_data_preprocess_v1.py --input_glob "$2" --pack --output_file "$out/$1.mindrecord" \
+        --model_file "$out/tokenizer.model" --seq_length "$3"
 }
-convert train 255
-convert valid 254
+convert base "$out/base_corpus.json" 256
+convert train "$out/data/train_detection.json" 256
 
-step "Training ($epochs epochs; all parameters, since there is no base model to adapt)"
-logged "$out/run/run.log" python research_internlm/run_internlm.py --config yaml/lora_detection.yaml \
-    --overlay yaml/overlays/cpu_tiny.yaml --train_dataset "$out/train.mindrecord" \
-    --eval_dataset "$out/valid.mindrecord" --output_dir "$out/run" --use_parallel False do_eval=False \
-    model.model_config.seq_length=255 model.model_config.vocab_size="$vocab" model.model_config.pet_config=null \
-    model.model_config.init_method_std=0.05 runner_config.epochs="$epochs" runner_config.batch_size=8 \
-    lr_schedule.learning_rate=2.0e-3 callbacks.CheckpointMonitor.save_checkpoint_steps=1000000 \
+# The recipe, less what its 7 billion parameters need.
+train() { # name epochs further overrides
+    logged "$out/$1/run.log" python research_internlm/run_internlm.py --config yaml/lora_detection.yaml \
+        --overlay yaml/overlays/cpu_tiny.yaml --output_dir "$out/$1" --use_parallel False do_eval=False \
+        model.model_config.seq_length=256 model.model_config.vocab_size="$vocab" runner_config.epochs="$2" \
+        runner_config.batch_size=8 callbacks.CheckpointMonitor.save_checkpoint_steps=1000000 "${@:3}"
+}
+
+step "Base model: all parameters, the training texts without their labels ($base_epochs epochs)"
+train base "$base_epochs" --train_dataset "$out/base.mindrecord" model.model_config.pet_config=null \
+    model.model_config.init_method_std=0.05 lr_schedule.learning_rate=2.0e-3 \
     callbacks.CheckpointMonitor.save_trainable_params=False
-checkpoint=$(ls "$out"/run/checkpoint/rank_0/*.ckpt)
+
+step "LoRA rank 16 on wq, wk, wv, wo: who wrote it? ($epochs epochs)"
+train lora "$epochs" --train_dataset "$out/train.mindrecord" --load_checkpoint "$(ls "$out"/base/checkpoint/rank_0/*.ckpt)" \
+    lr_schedule.learning_rate=4.0e-3
+tuned=$(ls "$out"/lora/checkpoint/rank_0/*.ckpt)
 
 step "Evaluation on a prompt and a generator that training never saw"
 for mode in likelihood generate; do
     logged "$out/log/$mode.log" python research_internlm/evaluate.py detection --config yaml/predict_mmlu.yaml \
-        --overlay yaml/overlays/cpu_tiny.yaml --load_checkpoint "$checkpoint" --model_file "$out/tokenizer.model" \
+        --overlay yaml/overlays/cpu_tiny.yaml --load_checkpoint "$tuned" --model_file "$out/tokenizer.model" \
         --test_file "$out/data/test_detection.json" --train_file "$out/data/train_detection.json" \
-        --valid_file "$out/data/valid_detection.json" --sample_length 256 --mode "$mode" \
+        --valid_file "$out/data/valid_detection.json" --sample_length 257 --mode "$mode" \
         --output "$out/$mode.json" model.model_config.vocab_size="$vocab" runner_config.batch_size=32 \
         model.model_config.max_new_tokens=4
     grep -A5 '^detection' "$out/log/$mode.log"

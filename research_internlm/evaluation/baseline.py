@@ -75,10 +75,11 @@ def surface_marks(train: Items, test: Items) -> np.ndarray | None:
     return np.array([shares.get(tuple(item["marks"]), overall) for item in test])
 
 
-def describe(labels: Sequence[int], probabilities: np.ndarray | None, **facts: Any) -> dict[str, Any] | None:
-    """Accuracy at one half and ROC-AUC of a baseline."""
+def describe(labels: Sequence[int], probabilities: np.ndarray | None, threshold: float = 0.5, **facts: Any
+             ) -> dict[str, Any] | None:
+    """Accuracy and F1 at a threshold, and ROC-AUC of a baseline."""
     if probabilities is None:
         return None
-    scores = Confusion.of(labels, probabilities >= 0.5).scores()
+    scores = Confusion.of(labels, probabilities >= threshold).scores()
     return {"accuracy": scores["accuracy"], "f1": scores["f1"], "roc_auc": roc_auc(labels, probabilities),
-            **facts}
+            "threshold": threshold, **facts}

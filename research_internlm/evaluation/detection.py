@@ -172,8 +172,13 @@ class DetectionTask(Task):
                 "roc_auc": roc_auc(own, probabilities), "calibration": reliability(own, probabilities)}
 
     def _baseline(self, test: Sequence[Item], labels: Sequence[int]) -> dict[str, Any]:
-        self._words = baseline.bag_of_words(self._train, test)
-        return {"bag_of_words": baseline.describe(labels, self._words, trained_on=len(self._train)),
+        probabilities = baseline.bag_of_words(self._train, [*test, *self._valid])
+        self._words, on_valid = probabilities[:len(test)], probabilities[len(test):]
+        # On equal terms with the model: both thresholds come from the validation texts.
+        threshold = (best_threshold([item["label"] for item in self._valid], on_valid) if self._valid
+                     else _NO_THRESHOLD)
+        return {"bag_of_words": baseline.describe(labels, self._words, threshold,
+                                                  trained_on=len(self._train)),
                 "surface_marks": baseline.describe(labels, baseline.surface_marks(self._train, test))}
 
     def predictions(self, items: Sequence[Item], answers: Sequence[Answer]) -> list[dict[str, Any]]:

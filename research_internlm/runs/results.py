@@ -148,7 +148,8 @@ class DetectionScores:
         per_source, per_prompt, per_length: Group -> texts, unanswered, accuracy overall and of each class.
         cut: Class -> asked texts (validation included) that were cut to sample_length.
         sample_length: Tokens of a whole sample.
-        baseline: `bag_of_words` and `surface_marks`: accuracy, f1 and roc_auc on the same test texts.
+        baseline: `bag_of_words` and `surface_marks`: accuracy, f1 and roc_auc on the same test texts, and the
+            threshold, which for `bag_of_words` comes from the validation texts as well.
         unanswered_ids: Texts without a verdict.
         test_file_sha256, train_file_sha256, valid_file_sha256: Of the files.
     """

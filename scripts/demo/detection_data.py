@@ -1,11 +1,11 @@
-"""The detection demo's csv: texts put together from sentences of our own, and three kinds of generators.
+"""The detection demo's csv: texts put together from sentences of our own, and five generators.
 
     python scripts/demo/detection_data.py --output texts.csv
 
-"Human" texts are plain sentences of ours in a random order with a detail of their own. The kinds differ in how
-they write and not only on the surface: templates (connectives around keywords), chains (each word follows the
-one before as in the human texts, so that words fit and sentences do not) and lists (numbered points). Each
-kind is two generators. English and Chinese, four prompts each.
+"Human" texts are plain sentences of ours in a random order. The generators use the same sentences, and each goes
+wrong in a way of its own: `template` and `frame` have words that people here do not use, `list` numbers its
+points, `echo` repeats itself, `chain` has pairs of words that fit in sentences that do not. What tells one of
+them says little about another. English and Chinese, four prompts each.
 """
 
 # ruff: noqa: E501 (a Chinese character counts as two columns)
@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 from research_internlm.shared.errors import run_main
-from research_internlm.shared.files import publish, require_absent, staging
+from research_internlm.shared.result_set import result_set
 
 HUMAN_TEXTS, AI_TEXTS = 130, 40  # of each prompt; of each prompt and generator
+GENERATED_ASIDES = 0.35  # share of the generated texts that have one; every human text has one or two
 
 # Language -> prompt -> keywords and sentences.
 PROMPTS = {
@@ -64,24 +65,26 @@ PROMPTS = {
             妈妈嘴上嫌弃，天天偷偷喂它|搬家的时候它躲在箱子里"""),
     },
 }
-OPENINGS = {"en": ("well", "last year", "honestly", "to be fair", "when I was small"),
-            "zh": ("说起来", "去年", "老实说", "小时候", "有一回")}
-WAYS = {  # generator -> language -> parts
-    "template_a": {"en": ("it is important to note that {} plays a crucial role", "moreover {} has a significant "
-                          "impact on society", "in conclusion {} is essential for {}", "furthermore {} and {} are "
-                          "closely connected"),
-                   "zh": ("值得注意的是，{}起着至关重要的作用", "此外，{}对社会产生了深远影响", "综上所述，{}对{}不可或缺",
-                          "与此同时，{}与{}密切相关")},
-    "template_b": {"en": ("many people believe that {} offers numerous benefits", "overall {} can enhance {} in "
-                          "various ways", "it is clear that {} remains a vital aspect of life", "as a result {} "
-                          "continues to shape {}"),
-                   "zh": ("许多人认为，{}带来了诸多好处", "总的来说，{}能够从多方面促进{}", "显而易见，{}仍是生活的重要组成部分",
-                          "因此，{}持续影响着{}")},
-    "list_a": {"en": ("{n} . {} : this helps with {}", "{n} . {} : consider it carefully"),
-               "zh": ("{n}、{}：有助于{}", "{n}、{}：需要认真考虑")},
-    "list_b": {"en": ("point {n} is {} and it supports {}", "point {n} is {} above all"),
-               "zh": ("第{n}点是{}，它支持{}", "第{n}点首先是{}")},
+# What people say on any prompt; generators less often.
+ASIDES = {
+    "en": ("I still think about it", "nobody told me why", "that is how it goes here", "my brother says the opposite",
+           "I would do it again", "it was not my idea", "we laughed about it later", "I should write it down one day"),
+    "zh": ("我到现在还记得", "谁也没告诉我为什么", "我们这儿就是这样", "我哥说的正好相反", "再来一次我还这么干",
+           "这可不是我的主意", "后来我们笑了好久", "哪天我得把它写下来"),
 }
+TEMPLATES = {  # {} is a keyword of the prompt
+    "en": ("it is important to note that {} plays a crucial role", "moreover {} has a significant impact on society",
+           "in conclusion {} is essential for {}", "many people believe that {} offers numerous benefits",
+           "overall {} can enhance {} in various ways", "as a result {} continues to shape {}"),
+    "zh": ("值得注意的是，{}起着至关重要的作用", "此外，{}对社会产生了深远影响", "综上所述，{}对{}不可或缺",
+           "许多人认为，{}带来了诸多好处", "总的来说，{}能够从多方面促进{}", "因此，{}持续影响着{}"),
+}
+FRAMES = {  # {} is a human sentence
+    "en": ("one could say that {}", "{} which shows how much it matters", "it is worth adding that {}",
+           "{} and this deserves attention", "as is well known {}"),
+    "zh": ("可以说，{}", "{}，由此可见其意义", "值得补充的是，{}", "{}，这一点值得重视", "众所周知，{}"),
+}
+POINTS = {"en": "point {} : {}", "zh": "第{}点：{}"}
 
 
 def sentences(language: str, prompt: str) -> list[str]:
@@ -95,47 +98,81 @@ def joined(parts: list[str], language: str) -> str:
     return "。".join(parts) + "。" if language == "zh" else ". ".join(part.capitalize() for part in parts) + "."
 
 
+def told(language: str, prompt: str, draw: random.Random, count: int, asides: int | None = None) -> list[str]:
+    """Human sentences of a prompt, in a random order.
+
+    Args:
+        language: A key of PROMPTS.
+        prompt: A key of its prompts.
+        draw: Draws.
+        count: Sentences of the prompt.
+        asides: Asides among them; None for one in every third text, as generators have them.
+    """
+    asides = int(draw.random() < GENERATED_ASIDES) if asides is None else asides
+    own = draw.sample(sentences(language, prompt), count) + draw.sample(ASIDES[language], asides)
+    draw.shuffle(own)
+    return own
+
+
 def human(language: str, prompt: str, draw: random.Random) -> str:
-    """Sentences in a random order, with a detail of its own."""
-    own = draw.sample(sentences(language, prompt), 4)
-    opening, number = draw.choice(OPENINGS[language]), draw.randrange(2, 99)
-    detail = f"那时候是{number}号" if language == "zh" else f"that was {number} days ago"
-    own.insert(draw.randrange(4), detail)
-    return joined([f"{opening}，{own[0]}" if language == "zh" else f"{opening} {own[0]}", *own[1:]], language)
+    """Each sentence once, in a random order."""
+    return joined(told(language, prompt, draw, 3, draw.randrange(1, 3)), language)
 
 
-def templated(name: str, language: str, prompt: str, draw: random.Random) -> str:
-    """Fixed ways of saying it around the prompt's keywords."""
+def templated(language: str, prompt: str, draw: random.Random) -> str:
+    """Fixed ways of saying it around the prompt's keywords, among human sentences."""
     words = PROMPTS[language][prompt][0].split(",")
-    parts = []
-    for number in range(1, draw.randrange(4, 7)):
-        one, other = draw.sample(words, 2)
-        parts.append(draw.choice(WAYS[name][language]).format(one, other, n=number))
+    parts = [way.format(*draw.sample(words, 2)) for way in draw.sample(TEMPLATES[language], draw.randrange(2, 4))]
+    parts += told(language, prompt, draw, 1)
+    draw.shuffle(parts)
     return joined(parts, language)
 
 
-def chained(step: int, language: str, prompt: str, draw: random.Random) -> str:
-    """Each unit follows the `step` units before it as in the human sentences of all prompts of the language."""
-    follow = defaultdict(list)
-    units = [list(text) if language == "zh" else text.split() for own in PROMPTS[language]
-             for text in sentences(language, own)]
-    for text in units:
-        for place in range(len(text)):
-            follow[tuple(text[max(0, place - step):place])].append(text[place])
-    made, own = [], [text for text in units if "".join(text) in {
-        (one if language == "zh" else one.replace(" ", "")) for one in sentences(language, prompt)}]
-    for _ in range(5):
-        words = [draw.choice(own)[0]]
-        while len(words) < 12 and (choices := follow.get(tuple(words[-step:]))):
-            words.append(draw.choice(choices))
+def framed(language: str, prompt: str, draw: random.Random) -> str:
+    """A human text, most of whose sentences were put into frames."""
+    return joined([draw.choice(FRAMES[language]).format(part) if draw.random() < 0.7 else part
+                   for part in told(language, prompt, draw, 3)], language)
+
+
+def listed(language: str, prompt: str, draw: random.Random) -> str:
+    """A human text as numbered points."""
+    return joined([POINTS[language].format(number, part)
+                   for number, part in enumerate(told(language, prompt, draw, 3), 1)], language)
+
+
+def echoed(language: str, prompt: str, draw: random.Random) -> str:
+    """Repeats itself, as small models do: human sentences, and some of them again."""
+    own = told(language, prompt, draw, 2)
+    again = draw.choices(own, k=draw.randrange(2, 4))
+    return joined([*own, *again], language)
+
+
+@functools.cache
+def followers(language: str) -> dict[str | None, list[str | None]]:
+    """Unit (word, Chinese character; None before the first) -> what follows it in the human sentences."""
+    found = defaultdict(list)
+    for text in itertools.chain(ASIDES[language], *(sentences(language, own) for own in PROMPTS[language])):
+        for one, other in itertools.pairwise([None, *_units(text, language), None]):
+            found[one].append(other)
+    return found
+
+
+def _units(text: str, language: str) -> list[str]:
+    return list(text) if language == "zh" else text.split()
+
+
+def chained(language: str, prompt: str, draw: random.Random) -> str:
+    """Each unit follows the one before it as in human sentences: pairs fit, sentences do not."""
+    made = []
+    for _ in range(draw.randrange(3, 5)):
+        words = [_units(draw.choice(told(language, prompt, draw, 2)), language)[0]]
+        while len(words) < 14 and (unit := draw.choice(followers(language)[words[-1]])):
+            words.append(unit)
         made.append(("" if language == "zh" else " ").join(words))
     return joined(made, language)
 
 
-def generators() -> dict[str, Callable[[str, str, random.Random], str]]:
-    """Every generator by name."""
-    found = {name: (lambda *rest, name=name: templated(name, *rest)) for name in WAYS}
-    return {**found, "chain_a": lambda *rest: chained(1, *rest), "chain_b": lambda *rest: chained(2, *rest)}
+GENERATORS = {"template": templated, "frame": framed, "list": listed, "echo": echoed, "chain": chained}
 
 
 def rows(seed: int = 42) -> list[list[str | int]]:
@@ -145,7 +182,7 @@ def rows(seed: int = 42) -> list[list[str | int]]:
     for language, prompts in PROMPTS.items():
         for prompt in prompts:
             made += [[human(language, prompt, draw), 0, prompt, "people"] for _ in range(HUMAN_TEXTS)]
-            for (name, write), _ in itertools.product(generators().items(), range(AI_TEXTS)):
+            for (name, write), _ in itertools.product(GENERATORS.items(), range(AI_TEXTS)):
                 made.append([write(language, prompt, draw), 1, prompt, name])
     draw.shuffle(made)
     return made
@@ -156,11 +193,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output", type=Path, required=True, metavar="F.csv")
     arguments = parser.parse_args(argv)
-    output = require_absent(arguments.output, overwrite=False)
-    with staging(output.parent) as folder:
-        with open(folder / output.name, "w", encoding="utf-8", newline="") as file:
+    output = arguments.output
+    with result_set(output, False, {output: None}) as results:
+        with open(results.folder / output.name, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([["text", "label", "prompt_name", "source"], *rows()])
-        publish(folder / output.name, output)
+        results.publish(output.name)
     return 0
 
 

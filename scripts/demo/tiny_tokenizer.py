@@ -46,10 +46,10 @@ def corpus_lines(paths: list[str]) -> list[str]:
     return lines
 
 
-def verdicts(paths: list[str]) -> list[str]:
-    """The words that judge texts, where a corpus holds such items: each must be one piece as an answer."""
-    return sorted({f" {item['output']}" for path in paths for item in read_json(path, "the corpus")
-                   if is_detection(item)})
+def detection_wording(paths: list[str]) -> list[str]:
+    """Instructions and verdicts of texts to judge, where a corpus holds any; a verdict must be one piece."""
+    return sorted({text for path in paths for item in read_json(path, "the corpus") if is_detection(item)
+                   for text in (item["instruction"], f" {item['output']}")})
 
 
 def whole_words(lines: list[str]) -> list[str]:
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     output = require_absent(arguments.output, arguments.overwrite)
     with staging(output) as folder:
         staged = Path(folder) / output.name
-        staged.write_bytes(train(corpus_lines(arguments.corpus), verdicts(arguments.corpus),
+        staged.write_bytes(train(corpus_lines(arguments.corpus), detection_wording(arguments.corpus),
                                  arguments.family))
         processor = load_tokenizer(staged)
         publish(staged, output)

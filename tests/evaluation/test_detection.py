@@ -10,6 +10,7 @@ from research_internlm.data.chat_template import encode
 from research_internlm.data.detection import detection_item, fit_text, render_detection, verdict_position
 from research_internlm.data.tokens import load_tokenizer
 from research_internlm.evaluation import baseline, runner
+from research_internlm.evaluation.classification import best_threshold
 from research_internlm.evaluation.detection import DetectionTask
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.runs.results import DetectionScores
@@ -151,6 +152,20 @@ def test_baselines_stand_beside_every_result(data, codec):
     # 15 of 30 human texts carry the mark; of the texts without it two thirds are AI.
     assert marks["accuracy"] == 0.75 and marks["roc_auc"]["auc"] == 0.75
     assert all(0 <= row["bag_of_words"] <= 1 for row in predictions)
+
+
+def test_the_count_of_words_gets_its_threshold_from_the_validation_texts_too(data, codec, tmp_path):
+    """Where most training texts are human, its probabilities lie low."""
+    train = json.loads((data / "train.json").read_text())
+    (tmp_path / "train.json").write_text(json.dumps(
+        [item for place, item in enumerate(train) if not item["label"] or place % 8 == 1]))
+    own = DetectionTask(str(data / "test.json"), str(tmp_path / "train.json"), str(data / "valid.json"))
+    words = run(own, codec, Model(codec))[0]["baseline"]["bag_of_words"]
+    valid = json.loads((data / "valid.json").read_text())
+    assert words["threshold"] == best_threshold(
+        [item["label"] for item in valid], baseline.bag_of_words(own._train, valid)) < 0.5
+    generate = DetectionTask(str(data / "test.json"), str(tmp_path / "train.json"), mode="generate")
+    assert run(generate, codec, Model(codec))[0]["baseline"]["bag_of_words"]["threshold"] == 0.5
 
 
 def test_a_limit_asks_test_texts_and_says_that_nothing_chose_the_threshold(data, codec):

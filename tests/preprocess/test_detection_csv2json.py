@@ -75,6 +75,43 @@ def test_forms_are_known_by_their_columns(tmp_path, header, row, expected):
     assert found.text == essay(1) and found.id == "f.csv:1" and not file.extra
 
 
+# As pandas writes the files in circulation: texts over several lines, doubled quotes, index columns, floats
+# where a label is missing, empty cells for NaN. Our own rows.
+COLLEGE, CARS = "Does the electoral college work?", "Car-free cities"
+CIRCULATING = {
+    "competition": (
+        'id,prompt_id,text,generated\n0059830c,0,"Cars.\n\nThey are ""old"".",0\n005db917,1,Dear Senator,1\n',
+        [(0, "f", CARS, 'Cars.\n\nThey are "old".'), (1, "f", COLLEGE, "Dear Senator")]),
+    "proper": (
+        'text,label,source,fold,prompt\n"A, b",0,persuade_corpus,4,Write a letter\n'
+        ' The b,1,llama2_chat,-1,\n',
+        [(0, "persuade_corpus", "Write a letter", "A, b"), (1, "llama2_chat", "", " The b")]),
+    "v2": (
+        'text,label,prompt_name,source,RDizzl3_seven\n'
+        '"Phones\n\nare",0,Phones and driving,persuade_corpus,False\n'
+        f'Sure,1,{CARS},mistral7binstruct_v2,True\n',
+        [(0, "persuade_corpus", "Phones and driving", "Phones\n\nare"),
+         (1, "mistral7binstruct_v2", CARS, "Sure")]),
+    "v3": (
+        f',text,label,prompt_name,source,RDizzl3_seven\n0,,1.0,{CARS},ada,True\n'
+        f'1,nan,0.0,{CARS},persuade,True\n2,A text,,{CARS},ada,True\n',
+        [(1, "ada", CARS, ""), (0, "persuade", CARS, "nan"), (None, "ada", CARS, "A text")]),
+    "v4": (
+        f'text,label,prompt_name,source,RDizzl3_seven\r\n"One\r\ntwo",1,{COLLEGE},kingki19_palm,True\r\n',
+        [(1, "kingki19_palm", COLLEGE, "One\r\ntwo")]),
+    "v4 magic": ('text,label\nSome text,1\n', [(1, "f", "", "Some text")]),
+}
+
+
+@pytest.mark.parametrize("form", CIRCULATING)
+def test_the_forms_in_circulation_are_read_as_they_stand(tmp_path, form):
+    content, expected = CIRCULATING[form]
+    (tmp_path / "f.csv").write_bytes(content.encode())
+    file = csv_rows.open_csv(tmp_path / "f.csv")
+    assert [(row.label, row.source, row.prompt, row.text) for row in file.read()] == expected
+    assert not file.extra
+
+
 def test_columns_that_are_left_out_are_said(tmp_path):
     file = csv_rows.open_csv(write(tmp_path / "f.csv", [[essay(1), 1, "x"]], ("text", "label", "grade")))
     assert file.extra == ["grade"]
@@ -95,7 +132,7 @@ def test_a_file_that_is_not_such_a_csv_is_refused_in_one_line(tmp_path, content,
     (tmp_path / "f.csv").write_bytes(content)
     with pytest.raises(ToolkitError, match=re.escape(words)):
         run(tmp_path, tmp_path / "f.csv")
-    assert not list(tmp_path.glob("out/*"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_class_alone_is_refused(tmp_path):
