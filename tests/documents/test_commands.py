@@ -117,7 +117,7 @@ def runnable_lines():
         name = Path(words[1]).stem
         if words[0] == "bash" and words[1] not in command_lines.READ_BY_BASH:
             script = (ROOT / words[1]).read_text()
-            name = Path(re.search(r"research_internlm/(\w+)\.py", script)[0]).stem
+            name = Path(re.search(r"^exec .*/(\w+\.py)", script, re.MULTILINE)[1]).stem
         if name in RUNS and (name != "evaluate" or "squad-score" in words):
             yield name, line
 
