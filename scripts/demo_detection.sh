@@ -25,7 +25,7 @@ if [[ -e $out ]]; then
 fi
 
 bash scripts/setup.sh
-export PATH="$PWD/.venv/bin:$PATH"
+source scripts/environment.sh
 export GLOG_v=3
 started=$SECONDS
 step() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$*"; }

@@ -4,12 +4,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import research_internlm  # noqa: F401 (before transformers, which imports protobuf too)
 from tests.helpers.cheap_start import sitecustomize
 from tests.helpers.commands import ROOT, run_script
 from tests.helpers.launches import start_one, whole, work  # noqa: F401 (fixtures)
 from tests.helpers.real_exam import real_held_out, real_items  # noqa: F401 (fixtures)
+
+# A busy machine is no reason to fail.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # For these tests and the processes they start; test_weights_parity.py finds torch nevertheless.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (
