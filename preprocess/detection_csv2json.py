@@ -215,7 +215,8 @@ def main(argv: list[str] | None = None) -> int:
     parts = [output_path(arguments.output_dir, side) for side in splits.SIDES]
     finished = {path: files.manifest_path(path) for path in parts}
     finished[arguments.output_dir / REMOVED] = files.manifest_path(parts[0])
-    with result_set(parts[0], arguments.overwrite, finished, arguments.csv) as results:
+    inputs = [files.require_file(path, "--csv") for path in arguments.csv]
+    with result_set(parts[0], arguments.overwrite, finished, inputs) as results:
         make(arguments, results)
     return 0
 

@@ -19,7 +19,7 @@ from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.planning import sample_lengths
 from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
-from research_internlm.shared.files import sha256_of, write_json
+from research_internlm.shared.files import require_file, sha256_of, write_json
 from research_internlm.shared.result_set import result_set
 
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.output:
         measure(arguments)
         return 0
-    inputs = [*arguments.files, arguments.model_file]
+    inputs = [require_file(path, "the input") for path in (*arguments.files, arguments.model_file)]
     with result_set(arguments.output, arguments.overwrite, {arguments.output: None}, inputs) as results:
         staged = results.folder / arguments.output.name
         result, found = measure(arguments)

@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 out=demo_detection_output
 base_epochs=3
-epochs=4
+epochs=2
 sample=1
 while [[ $# -gt 0 ]]; do
     case $1 in

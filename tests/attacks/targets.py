@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from preprocess import alpaca_data_preprocess_v1, data_preprocess, mmlu_cmmlu_csv2json
-from research_internlm import evaluate, logs, plan, recipes, report, score, submit, weights
+from preprocess import alpaca_data_preprocess_v1, data_preprocess, detection_csv2json, mmlu_cmmlu_csv2json
+from research_internlm import evaluate, lengths, logs, plan, recipes, report, score, submit, weights
 from research_internlm.data.choice import choice_input, choice_instruction, choice_output
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.shared.files import sha256_of, write_manifest
@@ -67,6 +67,12 @@ def make_files(folder: Path, root: Path, tokenizer: Path, finished_run: Path) ->
         {"context": "red", "qas": [{"id": str(n), "question": "q?", "answers": answers}]}
         for n in range(3)]}]})
     _json(folder / "predictions.json", {str(n): "red" for n in range(3)})
+    words = ["red", "blue", "long", "short", "old", "new", "one", "two"]
+    texts = [" ".join(words[(n + 3) ** place % 31 % 8] + str(n) for place in range(1, 30)) for n in range(30)]
+    _csv(folder / "texts.csv", [["text", "label", "prompt_name", "source"],
+                                *([text, n % 2, f"p{n % 4}", f"s{n % 3}"] for n, text in enumerate(texts))])
+    _json(folder / "texts.json", [{"id": n, "text": text, "label": n % 2} for n, text in enumerate(texts)])
+    _json(folder / "answers.json", {str(n): "AI" for n in range(30)})
     hf_release(folder / "release")
     base = write(folder / "base.ckpt", random_tensors_of_config())
     write(folder / "base.safetensors", random_tensors_of_config())
@@ -213,4 +219,11 @@ TARGETS: dict[Target, tuple[str, ...]] = {
          "finished/checkpoint/rank_0/lora_rank_0-9_9.ckpt"),
     _target("mirror fetch", stand_ins.mirror_main, "fetch obs://bucket/run fetched"):
         ("remote/run/mirror.json",),
+    _target("detection-csv2json", detection_csv2json.main, "--csv texts.csv --output_dir out --num_workers 1 "
+            "--valid_share 0.3 --test_share 0.3 --jaccard 1"): ("texts.csv",),
+    _target("detection-score", evaluate.main,
+            "detection-score --test texts.json --predictions answers.json --output out.json"):
+        ("texts.json", "answers.json"),
+    _target("lengths", lengths.main, "items.json --model_file tokenizer.model --output out.json"):
+        ("items.json", "tokenizer.model"),
 }

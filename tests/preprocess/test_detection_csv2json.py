@@ -162,6 +162,9 @@ def test_rows_in_are_items_and_listed_rows(tmp_path):
     counts = read_data_manifest(output / "test_detection.json").counts
     assert counts["rows_in"] == 47 == len(kept) + sum(counts["removed"].values())
     assert len(kept) == sum(counts[side] for side in splits.SIDES)
+    assert read_manifest(output / "test_detection.json")["near_duplicates"] == {
+        "clusters": 4, "texts": 8, "largest": 2, "with_both_labels": 2,
+        "listed": [[f"f.csv:{number}", f"f.csv:{43 + number}"] for number in (1, 2, 3, 4)]}
 
 
 @pytest.mark.parametrize(("options", "back"), [
