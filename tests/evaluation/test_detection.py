@@ -77,7 +77,7 @@ class Model:
     def generate(self, prompts, describe):
         self.prompts = prompts
         return [self.codec.processor.encode("AI" if self.evidence(prompt) > 0 else "human")
-                if len(prompt) % 7 else self.codec.processor.encode("the city") for prompt in prompts]
+                if sum(prompt) % 7 else self.codec.processor.encode("the city") for prompt in prompts]
 
     def next_token_scores(self, prompts, candidates, describe):
         self.prompts = prompts
@@ -175,8 +175,8 @@ def test_a_limit_asks_test_texts_and_says_that_nothing_chose_the_threshold(data,
 
 def test_long_texts_are_cut_as_in_training_and_counted(data, codec):
     model = Model(codec)
-    result, _ = run(task_of(data, sample_length=60), codec, model)
-    assert max(map(len, model.prompts)) < 60 and sum(result["cut"].values()) > 50
+    result, _ = run(task_of(data, sample_length=30), codec, model)
+    assert max(map(len, model.prompts)) < 30 and sum(result["cut"].values()) > 50
 
 
 @pytest.mark.parametrize(("how", "length"), [
