@@ -160,14 +160,35 @@ def fit_memory(recipe: Mapping[str, Any], count: ParameterCount, points: Sequenc
     return MemoryFit(float(fixed), float(scale / kept.max()))
 
 
-def checkpoint_bytes(recipe: Mapping[str, Any], count: ParameterCount) -> tuple[int, int]:
-    """Size of one save of one rank: the full checkpoint (base, LoRA, Adam), and the adapter file.
+@dataclass(frozen=True)
+class SaveBytes:
+    """Bytes of a save's files.
 
-    Returns:
-        Both in bytes; the second is 0 where `save_trainable_params` is off.
+    Attributes:
+        full: Base, LoRA and Adam.
+        state: LoRA and Adam.
+        adapter: The LoRA file beside either; 0 where `save_trainable_params` is off.
+    """
+
+    full: int
+    state: int
+    adapter: int
+
+    def of(self, full: int, states: int) -> int:
+        """Bytes of so many full saves and states."""
+        return full * (self.full + self.adapter) + states * (self.state + self.adapter)
+
+
+def save_bytes(recipe: Mapping[str, Any], count: ParameterCount) -> SaveBytes:
+    """What one rank writes at a save.
+
+    Args:
+        recipe: A resolved recipe with a CheckpointMonitor.
+        count: Its parameter counts.
     """
     config = recipe["model"]["model_config"]
     adapter = count.trainable * _adapter_bytes(config) if count.matched else 0
-    full = count.base * _dtype_bytes(config, "param_init_type", 2) + adapter + _ADAM * count.trainable
+    state = adapter + _ADAM * count.trainable
     monitor = next(item for item in recipe["callbacks"] if item["type"] == "CheckpointMonitor")
-    return full, adapter if monitor.get("save_trainable_params") else 0
+    return SaveBytes(full=count.base * _dtype_bytes(config, "param_init_type", 2) + state, state=state,
+                     adapter=adapter if monitor.get("save_trainable_params") else 0)

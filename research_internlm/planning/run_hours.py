@@ -11,8 +11,8 @@ from research_internlm.planning.flops import Shape
 from research_internlm.recipes.schedule import CheckpointPlan, Steps
 
 MS_PER_HOUR = 3.6e6
-# What a save writes in a second: taken, not measured on an NPU's host; a copy on a notebook's disk has 0.5 to
-# 1.6 GB/s (benchmarks/RESULTS.md), and MindSpore serialises as it writes.
+# What a save writes in a second where no probe measured it: taken, not measured on an NPU's host; a copy on a
+# notebook's disk has 0.5 to 1.6 GB/s (benchmarks/RESULTS.md), and MindSpore serialises as it writes.
 SAVE_BYTES_PER_SECOND = 0.5e9
 VALIDATION_ROWS = 2_480  # 20 questions of each of 124 categories, the report's
 
@@ -58,7 +58,7 @@ class RunHours:
 
 
 def run_hours(model: StepModel, recipe: Mapping[str, Any], shape: Shape, steps: Steps, plan: CheckpointPlan,
-              save_bytes: float) -> RunHours:
+              saved_bytes: float, bytes_per_second: float = SAVE_BYTES_PER_SECOND) -> RunHours:
     """Hours of a run.
 
     Args:
@@ -67,13 +67,14 @@ def run_hours(model: StepModel, recipe: Mapping[str, Any], shape: Shape, steps: 
         shape: The step of one card.
         steps: The run's steps.
         plan: When it saves and evaluates.
-        save_bytes: What one card writes at a save; all cards write to one disk.
+        saved_bytes: What all saves of the run write, of all cards to one disk.
+        bytes_per_second: How fast.
     """
     evaluations = steps.total // plan.eval_interval if recipe.get("do_eval") and plan.eval_interval > 0 else 0
     # One sample a row, the head everywhere, batch and cards of the training.
     batches = -(-VALIDATION_ROWS // (steps.cards * steps.batch_size))
     once = model.forward(shape.rows, shape.seq_length, shape.seq_length) * batches
-    pause = len(plan.saved) * steps.cards * save_bytes / SAVE_BYTES_PER_SECOND / 3600
+    pause = saved_bytes / bytes_per_second / 3600
     return RunHours(model.step(shape) * (steps.total / MS_PER_HOUR),
                     once * (evaluations / MS_PER_HOUR), Range(pause, pause, pause))
 

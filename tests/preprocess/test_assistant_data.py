@@ -5,12 +5,12 @@ import json
 import random
 
 import pytest
+from preprocess.mindrecord.items import read_formed
 
 from preprocess import assistant_data
 from preprocess.assistant.dialogues import Deck, held_out_questions, identity_dialogues
 from preprocess.assistant.mixture import mix, plain, read_general
 from preprocess.assistant.wording import LANGUAGES, fill, foreign_values, own_values, wording
-from preprocess.mindrecord.items import read_formed
 from research_internlm.data.identity import (
     Identity,
     MeasuredQuestion,
