@@ -8,7 +8,7 @@ within 3 % of eleven peaks (benchmarks/bench_plan.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,10 @@ def device_memory(recipe: Mapping[str, Any], count: ParameterCount, shape: Shape
         framework: A key of LOGIT_BYTES; None for the recipe's device.
     """
     config = recipe["model"]["model_config"]
-    shape = shape or shape_of(recipe)
+    if shape is None:
+        shape = shape_of(recipe)
+        parts = (recipe.get("runner_wrapper") or {}).get("micro_batches") or 1  # one at a time
+        shape = replace(shape, rows=-(-shape.rows // parts))
     layer, layer_input = _layer_bytes(config, shape)
     # Recomputing keeps each layer's input; one layer at a time is computed again.
     activations = config["num_layers"] * layer_input + layer if shape.recompute else (
@@ -136,6 +139,26 @@ def _mask_bytes(config: Mapping[str, Any], shape: Shape) -> float:
     """The causal mask, of each row where rows are packed (model/packed_mask.py)."""
     size = 1 if config.get("use_flash_attention") else _dtype_bytes(config, "compute_dtype", 2)
     return (shape.rows if shape.packed else 1) * size * shape.seq_length ** 2
+
+
+def generation_batch(recipe: Mapping[str, Any], count: ParameterCount, tokens: int, limit: float) -> int:
+    """Sequences that a card with a key-value cache can answer together: a power of two, at least 1.
+
+    Args:
+        recipe: A recipe of the model; what trains it is left out.
+        count: Its parameter counts.
+        tokens: Longest prompt and answer together.
+        limit: Bytes that may be used.
+    """
+    config = recipe["model"]["model_config"]
+    size, hidden = _dtype_bytes(config, "compute_dtype", 2), config["hidden_size"]
+    kv_width = next(linear.out_channels for linear in layer_linears(config) if linear.name == "wk")
+    cache = 2 * config["num_layers"] * kv_width * size
+    # The first pass reads whole prompts: one layer's input, q, k, v, output, norm, and the gated products.
+    prompt = size * (4 * hidden + 2 * kv_width + 3 * intermediate_size(config))
+    sequence = tokens * (cache + prompt) + config["vocab_size"] * 8  # float32 logits of one place, and a copy
+    room = limit - count.base * _dtype_bytes(config, "param_init_type", 2)
+    return 1 << max(0, int(room / sequence).bit_length() - 1) if room > sequence else 1
 
 
 def fit_memory(recipe: Mapping[str, Any], count: ParameterCount, points: Sequence[Point]) -> MemoryFit:

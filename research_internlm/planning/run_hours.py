@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,8 @@ class Generation:
 
 # Prompts: the report's test and the contest's SQuAD subset. Tokens and batches: yaml/predict_*.yaml; a tuned
 # model ends an option's text after some 32 tokens, and a SQuAD answer is cut at 20.
+LONGEST = 2048  # their seq_length: prompt and answer together
+_CACHE_BLOCK = 16  # their block_size
 TESTS = (Generation("MMLU", 2_480, 130, 200, 32, 8), Generation("SQuAD", 2_067, 230, 20, 20, 8))
 
 
@@ -90,9 +92,18 @@ def generation_hours(model: StepModel, test: Generation, tuned: bool) -> Range:
     return batch * (batches / MS_PER_HOUR)
 
 
-def describe_evaluations(model: StepModel, checkpoints: int) -> Iterator[str]:
+def describe_batch(batch: int) -> str:
+    """The line that says how many prompts fit on a card, and the settings for it."""
+    blocks = batch * LONGEST // _CACHE_BLOCK
+    return (f"evaluation: by memory (an estimate) a card answers {batch} prompts of up to {LONGEST} tokens "
+            f"together: runner_config.batch_size={batch} model.model_config.batch_size={batch} "
+            f"model.model_config.num_blocks={blocks}; prompts are batched by length, the longest first")
+
+
+def describe_evaluations(model: StepModel, checkpoints: int, tests: Sequence[Generation] = TESTS
+                         ) -> Iterator[str]:
     """Lines on what the base and the checkpoints cost after the training, on one card."""
-    for test in TESTS:
+    for test in tests:
         base, tuned = (generation_hours(model, test, tuned) for tuned in (False, True))
         total = base + tuned * checkpoints
         yield (f"evaluation: {test.name}, {test.prompts:,} prompts at batch {test.batch}: base "

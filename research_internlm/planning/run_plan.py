@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from research_internlm import recipes
@@ -221,7 +221,11 @@ def search_choices(recipe: recipes.Recipe, steps: Steps, data: Data, model: Step
 def describe_search(found: Search, price: float | None) -> Iterator[str]:
     """Lines on the front, and on the evaluations after the training."""
     yield from front.describe(found.job, found.own, found.narrow, found.wide, price)
-    yield from run_hours.describe_evaluations(found.job.model, 5)
+    job = found.job
+    batch = memory.generation_batch(job.recipe, job.count, run_hours.LONGEST, search.memory_limit(job.recipe))
+    yield run_hours.describe_batch(batch)
+    at_batch = [replace(test, batch=batch) for test in run_hours.TESTS]
+    yield from run_hours.describe_evaluations(job.model, 5, [*run_hours.TESTS, *at_batch])
 
 
 def describe_choice(choice: Choice, path: str) -> Iterator[str]:

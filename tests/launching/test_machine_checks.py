@@ -70,7 +70,7 @@ def test_in_data_parallel_mode_rank_0_alone_writes_and_only_the_five_in_full(roo
     assert len(problems(own)) == 1  # 5 x 14.85 GB, 5 x 0.2 of state, 10 adapters of 0.067
     free(76e9)
     assert problems(own) == [] and problems(own, local_workers=8) == []
-    free(15e9)
+    free(16e9)
     assert problems(own, last_step=4 * 6_904) == []  # one full one to come, and the state before it
     free(14e9)
     assert "1 full checkpoints and 1 saves" in problems(own, last_step=4 * 6_904)[0]
