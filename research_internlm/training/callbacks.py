@@ -244,12 +244,12 @@ class RunCheckpointMonitor(callback.CheckpointMonitor):
     def _digest(self, network: Any) -> str:
         """Of all that training changes: adapter, optimizer, loss scale and its counters.
 
-        Left out is what MindFormers adds to a checkpoint; after a resume `loss_scale` of the file is also a
-        parameter of the network.
+        After a resume the checkpoint's `loss_scale` is a parameter of the network, beside `scale_sense`, which
+        has the value that counts.
         """
         digest = hashlib.sha256()
         for parameter in sorted(network.get_parameters(), key=lambda parameter: parameter.name):
-            if parameter.name not in self._frozen and parameter.name not in self._append_dict:
+            if parameter.name not in self._frozen and parameter.name != "loss_scale":
                 digest.update(parameter.name.encode())
                 digest.update(np.ascontiguousarray(parameter.asnumpy()).tobytes())
         return digest.hexdigest()

@@ -35,9 +35,9 @@ def recipe_problems(recipe: recipes.Recipe) -> list[str]:
     with added_to(found):
         parts = (recipe.get("runner_wrapper") or {}).get("micro_batches") or 1
         rows = (recipe.get("runner_config") or {}).get("batch_size") or 1
-        if is_whole(rows) and not (is_whole(parts) and rows % parts == 0):
-            found.append(f"runner_wrapper.micro_batches is {parts!r}, but has to divide runner_config.batch_size "
-                         f"({rows})")
+        if is_whole(rows, 1) and not (is_whole(parts, 1) and rows % parts == 0):
+            found.append(f"runner_wrapper.micro_batches is {parts!r}, but has to divide "
+                         f"runner_config.batch_size ({rows})")
     with added_to(found):
         if recipe.get("use_parallel") and Path(recipe.get("load_checkpoint") or "").suffix == ".safetensors":
             found.append(f"--load_checkpoint {recipe['load_checkpoint']}: under several workers MindFormers "

@@ -248,8 +248,8 @@ def test_a_7b_checkpoint_is_about_15_gb_and_the_five_need_at_most_75(recipe):
 
 
 def test_the_batch_of_an_evaluation_is_what_the_memory_beside_the_weights_holds(root):
-    # By hand for 7B in float16: 13.64 GiB of weights; of a sequence of 2,048 tokens 2 x 32 x 4,096 x 2 bytes of
-    # cache a token are 1 GiB, and 2 x (6 x 4,096 + 3 x 11,008) of a first pass 0.22: 31.7 of them in 52.2 GiB.
+    # By hand for 7B in float16: 13.64 GiB of weights; of a sequence of 2,048 tokens 2 x 32 x 4,096 x 2 bytes
+    # of cache a token are 1 GiB, and 2 x (6 x 4,096 + 3 x 11,008) of a first pass 0.22: 31.7 in 52.2 GiB.
     recipe = recipes.resolve(root / "yaml/lora_finetune.yaml")
     count, gib = count_parameters(recipes.model_config(recipe)), 2**30
     assert memory.generation_batch(recipe, count, 2048, 52.2 * gib) == 16
