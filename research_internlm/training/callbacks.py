@@ -244,8 +244,8 @@ class RunCheckpointMonitor(callback.CheckpointMonitor):
     def _digest(self, network: Any) -> str:
         """Of all that training changes: adapter, optimizer, loss scale and its counters.
 
-        After a resume the checkpoint's `loss_scale` is a parameter of the network, beside `scale_sense`, which
-        has the value that counts.
+        After a resume the checkpoint's `loss_scale` is a parameter of the network too, beside `scale_sense`,
+        which has the value that counts.
         """
         digest = hashlib.sha256()
         for parameter in sorted(network.get_parameters(), key=lambda parameter: parameter.name):
