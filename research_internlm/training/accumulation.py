@@ -11,6 +11,7 @@ from typing import Any
 
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindformers.wrapper import MFTrainOneStepCell
+from mindformers.wrapper.wrapper import get_real_models
 from mindspore import Tensor, dtype, nn, ops
 
 
@@ -31,7 +32,7 @@ class AccumulatingTrainOneStepCell(MFTrainOneStepCell):
     def __init__(self, network: nn.Cell, optimizer: nn.Cell, micro_batches: int = 1, **settings: Any) -> None:
         super().__init__(network, optimizer, **settings)
         self.micro_batches = micro_batches
-        config = network.config
+        config = get_real_models(network).config  # the Trainer wraps the model by the order of its columns
         self.ignored, self.padding = config.ignore_token_id, config.pad_token_id
         self.sum_up = ops.HyperMap()
 

@@ -17,6 +17,7 @@ import time
 import pytest
 
 from research_internlm import launch as launch_module
+from research_internlm import recipes
 from research_internlm.launching import machine_checks, msrun, options
 from research_internlm.recipes.schedule import CheckpointPlan, Steps
 from research_internlm.runs import same_run, saved_steps, trained_state
@@ -196,6 +197,49 @@ def test_an_evaluation_keeps_its_log_where_the_hand_in_looks(work, whole, demo_d
     assert "SQuAD contest: F1" in (whole / f"squad_{checkpoint.stem}.log").read_text()
     again = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert_user_error(again, "exists already", "--overwrite")
+
+
+def test_padded_rows_have_their_head_at_the_labels_too(work, start_one):
+    start_one("labels")
+    resolved = recipes.load_yaml(work / "labels" / "resolved_config.yaml")
+    manifest = json.loads((work / "train.mindrecord.manifest.json").read_text())
+    assert recipes.model_config(resolved)["labels_per_row"] == manifest["tokens"]["longest_answer"] > 0
+    assert start_one("labels")[1][-2:] == ["--resume_training", "True"]  # launcher and worker fill it alike
+
+
+def state_of(folder, step):
+    """A save without the base, as small as can be."""
+    full = checkpoint(folder, step)
+    state = folder / "checkpoint_state" / "rank_0" / full.name
+    state.parent.mkdir(parents=True)
+    return full.rename(state)
+
+
+def test_a_state_continues_on_the_base_weights_of_its_start_only(work, start_one, tmp_path):
+    base = tmp_path / "base.ckpt"
+    shutil.copy(base_weights(work), base)
+    flags = "--load_checkpoint", str(base)
+    start_one("state", *flags)
+    state_of(work / "state", 4)
+    assert start_one("state", *flags)[1][-2:] == ["--resume_training", "True"]
+    start_one("state")  # the start's own path is known
+    content = bytearray(base.read_bytes())
+    content[-5] ^= 1
+    base.write_bytes(content)
+    with pytest.raises(ToolkitError, match=r"1 problem\(s\) .* is not the file the run .* was started from"):
+        start_one("state", *flags)
+    base.unlink()
+    with pytest.raises(ToolkitError, match=r"adapter and optimizer state only.*move .*checkpoint_state away"):
+        start_one("state", *flags)
+
+
+@pytest.mark.parametrize(("more", "expected"), [((), "five"), (("--load_checkpoint", ""), "all"), (
+    ("model.model_config.pet_config=null",), "all")])
+def test_without_base_or_adapter_every_save_is_full(work, more, expected):
+    words = launch_command(work, "none", 1, "--load_checkpoint", str(base_weights(work)), *more)[5:]
+    recipe = command.resolve(command.parse_arguments(["--config", "yaml/lora_finetune.yaml", *words]))
+    command.settle_saves(recipe)
+    assert recipes.callback(recipe, "CheckpointMonitor")["full_checkpoints"] == expected
 
 
 def test_workers_whose_scheduler_has_ended_are_ended(tmp_path, monkeypatch):
