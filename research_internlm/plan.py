@@ -19,7 +19,7 @@ from research_internlm.model.lora import count_parameters
 from research_internlm.planning import front, run_plan, search, step_sources
 from research_internlm.planning.cost_table import TABLE_LENGTHS
 from research_internlm.planning.plan_yaml import derived_numbers, write_plan
-from research_internlm.recipes.schedule import plan_from_recipe, search_plan, steps_from_recipe, warnings
+from research_internlm.recipes import schedule
 from research_internlm.shared.arguments import number, whole
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import require_absent
@@ -72,13 +72,13 @@ def main(argv: list[str] | None = None) -> int:
     recipe = recipes.resolve(arguments.config, arguments.overlay, arguments.overrides, "finetune")
     run_plan.check_recipe(recipe)
     data = run_plan.read_data(arguments, recipe)
-    steps = steps_from_recipe(recipe, data.rows, arguments.cards)
-    plan = search_plan(steps, arguments.saves)
+    steps = schedule.steps_from_recipe(recipe, data.rows, arguments.cards)
+    plan = schedule.search_plan(steps, arguments.saves, schedule.only_five_are_full(recipe))
     count = count_parameters(recipes.model_config(recipe))
     pet_config = recipes.model_config(recipe).get("pet_config")
     lines = [*run_plan.describe_steps(steps, data), *run_plan.describe_checkpoints(plan, steps),
              *(f"warning: {arguments.config}: {text}"
-               for text in warnings(plan_from_recipe(recipe, steps), steps)),
+               for text in schedule.warnings(schedule.plan_from_recipe(recipe, steps), steps)),
              scoring.parameter_line(count), *run_plan.describe_cost(recipe, count, plan, arguments.cards), ""]
     if pet_config:
         targets = arguments.targets or list(dict.fromkeys((pet_config["target_modules"],

@@ -29,7 +29,7 @@ from research_internlm.shared.process_role import (
     require_job,
     worker_count,
 )
-from research_internlm.training.command import parse_arguments, resolve
+from research_internlm.training.command import parse_arguments, resolve, settle_saves
 from research_internlm.training.worker import (
     continue_run,
     preflight,
@@ -51,6 +51,7 @@ def prepare(recipe: recipes.Recipe, arguments: argparse.Namespace) -> None:
     if rank() == 0:
         print(scoring.parameter_line(count), flush=True)
     fill_from_data(recipe, data, worker_count())
+    settle_saves(recipe)
     prepare_output(recipe, parameters, data, arguments)
     continue_run(recipe)
 

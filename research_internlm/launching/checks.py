@@ -10,7 +10,8 @@ from research_internlm.launching.run_state import RunState
 from research_internlm.mirroring import beside_a_run
 from research_internlm.mirroring.index import RunSettings
 from research_internlm.recipes.data_check import require_unchanged
-from research_internlm.shared import versions
+from research_internlm.runs.saved_steps import last_save
+from research_internlm.shared import run_layout, versions
 from research_internlm.shared.errors import ToolkitError, added_to
 from research_internlm.shared.processes import processes_of
 from research_internlm.training import command
@@ -40,6 +41,9 @@ def check(launch: Launch, state: RunState) -> None:
             require_unchanged(fact.file, f"--{section}")
     if state.last_step == 0:
         problems += command.base_weight_problems(launch.recipe)
+    elif run_layout.is_state(last_save(state.checkpoints)):
+        with added_to(problems):
+            problems += command.state_problems(launch.recipe, with_bytes=launch.is_master)
     if launch.mirror and launch.is_master:
         problems += beside_a_run.problems(launch.mirror, run, launch.output, state.last_step)
     problems = list(dict.fromkeys((*problems, *process_problems(launch))))

@@ -18,7 +18,7 @@ from research_internlm.machine import cann, host, npu_checks, npus, packages
 from research_internlm.machine.finding import PROBLEM, WARNING, texts
 from research_internlm.model.lora import count_parameters
 from research_internlm.planning import memory
-from research_internlm.recipes.schedule import plan_from_recipe, steps_from_recipe
+from research_internlm.recipes.schedule import plan_from_recipe, steps_from_recipe, writing_workers
 
 
 def version_problems(versions: Mapping[str, str], device_target: str) -> Iterator[str]:
@@ -74,15 +74,18 @@ def disk_problems(recipe: recipes.Recipe, rows: int, workers: int, local_workers
     """
     steps = steps_from_recipe(recipe, rows, workers)
     plan = plan_from_recipe(recipe, steps)
-    full, adapter = memory.checkpoint_bytes(recipe, count_parameters(recipes.model_config(recipe)))
-    saves = len([step for step in plan.kept if step > last_step])
-    needed = saves * local_workers * (full + adapter)
+    sizes = memory.save_bytes(recipe, count_parameters(recipes.model_config(recipe)))
+    full, states = (len([step for step in kept if step > last_step])
+                    for kept in (plan.kept, plan.kept_states))
+    writing = writing_workers(recipe, local_workers)
+    needed = writing * sizes.of(full, states)
     output = Path(recipe["output_dir"])
     free = shutil.disk_usage(next(folder for folder in (output, *output.parents) if folder.exists())).free
     if needed > free:
-        yield (f"{saves} checkpoints x {local_workers} ranks need about {needed / 1e9:,.1f} GB in "
-               f"{recipe['output_dir']}, but {free / 1e9:,.1f} GB are free: use another --output_dir, or "
-               "save less (research_internlm/plan.py)")
+        yield (f"{full} full checkpoints and {states} saves of adapter and optimizer state by {writing} "
+               f"rank(s) need about {needed / 1e9:,.1f} GB in {recipe['output_dir']}, but "
+               f"{free / 1e9:,.1f} GB are free: use another --output_dir, or save less "
+               "(research_internlm/plan.py)")
 
 
 def writable_problems(folder: str | Path) -> Iterator[str]:

@@ -129,7 +129,7 @@ def report_failure(launch: Launch, attempt: Path, code: int, first: str | None) 
     errors = _errors(attempt)
     for line in errors:
         print(line, file=sys.stderr)
-    last = saved_steps.find_checkpoints(run_layout.checkpoint_dir(launch.output)).last
+    last = saved_steps.find_saves(launch.output).last
     # What a worker refuses, it refuses again.
     once_more = ("correct what the error says before the next start" if errors
                  else f"the same command again continues from step {last}")

@@ -1,7 +1,8 @@
 """Runs a recipe for a few steps at several shapes, through the real Trainer, and notes time and memory.
 
 Each shape is a run of its own, as a launch starts it: the resolved recipe with its own size, rows made here,
-random base weights, no evaluation, no save. The data holds a few steps, so the run ends early by itself.
+random base weights, no evaluation, no save but a timed one at its end. The data holds a few steps, so the run
+ends early by itself.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from research_internlm.runs.train_log_file import read_lines
 from research_internlm.shared import schema, versions
 from research_internlm.shared.errors import USER_ERROR_EXIT_CODE, ToolkitError
 from research_internlm.shared.files import manifest_path, publish, read_json, staging, write_json
-from research_internlm.shared.peak_memory import PEAK_MEMORY, PeakMemory
+from research_internlm.shared.peak_memory import PEAK_MEMORY, SAVE_TIME, PeakMemory, SaveTime
 from research_internlm.shared.run_layout import TRAIN_LOG
 
 LINES = 8  # loss lines of a run
@@ -53,7 +54,7 @@ def check_machine(recipe: recipes.Recipe, workers: int) -> None:
     """
     device = recipe["context"]["device_target"]
     if problems := [*machine_checks.version_problems(versions.installed_versions(), device),
-                    *versions.import_problems(), *machine_checks.device_problems(workers, device)]:
+                    *versions.import_problems(), *machine_checks.ascend_problems(workers, recipe["context"])]:
         raise ToolkitError(f"{len(problems)} problem(s) before the start: {'; '.join(problems)}")
 
 
@@ -105,7 +106,8 @@ def _taken_up(found: Probe, partial: Path) -> Probe:
     with contextlib.suppress(ToolkitError):
         older = schema.parse(Probe, read_json(partial, "the partial probe"), str(partial))
         if (older.recipe_sha256, older.versions) == (found.recipe_sha256, found.versions):
-            return replace(found, points=older.points, memory=older.memory)
+            return replace(found, points=older.points, memory=older.memory,
+                           save_bytes_per_second=older.save_bytes_per_second)
     return found
 
 
@@ -140,7 +142,9 @@ def with_shape(found: Probe, shape: Shape, folder: Path, runner: Runner) -> Prob
         return replace(found, failed={**found.failed, str(shape): _reason(code, log, bool(found.points))})
     peak = schema.read(run / PEAK_MEMORY, PeakMemory, "the peak memory")
     point = Point(shape=shape, step_ms=round(statistics.median(times), 3), peak_bytes=peak.bytes)
-    return replace(found, points=[*found.points, point], memory=peak.kind)
+    saved = schema.read(run / SAVE_TIME, SaveTime, "the time of a save")
+    rate = found.save_bytes_per_second or saved.bytes / saved.seconds
+    return replace(found, points=[*found.points, point], memory=peak.kind, save_bytes_per_second=rate)
 
 
 def shaped(recipe: recipes.Recipe, shape: Shape, workers: int) -> recipes.Recipe:
@@ -157,7 +161,7 @@ def shaped(recipe: recipes.Recipe, shape: Shape, workers: int) -> recipes.Recipe
     if changed["runner_config"].get("sink_mode"):
         changed["runner_config"]["sink_size"] = _sink_size(recipe)
     changed["callbacks"] = [*(item for item in changed["callbacks"] if item["type"] in _KEPT_CALLBACKS),
-                            {"type": "PeakMemoryMonitor"}]
+                            {"type": "PeakMemoryMonitor"}, {"type": "SaveTimeMonitor"}]
     return changed
 
 

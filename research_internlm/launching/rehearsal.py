@@ -13,29 +13,36 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from preprocess.mindrecord import synthetic
 from research_internlm import recipes
-from research_internlm.checkpoints.tensor_files import TensorFile
+from research_internlm.checkpoints import weight_names
+from research_internlm.checkpoints.dtypes import FLAG_TYPES, Entry, cast
+from research_internlm.checkpoints.tensor_files import write_tensors
 from research_internlm.data.rows import record_length
 from research_internlm.machine import npus
 from research_internlm.recipes.schedule import steps_from_recipe, whole_number
-from research_internlm.runs import saved_steps
+from research_internlm.runs import saved_steps, trained_state
 from research_internlm.runs.train_log_file import read_training
 from research_internlm.runs.worker_logs import RankLog, evaluations
-from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.processes import end_processes, workers_of
 from research_internlm.training import command
 
 ROOT = Path(__file__).resolve().parents[2]
-_SAVES = 5  # the kill comes after the first; on a fast device the others leave it time to strike
-_LEAST_STEPS_A_SAVE = 8
+# The kill comes after the first, which holds adapter and optimizer state only, as every second does; on a
+# fast device the others leave it time to strike.
+_SAVES = 10
+_LEAST_STEPS_A_SAVE = 4
 # The recipe's rate is for thousands of steps; this one shows within 40 that gradients arrive.
 _LEARNING_RATE = 1.0e-2
+_WEIGHT_DEVIATION = 0.02  # MindFormers' initializer_range
+_TYPES = {"float32": FLAG_TYPES["fp32"], "float16": FLAG_TYPES["fp16"], "bfloat16": FLAG_TYPES["bf16"]}
 _LOOK_SECONDS = 0.02
 _LONGEST_MINUTES = 30  # of one start; compiling a tiny model takes a minute or two
 
@@ -102,7 +109,8 @@ def prepare(config: str, workers: int, options: Sequence[str], folder: Path) -> 
     every = -(-_LEAST_STEPS_A_SAVE // sink) * sink if sink > 0 else _LEAST_STEPS_A_SAVE
     above = [word for name in overlays for word in ("--overlay", str(ROOT / "yaml/overlays" / name))]
     words = [*options, *above,
-             "--output_dir", str(folder / "run"), "--load_checkpoint", "", "runner_config.epochs=1",
+             "--output_dir", str(folder / "run"), "--load_checkpoint", str(folder / "base.ckpt"),
+             "runner_config.epochs=1",
              f"lr_schedule.learning_rate={_LEARNING_RATE}", f"eval_step_interval={every}",
              f"callbacks.CheckpointMonitor.save_checkpoint_steps={every}",
              *(["runner_config.sink_size=1"] if sink == -1 else []),
@@ -112,6 +120,7 @@ def prepare(config: str, workers: int, options: Sequence[str], folder: Path) -> 
     folder.mkdir(parents=True)
     recipe = command.resolve(command.parse_arguments(["--config", config, *words]))
     rows = _write_data(recipe, folder, _SAVES * every, workers)
+    _write_base(recipe, folder / "base.ckpt")
     total = steps_from_recipe(recipe, rows, workers).total
     return Rehearsal(device, recipe, [config, str(workers), "--", *words], folder, total, workers)
 
@@ -130,6 +139,21 @@ def _write_data(recipe: recipes.Recipe, folder: Path, steps: int, workers: int) 
         written = synthetic.write_rows(folder / f"{name}.mindrecord", made, seq_length, vocab_size, packed)
         rows = rows or written
     return rows
+
+
+def _write_base(recipe: recipes.Recipe, path: Path) -> None:
+    """Writes random base weights, 1 for norms, in the recipe's own type."""
+    shape = recipes.model_config(recipe)
+    kind = _TYPES[shape.get("param_init_type", "float16")]
+    random = np.random.default_rng(0)
+    layout = {name: Entry(size, kind) for name, size in weight_names.parameter_shapes(shape).items()}
+
+    def values(name: str) -> np.ndarray:
+        size = layout[name].shape
+        found = np.ones(size) if "norm" in name else random.normal(0, _WEIGHT_DEVIATION, size)
+        return cast(found.astype(np.float32), kind)
+
+    write_tensors(path, layout, lambda name: [values(name)])
 
 
 def rehearse(rehearsal: Rehearsal) -> Iterator[Check]:
@@ -168,7 +192,7 @@ def _start_and_kill(rehearsal: Rehearsal) -> tuple[int | None, int]:
     deadline = time.monotonic() + _LONGEST_MINUTES * 60
     try:
         while process.poll() is None and time.monotonic() < deadline:
-            step = saved_steps.find_checkpoints(run_layout.checkpoint_dir(rehearsal.run)).last
+            step = saved_steps.find_saves(rehearsal.run).last
             if step and (workers := workers_of(rehearsal.run)):
                 os.kill(workers[max(workers)], signal.SIGKILL)
                 return step, process.wait(_LONGEST_MINUTES * 60)
@@ -188,13 +212,22 @@ def _results(rehearsal: Rehearsal) -> Iterator[Check]:
         yield Check("evaluation in training", bool(losses) and all(map(math.isfinite, losses.values())),
                     "validation loss " + (", ".join(f"{value:.3f} at step {step}" for step, value in
                                                     losses.items()) or "never printed"))
-    found = saved_steps.find_checkpoints(run_layout.checkpoint_dir(rehearsal.run))
+    found = saved_steps.find_saves(rehearsal.run)
     files = found.complete.get(rehearsal.total, {})
-    differing = _differing(list(files.values()))
-    yield Check("last checkpoint", bool(files) and not differing and not found.broken,
-                f"step {rehearsal.total} saved by {len(files)} rank(s); "
-                + (f"different between ranks: {', '.join(differing[:3])}" if differing else "all bits equal")
+    yield Check("last checkpoint", bool(files) and not found.broken,
+                f"step {rehearsal.total} saved by {len(files)} rank(s)"
                 + (f"; broken: {', '.join(path.name for path in found.broken)}" if found.broken else ""))
+    yield _agreement(trained_state.digests(rehearsal.run), rehearsal.workers)
+
+
+def _agreement(digests: Mapping[int, Mapping[int, str]], workers: int) -> Check:
+    """Whether all ranks held the same bits at every save."""
+    differing = [step for step, ranks in sorted(digests.items())
+                 if len(ranks) != workers or len(set(ranks.values())) > 1]
+    return Check("ranks agree", bool(digests) and not differing,
+                 f"trained state of {workers} rank(s) at {len(digests)} save(s): "
+                 + (f"different or not logged at step(s) {', '.join(map(str, differing[:3]))}" if differing
+                    else "all bits equal"))
 
 
 def _losses(logs: dict[int, RankLog], total: int) -> Iterator[Check]:
@@ -209,21 +242,6 @@ def _losses(logs: dict[int, RankLog], total: int) -> Iterator[Check]:
                     f"{len(losses)} of {total} steps, {'all finite' if finite else 'NOT all finite'}, mean "
                     f"of the first quarter {first:.3f}, of the last {last:.3f}; {overflows} overflow(s); "
                     f"{statistics.median(record.step_ms for record in log.records.values()):.0f} ms a step")
-
-
-def _differing(files: Sequence[Path]) -> list[str]:
-    """Names of values that are not the same bits in all checkpoints."""
-    if len(files) < 2:
-        return []
-    with TensorFile(files[0]) as first:
-        names = set(first.entries)
-        differing: set[str] = set()
-        for path in files[1:]:
-            with TensorFile(path) as other:
-                differing |= names ^ set(other.entries)
-                differing |= {name for name in names & set(other.entries)
-                              if first.read(name).tobytes() != other.read(name).tobytes()}
-    return sorted(differing)
 
 
 def _text(path: Path) -> str:

@@ -18,9 +18,10 @@ from research_internlm.launching.options import Launch
 from research_internlm.recipes.data_check import check_data, fill_from_data
 from research_internlm.recipes.for_mindformers import set_log_folder
 from research_internlm.runs import attempts, same_run
-from research_internlm.runs.saved_steps import FoundCheckpoints, find_checkpoints
+from research_internlm.runs.saved_steps import FoundCheckpoints, find_saves
 from research_internlm.shared import run_layout, versions
 from research_internlm.shared.errors import added_to
+from research_internlm.training import command
 from research_internlm.training.preflight import recipe_problems
 
 
@@ -32,7 +33,7 @@ class RunState:
         data: Facts of the command's data, as check_data gives them; empty where they are not known.
         problems: What is wrong with the command's settings and data.
         missing: Files that are missing for the folder to be a run.
-        checkpoints: The full checkpoints in the folder, and those that are broken.
+        checkpoints: The full checkpoints and states in the folder, and those that are broken.
         differences: Settings, data and worker numbers in which the run there is not the one asked for; empty
             without a run, and where the data is not known.
         is_same_run: Whether the command continues the run there. --overwrite replaces a run, but its own only
@@ -68,6 +69,7 @@ def read_state(launch: Launch) -> RunState:
         data = check_data(launch.recipe, launch.arguments.config)
     with added_to(problems):
         fill_from_data(launch.recipe, data, launch.workers)
+        command.settle_saves(launch.recipe)
     missing = run_layout.missing_identity(launch.output)
     known = not missing and "train_dataset" in data
     differences: list[str] = []
@@ -75,7 +77,7 @@ def read_state(launch: Launch) -> RunState:
         differences = same_run.run_differences(launch.output, launch.recipe, data, launch.workers)
     is_same_run = known and not differences and (
         not launch.overwrite or attempts.started_with_overwrite(launch.output))
-    checkpoints = find_checkpoints(run_layout.checkpoint_dir(launch.output))
+    checkpoints = find_saves(launch.output)
     return RunState(data, tuple(problems), tuple(missing), checkpoints, tuple(differences), is_same_run)
 
 

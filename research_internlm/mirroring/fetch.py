@@ -70,7 +70,7 @@ def fetch(store: ObjectStore, prefix: str, folder: Path, log: Callable[[str], No
     index = read_index(store, prefix)
     _refuse_another_run(index, folder, f"obs://{store.bucket}/{prefix}")
     # One that is older than those here and not to be submitted would only be deleted again.
-    wanted = wanted_steps(index, saved_steps.find_checkpoints(run_layout.checkpoint_dir(folder)).complete)
+    wanted = wanted_steps(index, saved_steps.find_saves(folder).complete)
     states = {name: _state(folder / name, file) for name, file in index.files.items()
               if file.step is None or file.step in wanted}
     missing = [name for name, state in states.items() if state == "missing"]

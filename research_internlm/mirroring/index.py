@@ -189,5 +189,5 @@ def inputs_of(facts: RunInfo) -> Iterator[str]:
     for section, data in facts.data.items():
         yield f"{section}: {data.file} (sha256 {data.sha256})"
     if facts.load_checkpoint_sha256:
-        yield ("base weights, to evaluate and merge; resuming does not need them: sha256 "
+        yield ("base weights, to continue from a save without them, to evaluate and to merge: sha256 "
                f"{facts.load_checkpoint_sha256}")

@@ -1,8 +1,8 @@
 """Sending a growing run folder to its mirror, round by round.
 
-Of the full checkpoints only rank 0's go: in data-parallel training every rank holds the same bits, and
-saved_steps.prepare makes the other ranks' files from them; they contain the adapter too, so the adapter-only
-files do not go. Kept are the last and the five to submit, so the mirror stays as large as six checkpoints.
+Of the saves (full checkpoints and states) only rank 0's go: in data-parallel training every rank holds the
+same bits and can continue from rank 0's file; they contain the adapter too, so the adapter-only files do not
+go. Kept are the last and the five to submit, so the mirror stays as large as six checkpoints.
 Everything is only read, and a file counts as finished when it is complete inside and was the same a round
 before.
 
@@ -130,7 +130,9 @@ class Pusher:
     def candidates(self) -> list[Candidate]:
         """The files that belong into the mirror now, the most needed checkpoint first."""
         full, others = [], []
-        checkpoints = set(run_layout.rank_files(run_layout.checkpoint_dir(self.folder), 0))
+        checkpoints = {path for folder in (run_layout.checkpoint_dir(self.folder),
+                                           run_layout.state_dir(self.folder))
+                       for path in run_layout.rank_files(folder, 0)}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             with contextlib.suppress(FileNotFoundError):  # a dangling link, or retention was faster

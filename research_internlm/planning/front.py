@@ -7,6 +7,7 @@ from pathlib import Path
 
 from research_internlm.planning import lengths, points, search, step_sources
 from research_internlm.planning.memory import GIB
+from research_internlm.planning.run_hours import SAVE_BYTES_PER_SECOND
 from research_internlm.planning.search import Choice, Job
 from research_internlm.shared.files import publish, staging
 
@@ -52,7 +53,9 @@ def describe(job: Job, own: Choice | None, narrow: Sequence[Choice], wide: Seque
         yield f"  the {points.TABLE_NAME}: {points.TABLE_SOURCE}; scripts/probe.sh measures your own device"
         yield f"  {step_sources.published(job.recipe)}"
     yield ("  hours of several cards are those of one: nothing is taken for their exchange; saves write "
-           "0.5 GB/s, which was not measured on an NPU's host")
+           f"{job.bytes_per_second / 1e9:.1f} GB/s, " + (
+               "which was not measured on an NPU's host" if job.bytes_per_second == SAVE_BYTES_PER_SECOND
+               else "measured by the probe"))
 
 
 def _line(number: str, choice: Choice, job: Job, price: float | None) -> str:

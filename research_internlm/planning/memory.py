@@ -8,7 +8,7 @@ within 3 % of eleven peaks (benchmarks/bench_plan.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,10 @@ def device_memory(recipe: Mapping[str, Any], count: ParameterCount, shape: Shape
         framework: A key of LOGIT_BYTES; None for the recipe's device.
     """
     config = recipe["model"]["model_config"]
-    shape = shape or shape_of(recipe)
+    if shape is None:
+        shape = shape_of(recipe)
+        parts = (recipe.get("runner_wrapper") or {}).get("micro_batches") or 1  # one at a time
+        shape = replace(shape, rows=-(-shape.rows // parts))
     layer, layer_input = _layer_bytes(config, shape)
     # Recomputing keeps each layer's input; one layer at a time is computed again.
     activations = config["num_layers"] * layer_input + layer if shape.recompute else (
@@ -138,6 +141,26 @@ def _mask_bytes(config: Mapping[str, Any], shape: Shape) -> float:
     return (shape.rows if shape.packed else 1) * size * shape.seq_length ** 2
 
 
+def generation_batch(recipe: Mapping[str, Any], count: ParameterCount, tokens: int, limit: float) -> int:
+    """Sequences that a card with a key-value cache can answer together: a power of two, at least 1.
+
+    Args:
+        recipe: A recipe of the model; what trains it is left out.
+        count: Its parameter counts.
+        tokens: Longest prompt and answer together.
+        limit: Bytes that may be used.
+    """
+    config = recipe["model"]["model_config"]
+    size, hidden = _dtype_bytes(config, "compute_dtype", 2), config["hidden_size"]
+    kv_width = next(linear.out_channels for linear in layer_linears(config) if linear.name == "wk")
+    cache = 2 * config["num_layers"] * kv_width * size
+    # The first pass reads whole prompts: one layer's input, q, k, v, output, norm, and the gated products.
+    prompt = size * (4 * hidden + 2 * kv_width + 3 * intermediate_size(config))
+    sequence = tokens * (cache + prompt) + config["vocab_size"] * 8  # float32 logits of one place, and a copy
+    room = limit - count.base * _dtype_bytes(config, "param_init_type", 2)
+    return 1 << max(0, int(room / sequence).bit_length() - 1) if room > sequence else 1
+
+
 def fit_memory(recipe: Mapping[str, Any], count: ParameterCount, points: Sequence[Point]) -> MemoryFit:
     """Fits the estimate to measured peaks; without one it stays as it is.
 
@@ -160,14 +183,35 @@ def fit_memory(recipe: Mapping[str, Any], count: ParameterCount, points: Sequenc
     return MemoryFit(float(fixed), float(scale / kept.max()))
 
 
-def checkpoint_bytes(recipe: Mapping[str, Any], count: ParameterCount) -> tuple[int, int]:
-    """Size of one save of one rank: the full checkpoint (base, LoRA, Adam), and the adapter file.
+@dataclass(frozen=True)
+class SaveBytes:
+    """Bytes of a save's files.
 
-    Returns:
-        Both in bytes; the second is 0 where `save_trainable_params` is off.
+    Attributes:
+        full: Base, LoRA and Adam.
+        state: LoRA and Adam.
+        adapter: The LoRA file beside either; 0 where `save_trainable_params` is off.
+    """
+
+    full: int
+    state: int
+    adapter: int
+
+    def of(self, full: int, states: int) -> int:
+        """Bytes of so many full saves and states."""
+        return full * (self.full + self.adapter) + states * (self.state + self.adapter)
+
+
+def save_bytes(recipe: Mapping[str, Any], count: ParameterCount) -> SaveBytes:
+    """What one rank writes at a save.
+
+    Args:
+        recipe: A resolved recipe with a CheckpointMonitor.
+        count: Its parameter counts.
     """
     config = recipe["model"]["model_config"]
     adapter = count.trainable * _adapter_bytes(config) if count.matched else 0
-    full = count.base * _dtype_bytes(config, "param_init_type", 2) + adapter + _ADAM * count.trainable
+    state = adapter + _ADAM * count.trainable
     monitor = next(item for item in recipe["callbacks"] if item["type"] == "CheckpointMonitor")
-    return full, adapter if monitor.get("save_trainable_params") else 0
+    return SaveBytes(full=count.base * _dtype_bytes(config, "param_init_type", 2) + state, state=state,
+                     adapter=adapter if monitor.get("save_trainable_params") else 0)

@@ -34,6 +34,8 @@ class Probe:
         versions: Package -> version.
         date: Local date.
         points: Measured shapes.
+        save_bytes_per_second: What rank 0 wrote of a checkpoint in a second; None in a probe made before it
+            was measured.
         failed: Shapes that did not run -> why, e.g. out of memory.
     """
 
@@ -45,6 +47,7 @@ class Probe:
     versions: dict[str, str]
     date: str
     points: list[Point]
+    save_bytes_per_second: float | None = None
     failed: dict[str, str] = field(default_factory=dict)
 
 

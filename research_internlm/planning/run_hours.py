@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from research_internlm.planning.flops import Shape
 from research_internlm.recipes.schedule import CheckpointPlan, Steps
 
 MS_PER_HOUR = 3.6e6
-# What a save writes in a second: taken, not measured on an NPU's host; a copy on a notebook's disk has 0.5 to
-# 1.6 GB/s (benchmarks/RESULTS.md), and MindSpore serialises as it writes.
+# What a save writes in a second where no probe measured it: taken, not measured on an NPU's host; a copy on a
+# notebook's disk has 0.5 to 1.6 GB/s (benchmarks/RESULTS.md), and MindSpore serialises as it writes.
 SAVE_BYTES_PER_SECOND = 0.5e9
 VALIDATION_ROWS = 2_480  # 20 questions of each of 124 categories, the report's
 
@@ -40,6 +40,8 @@ class Generation:
 
 # Prompts: the report's test and the contest's SQuAD subset. Tokens and batches: yaml/predict_*.yaml; a tuned
 # model ends an option's text after some 32 tokens, and a SQuAD answer is cut at 20.
+LONGEST = 2048  # their seq_length: prompt and answer together
+_CACHE_BLOCK = 16  # their block_size
 TESTS = (Generation("MMLU", 2_480, 130, 200, 32, 8), Generation("SQuAD", 2_067, 230, 20, 20, 8))
 
 
@@ -58,7 +60,7 @@ class RunHours:
 
 
 def run_hours(model: StepModel, recipe: Mapping[str, Any], shape: Shape, steps: Steps, plan: CheckpointPlan,
-              save_bytes: float) -> RunHours:
+              saved_bytes: float, bytes_per_second: float = SAVE_BYTES_PER_SECOND) -> RunHours:
     """Hours of a run.
 
     Args:
@@ -67,13 +69,14 @@ def run_hours(model: StepModel, recipe: Mapping[str, Any], shape: Shape, steps: 
         shape: The step of one card.
         steps: The run's steps.
         plan: When it saves and evaluates.
-        save_bytes: What one card writes at a save; all cards write to one disk.
+        saved_bytes: What all saves of the run write, of all cards to one disk.
+        bytes_per_second: How fast.
     """
     evaluations = steps.total // plan.eval_interval if recipe.get("do_eval") and plan.eval_interval > 0 else 0
     # One sample a row, the head everywhere, batch and cards of the training.
     batches = -(-VALIDATION_ROWS // (steps.cards * steps.batch_size))
     once = model.forward(shape.rows, shape.seq_length, shape.seq_length) * batches
-    pause = len(plan.saved) * steps.cards * save_bytes / SAVE_BYTES_PER_SECOND / 3600
+    pause = saved_bytes / bytes_per_second / 3600
     return RunHours(model.step(shape) * (steps.total / MS_PER_HOUR),
                     once * (evaluations / MS_PER_HOUR), Range(pause, pause, pause))
 
@@ -89,9 +92,18 @@ def generation_hours(model: StepModel, test: Generation, tuned: bool) -> Range:
     return batch * (batches / MS_PER_HOUR)
 
 
-def describe_evaluations(model: StepModel, checkpoints: int) -> Iterator[str]:
+def describe_batch(batch: int) -> str:
+    """The line that says how many prompts fit on a card, and the settings for it."""
+    blocks = batch * LONGEST // _CACHE_BLOCK
+    return (f"evaluation: by memory (an estimate) a card answers {batch} prompts of up to {LONGEST} tokens "
+            f"together: runner_config.batch_size={batch} model.model_config.batch_size={batch} "
+            f"model.model_config.num_blocks={blocks}; prompts are batched by length, the longest first")
+
+
+def describe_evaluations(model: StepModel, checkpoints: int, tests: Sequence[Generation] = TESTS
+                         ) -> Iterator[str]:
     """Lines on what the base and the checkpoints cost after the training, on one card."""
-    for test in TESTS:
+    for test in tests:
         base, tuned = (generation_hours(model, test, tuned) for tuned in (False, True))
         total = base + tuned * checkpoints
         yield (f"evaluation: {test.name}, {test.prompts:,} prompts at batch {test.batch}: base "

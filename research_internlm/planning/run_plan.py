@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from research_internlm import recipes
@@ -32,6 +32,7 @@ from research_internlm.recipes.schedule import (
     interval_to_the_end,
     last_evaluation,
     whole_number,
+    writing_workers,
 )
 from research_internlm.shared.errors import ToolkitError
 
@@ -136,9 +137,13 @@ def describe_checkpoints(plan: CheckpointPlan, steps: Steps) -> Iterator[str]:
 def describe_cost(recipe: Mapping[str, Any], count: ParameterCount, plan: CheckpointPlan, cards: int
                   ) -> Iterator[str]:
     """Lines on parameters, disk and memory."""
-    full, adapter = memory.checkpoint_bytes(recipe, count)
-    yield (f"disk: about {len(plan.kept) * cards * (full + adapter) / 1e9:,.1f} GB for {len(plan.kept)} "
-           f"saves x {cards} ranks ({full / 1e9:.2f} GB full, {adapter / 1e9:.3f} GB adapter each)")
+    sizes, writing = memory.save_bytes(recipe, count), writing_workers(recipe, cards)
+    ranks = "rank 0" if writing == 1 else f"{writing} ranks"
+    full, states = len(plan.kept), len(plan.kept_states)
+    yield (f"disk: about {writing * sizes.of(full, states) / 1e9:,.1f} GB, written by {ranks}: {full} full "
+           f"checkpoints of {sizes.full / 1e9:.2f} GB ({writing * full * sizes.full / 1e9:,.1f} GB), "
+           f"{states} saves of adapter and optimizer state ({sizes.state / 1e9:.3f} GB), an adapter file "
+           f"({sizes.adapter / 1e9:.3f} GB) with each")
     yield f"device memory: about {memory.device_memory(recipe, count)} a card; an estimate, not measured"
 
 
@@ -197,13 +202,15 @@ def search_choices(recipe: recipes.Recipe, steps: Steps, data: Data, model: Step
                    arguments: argparse.Namespace) -> Search:
     """Searches what the recipe could be run as."""
     count = count_parameters(recipes.model_config(recipe))
-    peaks = memory.MemoryFit()
+    peaks, rate = memory.MemoryFit(), run_hours.SAVE_BYTES_PER_SECOND
     if arguments.probe:
         found = probe.read_probe(arguments.probe)
         peaks = memory.fit_memory(found.recipe, count_parameters(recipes.model_config(found.recipe)),
                                   found.points)
+        rate = found.save_bytes_per_second or rate
     job = Job(recipe=recipe, count=count, samples=data.samples, text_tokens=data.text_tokens,
-              longest=data.longest, cards=arguments.cards, saves=arguments.saves, model=model, memory=peaks)
+              longest=data.longest, cards=arguments.cards, saves=arguments.saves, model=model, memory=peaks,
+              bytes_per_second=rate)
     shape = shape_of(recipe)
     update = data.samples / data.rows * steps.batch_size * steps.cards
     missing = 0 if arguments.train_dataset else lengths.lost(data.samples, shape.seq_length, None)
@@ -215,7 +222,11 @@ def search_choices(recipe: recipes.Recipe, steps: Steps, data: Data, model: Step
 def describe_search(found: Search, price: float | None) -> Iterator[str]:
     """Lines on the front, and on the evaluations after the training."""
     yield from front.describe(found.job, found.own, found.narrow, found.wide, price)
-    yield from run_hours.describe_evaluations(found.job.model, 5)
+    job = found.job
+    batch = memory.generation_batch(job.recipe, job.count, run_hours.LONGEST, search.memory_limit(job.recipe))
+    yield run_hours.describe_batch(batch)
+    at_batch = [replace(test, batch=batch) for test in run_hours.TESTS]
+    yield from run_hours.describe_evaluations(job.model, 5, [*run_hours.TESTS, *at_batch])
 
 
 def describe_choice(choice: Choice, path: str) -> Iterator[str]:

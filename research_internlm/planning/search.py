@@ -20,8 +20,14 @@ from research_internlm.planning.cost import Range, StepModel
 from research_internlm.planning.cost_table import run_shape
 from research_internlm.planning.flops import Shape
 from research_internlm.planning.memory import GIB, MemoryFit
-from research_internlm.planning.run_hours import RunHours, run_hours
-from research_internlm.recipes.schedule import CheckpointPlan, Steps, search_plan
+from research_internlm.planning.run_hours import SAVE_BYTES_PER_SECOND, RunHours, run_hours
+from research_internlm.recipes.schedule import (
+    CheckpointPlan,
+    Steps,
+    only_five_are_full,
+    search_plan,
+    writing_workers,
+)
 from research_internlm.shared.errors import ToolkitError
 
 REPORT_SAMPLES = 16  # an update, 4 cards x 4 rows
@@ -48,6 +54,7 @@ class Job:
         saves: Checkpoints to write, a multiple of five.
         model: The time of a step.
         memory: What measured peaks add to the memory estimate.
+        bytes_per_second: What a save writes.
     """
 
     recipe: Mapping[str, Any]
@@ -59,6 +66,7 @@ class Job:
     saves: int
     model: StepModel
     memory: MemoryFit
+    bytes_per_second: float = SAVE_BYTES_PER_SECOND
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,13 +162,15 @@ def choice_of(job: Job, shape: Shape, cards: int, rows: int, update: float, lost
     sink = runner.get("sink_size", 1) if runner.get("sink_mode") else 1
     steps = Steps(rows, cards, shape.rows, runner["epochs"], max(1, sink))
     try:
-        plan = search_plan(steps, job.saves)
+        plan = search_plan(steps, job.saves, only_five_are_full(job.recipe))
     except (ToolkitError, ZeroDivisionError):
         return None
-    save_bytes = sum(memory.checkpoint_bytes(job.recipe, job.count))
+    written = writing_workers(job.recipe, cards) * memory.save_bytes(job.recipe, job.count).of(
+        len(plan.full), len(plan.states))
     rate = float((job.recipe.get("lr_schedule") or {}).get("learning_rate") or math.nan)
     return Choice(cards=cards, shape=shape, samples=update, lost=lost, steps=steps, plan=plan,
-                  hours=run_hours(job.model, job.recipe, shape, steps, plan, save_bytes),
+                  hours=run_hours(job.model, job.recipe, shape, steps, plan, written,
+                                job.bytes_per_second),
                   memory_bytes=needed, learning_rate=rate * math.sqrt(update / REPORT_SAMPLES))
 
 

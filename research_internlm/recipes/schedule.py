@@ -20,6 +20,7 @@ from research_internlm.shared.errors import ToolkitError
 
 REQUIRED_CHECKPOINTS = 5  # rules, second phase: five, evenly spaced over the whole run
 EVEN_TOLERANCE = 0.1  # of a fifth of the run: how much the distances may differ, and the end be missed
+FULL_CHECKPOINTS = ("five", "all")  # which saves hold the frozen base too, CheckpointMonitor.full_checkpoints
 ROUNDING_TOLERANCE = 0.25  # of a fifth: the most that rounding to whole sinks may add to that
 
 
@@ -166,34 +167,79 @@ class CheckpointPlan:
     Attributes:
         interval: `save_checkpoint_steps`.
         keep: `keep_checkpoint_max`.
-        saved: All steps at which a checkpoint is written.
-        kept: Those that retention leaves at the end.
+        full: Steps at which a full checkpoint is written.
+        states: Steps at which adapter and optimizer state are written without the frozen base.
+        kept: Full checkpoints that retention leaves at the end.
+        kept_states: States that it leaves.
         to_submit: The evenly spaced five among the kept ones, None where the run loses them.
         eval_interval: `eval_step_interval`.
     """
 
     interval: int
     keep: int
-    saved: list[int]
+    full: list[int]
+    states: list[int]
     kept: list[int]
+    kept_states: list[int]
     to_submit: list[int] | None
     eval_interval: int
 
+    @property
+    def saved(self) -> list[int]:
+        """All steps at which something is written."""
+        return sorted((*self.full, *self.states))
+
     @classmethod
-    def simulate(cls, steps: Steps, interval: int, keep: int, eval_interval: int) -> CheckpointPlan:
-        """Plays a run's saves through its retention (training/callbacks.py); a `keep` of 0 keeps all."""
+    def simulate(cls, steps: Steps, interval: int, keep: int, eval_interval: int, only_five: bool = False
+                 ) -> CheckpointPlan:
+        """Plays a run's saves through its retention (training/callbacks.py); a `keep` of 0 keeps all.
+
+        Full checkpoints and states are kept apart, each up to `keep`. `only_five` has a meaning where the run
+        has five evenly spaced saves: no other one is full.
+        """
         saved = save_points(steps.total, interval, steps.sink_size)
         planned = evenly_spaced(saved, steps.total, steps.sink_size) or ()
-        kept: list[int] = []
-        for step in saved:
-            if 0 < keep <= len(kept) and (oldest := expendable(kept, planned)) is not None:
-                kept.remove(oldest)
-            kept.append(step)
+        full = [step for step in saved if step in planned] if only_five and planned else saved
+        states = [step for step in saved if step not in full]
+        kept = _retained(full, keep, planned)
         to_submit = evenly_spaced(kept, steps.total, steps.sink_size)
-        return cls(interval, keep, saved, kept, to_submit, eval_interval)
+        return cls(interval, keep, full, states, kept, _retained(states, keep, ()), to_submit, eval_interval)
 
 
-def search_plan(steps: Steps, saves: int) -> CheckpointPlan:
+def _retained(saved: Sequence[int], keep: int, planned: Collection[int]) -> list[int]:
+    kept: list[int] = []
+    for step in saved:
+        if 0 < keep <= len(kept) and (oldest := expendable(kept, planned)) is not None:
+            kept.remove(oldest)
+        kept.append(step)
+    return kept
+
+
+def only_five_are_full(recipe: Mapping[str, Any]) -> bool:
+    """Whether saves beside the five to submit leave the frozen base out.
+
+    Raises:
+        ToolkitError: CheckpointMonitor's full_checkpoints is neither of its values.
+    """
+    value = (recipes.callback(recipe, "CheckpointMonitor") or {}).get("full_checkpoints") or "all"
+    if value not in FULL_CHECKPOINTS:
+        raise ToolkitError(f"the config's callbacks.CheckpointMonitor.full_checkpoints is {value!r}, but has "
+                           f"to be {' or '.join(FULL_CHECKPOINTS)}")
+    return value == "five"
+
+
+def writing_workers(recipe: Mapping[str, Any], workers: int) -> int:
+    """Workers that write checkpoints: one in data-parallel training, where all hold the same bits.
+
+    Machines of one run share --output_dir (launch.py), so rank 0 of the first is enough.
+    """
+    parallel = recipe.get("parallel") or {}
+    same_bits = (str(parallel.get("parallel_mode")).lower() in ("0", "data_parallel", "stand_alone")
+                 and not parallel.get("enable_parallel_optimizer"))
+    return 1 if same_bits else workers
+
+
+def search_plan(steps: Steps, saves: int, only_five: bool = False) -> CheckpointPlan:
     """Derives save and evaluation steps, multiples of sink_size, that keep the five of the rules.
 
     Two evaluations a save where the sink size allows it; the report's 34,504 steps and 10 saves give its
@@ -202,6 +248,7 @@ def search_plan(steps: Steps, saves: int) -> CheckpointPlan:
     Args:
         steps: The run.
         saves: About how many checkpoints to write, a multiple of five; fewer where only these are even.
+        only_five: Whether only the five are full.
 
     Raises:
         ToolkitError: The run cannot hold them.
@@ -217,7 +264,7 @@ def search_plan(steps: Steps, saves: int) -> CheckpointPlan:
         keep = len(save_points(steps.total, interval))
         half, rest = divmod(interval, 2)
         eval_interval = interval if rest or half % steps.sink_size else half
-        plan = CheckpointPlan.simulate(steps, interval, keep, eval_interval)
+        plan = CheckpointPlan.simulate(steps, interval, keep, eval_interval, only_five)
         if plan.to_submit:
             return plan
     raise ToolkitError(f"a run of {steps.total:,} steps (sink_size {steps.sink_size:,}) cannot hold "
@@ -235,7 +282,7 @@ def plan_from_recipe(recipe: Mapping[str, Any], steps: Steps) -> CheckpointPlan:
     keep = whole_number(recipe, f"{name}.keep_checkpoint_max", least=0, default=5)
     evaluates = recipe.get("do_eval")
     eval_interval = whole_number(recipe, "eval_step_interval", also=-1, default=100) if evaluates else 0
-    return CheckpointPlan.simulate(steps, interval, keep, eval_interval)
+    return CheckpointPlan.simulate(steps, interval, keep, eval_interval, only_five_are_full(recipe))
 
 
 def _without_monitor(recipe: Mapping[str, Any]) -> str:

@@ -14,9 +14,11 @@ from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.run_layout import RESOLVED_CONFIG
 
 # Where things lie and how many cores a machine has are not part of what a run is; the data's identity is
-# its sha256 in run.json. The monitor's numbers are derived from the data; curves only watch.
+# its sha256 in run.json. The monitor's numbers are derived from the data; curves only watch; which saves hold
+# the frozen base changes no number of the training.
 _PLACES = re.compile(r"output_dir|load_checkpoint|resume_training|.*\.dataset_dir|.*\.num_parallel_workers"
-                     r"|callbacks\.UsefulTokensMonitor\..*|tensorboard(\..*)?")
+                     r"|callbacks\.UsefulTokensMonitor\..*|callbacks\.CheckpointMonitor\.full_checkpoints"
+                     r"|tensorboard(\..*)?")
 
 
 def run_differences(run: Path, recipe: Mapping[str, Any], data: Mapping[str, RunData], workers: int

@@ -1,4 +1,4 @@
-"""The file in which a training leaves its peak memory for the probe that started it."""
+"""The files in which a training leaves peak memory and time of a save for the probe that started it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 from research_internlm.shared.schema import Count
 
 PEAK_MEMORY = "peak_memory.json"
+SAVE_TIME = "save_time.json"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class PeakMemory:
 
     bytes: Count
     kind: Literal["device", "resident"]
+
+
+@dataclass(frozen=True)
+class SaveTime:
+    """save_time.json: bytes of a checkpoint, and the seconds in which MindSpore wrote them."""
+
+    bytes: Count
+    seconds: float
 
 
 def resident_peak() -> int:

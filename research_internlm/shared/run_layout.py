@@ -3,15 +3,17 @@
     OUTPUT_DIR/
         resolved_config.yaml, run.json      what the run is: its settings, and the facts of its start
         train_log.jsonl                     loss lines of the training, one JSON object a line
-        checkpoint/rank_N/*.ckpt            full checkpoints, one folder a rank
+        checkpoint/rank_N/*.ckpt            full checkpoints; in data-parallel training rank 0's only
+        checkpoint_state/rank_N/*.ckpt      adapter and optimizer state, of the saves between them
         checkpoint_trainable/rank_N/*.ckpt  adapter-only checkpoints
         msrun_log/attempt-NNN/              logs and attempt.json of each launch
         log/                                MindFormers' own logs
         results_TASK_NAME.json, TASK_NAME.log   evaluations
         obs_links.json                      uploads
+        .resume/rank_N/                     links to the files a worker continues from
         .lock, .lock-N, .mirror.lock        who is at work here
 
-The checkpoint folders are MindFormers' (CheckpointMonitor, 1.9.0).
+checkpoint and checkpoint_trainable are MindFormers' names (CheckpointMonitor, 1.9.0).
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ MSRUN_LOG = "msrun.log"
 MIRROR_LOG = "mirror.log"
 MIRROR_LOCK = ".mirror.lock"  # of the process that sends the run to its mirror
 _CHECKPOINT_FOLDER = re.compile(r"checkpoint\w*")  # also checkpoint_network/, where MindFormers is told to
+_STATE_FOLDER = "checkpoint_state"
 _RANK_FOLDER = re.compile(r"rank_(\d+)")
 
 
@@ -58,8 +61,23 @@ def adapter_dir(run: Path) -> Path:
     return run / "checkpoint_trainable"
 
 
+def state_dir(run: Path) -> Path:
+    """Folder of the saves that hold adapter and optimizer state without the frozen base."""
+    return run / _STATE_FOLDER
+
+
+def is_state(checkpoint: Path) -> bool:
+    """Whether a save lies in `state_dir`."""
+    return checkpoint.parent.parent.name == _STATE_FOLDER
+
+
+def resume_dir(run: Path, rank: int) -> Path:
+    """Folder of links from which MindFormers loads what one worker continues from."""
+    return run / ".resume" / f"rank_{rank}"
+
+
 def rank_dir(checkpoints: Path, rank: int) -> Path:
-    """One rank's folder in `checkpoint_dir` or `adapter_dir`."""
+    """One rank's folder in `checkpoint_dir`, `state_dir` or `adapter_dir`."""
     return checkpoints / f"rank_{rank}"
 
 

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from research_internlm import recipes
+from research_internlm.checkpoints import weight_names
+from research_internlm.checkpoints.header import read_header
 from research_internlm.checkpoints.model_match import weights_problems
 from research_internlm.recipes.structure import OWN_MODE, RUN_MODES
+from research_internlm.runs.run_info import read_run_info
 from research_internlm.runs.saved_steps import find_checkpoints
 from research_internlm.shared import run_layout
 from research_internlm.shared.arguments import is_whole
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import sha256_of
 
 
 def boolean(text: str) -> bool:
@@ -116,3 +120,50 @@ def base_weight_problems(recipe: recipes.Recipe) -> Iterator[str]:
             paths = list(found.complete[found.last].values())
     for path in paths:
         yield from weights_problems(path, recipes.model_config(recipe))
+
+
+def base_weights(recipe: recipes.Recipe) -> Path | None:
+    """The base weights of a run: --load_checkpoint, or, where a resume leaves it out, that of its start."""
+    given, resolved = recipe.get("load_checkpoint"), Path(recipe["output_dir"]) / run_layout.RESOLVED_CONFIG
+    if not given and resolved.is_file():
+        given = recipes.load_yaml(resolved).get("load_checkpoint")
+    return Path(given) if given else None
+
+
+def settle_saves(recipe: recipes.Recipe) -> None:
+    """Makes every save a full one where a state could not be continued from: without adapter or base weights.
+
+    MindFormers joins state and base from .ckpt files, in no certain order, so the base must hold neither an
+    adapter nor an optimizer's state.
+    """
+    monitor = recipes.callback(recipe, "CheckpointMonitor")
+    if monitor is None or monitor.get("full_checkpoints") != "five":
+        return
+    base = base_weights(recipe)
+    possible = (recipes.model_config(recipe).get("pet_config") and base is not None and base.is_file()
+                and base.suffix == ".ckpt" and monitor.get("checkpoint_format", "ckpt") == "ckpt"
+                and not any(weight_names.is_training_state(name) or weight_names.is_adapter(name)
+                            for name in read_header(base)))
+    if not possible:
+        monitor["full_checkpoints"] = "all"
+
+
+def state_problems(recipe: recipes.Recipe, with_bytes: bool) -> Iterator[str]:
+    """What keeps a run from continuing from a state: base weights that are missing or not those of its start.
+
+    Args:
+        recipe: The resolved recipe.
+        with_bytes: Whether to read every byte of the weights, which takes seconds a gigabyte.
+    """
+    base, run = base_weights(recipe), Path(recipe["output_dir"])
+    what = "--load_checkpoint"
+    if base is None or not base.is_file():
+        yield (f"{what} {base or ''}: the last save of {run} holds adapter and optimizer state only and "
+               "continues on the base weights of its start, which are not there; put them there, or move "
+               f"{run_layout.state_dir(run)} away to continue from the last full checkpoint")
+        return
+    yield from weights_problems(base, recipes.model_config(recipe), what)
+    started = read_run_info(run).load_checkpoint_sha256
+    if with_bytes and started not in (None, sha256_of(base)):
+        yield (f"{what} {base} is not the file the run in {run} was started from (sha256 {started}): give "
+               "that file")

@@ -9,6 +9,7 @@ from research_internlm import recipes
 from research_internlm.checkpoints import hf_config
 from research_internlm.model import cpu_patches, lora
 from research_internlm.recipes.schedule import whole_number
+from research_internlm.shared.arguments import is_whole
 from research_internlm.shared.errors import ToolkitError, added_to
 
 
@@ -36,6 +37,12 @@ def recipe_problems(recipe: recipes.Recipe) -> list[str]:
         if recipe["context"]["device_target"] == "CPU" and recipe.get("runner_config", {}).get("sink_mode"):
             found.append("runner_config.sink_mode is True on a CPU, where it multiplies the epochs; "
                          "add --overlay yaml/overlays/cpu_tiny.yaml")
+    with added_to(found):
+        parts = (recipe.get("runner_wrapper") or {}).get("micro_batches") or 1
+        rows = (recipe.get("runner_config") or {}).get("batch_size") or 1
+        if is_whole(rows, 1) and not (is_whole(parts, 1) and rows % parts == 0):
+            found.append(f"runner_wrapper.micro_batches is {parts!r}, but has to divide "
+                         f"runner_config.batch_size ({rows})")
     with added_to(found):
         if recipe.get("use_parallel") and Path(recipe.get("load_checkpoint") or "").suffix == ".safetensors":
             found.append(f"--load_checkpoint {recipe['load_checkpoint']}: under several workers MindFormers "

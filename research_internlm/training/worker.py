@@ -19,12 +19,17 @@ from research_internlm.runs import same_run, saved_steps
 from research_internlm.runs.run_info import Parameters, RunInfo
 from research_internlm.shared import run_layout, versions
 from research_internlm.shared.errors import ToolkitError, added_to
-from research_internlm.shared.files import sha256_of, write_json
+from research_internlm.shared.files import require_file, sha256_of, write_json
 from research_internlm.shared.process_role import rank, worker_count
 from research_internlm.shared.processes import RUN_MARK
 from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS, is_run
 from research_internlm.shared.schema import to_json
-from research_internlm.training.command import base_weight_problems, checkpoint_format
+from research_internlm.training.command import (
+    base_weight_problems,
+    base_weights,
+    checkpoint_format,
+    state_problems,
+)
 from research_internlm.training.preflight import recipe_problems
 
 
@@ -42,16 +47,19 @@ def preflight(recipe: recipes.Recipe, arguments: argparse.Namespace
     wrong = recipe_problems(recipe)
     problems = [f"{len(wrong)} wrong setting(s) in the config: {'; '.join(wrong)}"] if wrong else []
     data: dict[str, RunData] = {}
+    launched = os.environ.get(RUN_MARK) == str(Path(recipe["output_dir"]).resolve())
     if recipe.get("run_mode") != "predict":
         with added_to(problems):
             data = check_data(recipe, arguments.config)
-            launched = os.environ.get(RUN_MARK) == str(Path(recipe["output_dir"]).resolve())
             for section, fact in data.items():
                 if rank() == 0 and not launched:  # the launcher has read every byte already
                     require_unchanged(fact.file, f"--{section}")
-    own = run_layout.checkpoint_dir(Path(recipe["output_dir"]))
-    if recipe.get("resume_training") is not True or not saved_steps.find_checkpoints(own).complete:
+    last = saved_steps.last_save(saved_steps.find_saves(Path(recipe["output_dir"])))
+    if recipe.get("resume_training") is not True or last is None:
         problems += base_weight_problems(recipe)
+    elif run_layout.is_state(last):
+        with added_to(problems):
+            problems += state_problems(recipe, with_bytes=rank() == 0 and not launched)
     if problems:
         raise ToolkitError("; ".join(problems))
     count = lora.count_parameters(recipes.model_config(recipe))
@@ -105,29 +113,40 @@ def _checkpoint_sha256(path: str | None) -> str | None:
 
 
 def continue_run(recipe: recipes.Recipe) -> None:
-    """Points the recipe at the last complete checkpoint, if it is to continue a run.
+    """Points the recipe at the save that this worker is to continue from, if there is one.
 
     Raises:
-        ToolkitError: There is no run to continue.
+        ToolkitError: There is no run to continue, or not the named file.
     """
-    if recipe.get("resume_training") is not True:
+    asked, run = recipe.get("resume_training"), Path(recipe["output_dir"])
+    if not asked:
         return
     given = recipe.get("load_checkpoint")
-    own = run_layout.checkpoint_dir(Path(recipe["output_dir"]))
-    folder = Path(given) if given and run_layout.rank_dir(Path(given), 0).is_dir() else own
-    found = saved_steps.prepare(folder, rank())
-    if found is None:
-        if not is_run(Path(recipe["output_dir"])):
-            raise ToolkitError(f"--resume_training True: {folder} holds no complete checkpoint and "
-                               f"{recipe['output_dir']} no run; leave the flag out to start one")
+    folder = Path(given) if given and run_layout.rank_dir(Path(given), 0).is_dir() else None
+    if isinstance(asked, str):
+        save = _named(folder or run_layout.checkpoint_dir(run), asked)
+    else:
+        found = saved_steps.find_checkpoints(folder) if folder else saved_steps.find_saves(run)
+        saved_steps.set_aside(found.broken, rank())
+        save = saved_steps.last_save(found, rank())
+    if save is None:
+        if not is_run(run):
+            raise ToolkitError(f"--resume_training True: {folder or run} holds no complete checkpoint and "
+                               f"{run} no run; leave the flag out to start one")
         print("no complete checkpoint yet: the run starts again at step 1", flush=True)
         recipe["resume_training"] = False
         return
-    step, path = found
-    print(f"continuing from step {step} ({path})", flush=True)
-    recipe |= {"load_checkpoint": str(folder), "resume_training": path.name,
-               "callbacks": [{"type": "LossScaleCounters", "resumed_from": str(path)},
-                             *recipe["callbacks"]]}
+    print(f"continuing from step {saved_steps.complete_step(save)} ({save})", flush=True)
+    base = base_weights(recipe) if run_layout.is_state(save) else None
+    links, name = saved_steps.load_folder(run, rank(), save, base)
+    recipe |= {"load_checkpoint": str(links), "resume_training": name,
+               "callbacks": [{"type": "LossScaleCounters", "resumed_from": str(save)}, *recipe["callbacks"]]}
+
+
+def _named(folder: Path, name: str) -> Path:
+    """This rank's file of a name that is given for rank 0; rank 0's own where that rank wrote none."""
+    path = run_layout.rank_dir(folder, rank()) / run_layout.for_rank(name, rank())
+    return path if path.exists() else require_file(run_layout.rank_dir(folder, 0) / name, "--resume_training")
 
 
 def serve_workers(device_target: str) -> None:

@@ -103,7 +103,8 @@ def compare(causal, prompts):
     decoder = StaticCacheDecoder(causal, len(prompts), LENGTH)
     endless = stock_tokens(causal, prompts, [VOCAB], 0)
     stop_ids = [next(i for i in endless[row][at:] if i) for row, at in ((0, 4), (1, 2))]
-    result = {"logit_difference": logit_difference(causal, decoder, prompts, endless),
+    alone = [stock_tokens(causal, [prompt], [VOCAB], 0)[0] for prompt in prompts]
+    result = {"stock_alone": alone, "logit_difference": logit_difference(causal, decoder, prompts, endless),
               "stock_endless": endless, "cached_endless": decoder.generate(prompts, PADDED, NEW, [])}
     for minimum in (0, 3):
         result[f"stock_{minimum}"] = stock_tokens(causal, prompts, stop_ids, minimum)

@@ -10,6 +10,8 @@ import subprocess
 import pytest
 
 from research_internlm import launch as launch_module
+from research_internlm import recipes
+from research_internlm.checkpoints import weight_names
 from research_internlm.launching import msrun as msrun_module
 from research_internlm.launching import options
 from research_internlm.recipes.data_check import check_data, fill_from_data
@@ -18,6 +20,7 @@ from research_internlm.shared import processes
 from research_internlm.training import command, worker
 from tests.helpers.commands import ROOT, convert_items, exam_items
 from tests.helpers.run_info import parameters
+from tests.helpers.weight_files import random_tensors, write
 
 SEQ_LENGTH = 64
 EPOCHS = 8
@@ -46,10 +49,20 @@ def launch_command(work, output, workers, *more, launcher=()):
             "callbacks.CheckpointMonitor.keep_checkpoint_max=100", *more]
 
 
+def base_weights(work):
+    """Random weights of the launched model."""
+    if (work / "base.ckpt").exists():
+        return work / "base.ckpt"
+    arguments = command.parse_arguments(["--config", "yaml/lora_finetune.yaml",
+                                         *launch_command(work, "base", 1)[5:]])
+    shapes = weight_names.parameter_shapes(recipes.model_config(command.resolve(arguments)))
+    return write(work / "base.ckpt", {name: 0.1 * value for name, value in random_tensors(shapes).items()})
+
+
 @pytest.fixture(scope="session")
 def whole(work):
     """A run of 2 workers with shuffling that nothing interrupted; it leaves its graphs to other launches."""
-    done = launch(work, "whole", 2, graphs=work / "graphs")
+    done = launch(work, "whole", 2, "--load_checkpoint", str(base_weights(work)), graphs=work / "graphs")
     assert done.returncode == 0, done.stdout + done.stderr
     return work / "whole"
 

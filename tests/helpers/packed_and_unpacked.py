@@ -13,6 +13,7 @@ from pathlib import Path
 import mindspore
 import numpy as np
 from mindformers import MindFormerConfig, build_context
+from mindformers.core.metric import PerplexityMetric
 from mindformers.models.build_model import build_network
 
 from research_internlm import recipes
@@ -20,11 +21,14 @@ from research_internlm.model import (
     cpu_patches,
     modeling,  # noqa: F401 (registers the classes)
 )
+from research_internlm.training.accumulation import AccumulatingTrainOneStepCell
 from tests.helpers.commands import ROOT
 
 LENGTH, VOCAB = 48, 97  # seq_length; rows are one longer
 SAMPLES = [12, 20, 17, 30, 15]  # tokens each
 ROWS = [[0, 1, 2], [3, 4]]  # 49 tokens, full to the last, and 45
+EVALUATED = [[0, 1], [3, 4], [2]]  # validation rows are one token shorter
+SCALE = 1024.0
 RECIPES = {"internlm": ["yaml/overlays/cpu_tiny.yaml"],
            "internlm2": ["yaml/overlays/cpu_tiny.yaml", "yaml/overlays/cpu_tiny_internlm2.yaml"]}
 
@@ -39,8 +43,8 @@ def samples():
         yield ids, labels
 
 
-def batch(rows, found):
-    shape = (len(rows), LENGTH + 1)
+def batch(rows, found, length=LENGTH + 1):
+    shape = (len(rows), length)
     ids, labels = np.zeros(shape, np.int32), np.full(shape, -100, np.int32)
     for number, row in enumerate(rows):
         tokens, targets = (np.concatenate([found[sample][part] for sample in row]) for part in (0, 1))
@@ -95,10 +99,33 @@ def main():
         result[f"{name}_loss"], result[f"{name}_gradients"] = loss_and_gradients(
             build(recipe, **settings), *data)
     network = build(recipe, packed=True, labels_per_row=most)
+    result["accumulated_loss"], result["accumulated_gradients"] = in_parts(network, *packed)
+    for name, rows in (("unpacked", [[number] for number in range(len(found))]), ("packed", EVALUATED)):
+        result[f"{name}_evaluation"] = evaluation_loss(network, *batch(rows, found, LENGTH))
     result["change"] = change(network, packed[0])
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     result["compiled_loss"], result["compiled_gradients"] = loss_and_gradients(network, *packed)
     np.savez(output, **result)
+
+
+def in_parts(network, ids, labels):
+    """One row at a time, under a loss scale."""
+    network.set_train(True)
+    adapter = [parameter for parameter in network.trainable_params() if "lora" in parameter.name]
+    cell = AccumulatingTrainOneStepCell(network, mindspore.nn.SGD(adapter), micro_batches=len(ROWS),
+                                        scale_sense=mindspore.nn.FixedLossScaleUpdateCell(SCALE))
+    loss, gradients, factor = cell.grads_for_legacy(mindspore.Tensor(SCALE, mindspore.float32), ids, labels)
+    assert factor.asnumpy() == 1
+    return loss.asnumpy(), np.concatenate([gradient.asnumpy().ravel() / SCALE for gradient in gradients])
+
+
+def evaluation_loss(network, ids, labels):
+    """MindFormers' metric of validation rows."""
+    network.set_train(False)
+    metric = PerplexityMetric()
+    metric.clear()
+    metric.update(*network(ids, labels))
+    return metric.eval()["loss"]
 
 
 def change(network, ids):

@@ -4,6 +4,7 @@ Every row has the same output text, so every rank has the same number of supervi
 mean of the ranks' mean losses the mean over the global batch.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -17,11 +18,10 @@ import pytest
 
 from research_internlm import launch as launch_module
 from research_internlm import recipes
-from research_internlm.checkpoints import weight_names
 from research_internlm.launching import machine_checks, msrun, options
 from research_internlm.recipes.schedule import CheckpointPlan, Steps
-from research_internlm.runs import same_run, saved_steps
-from research_internlm.shared import processes
+from research_internlm.runs import same_run, saved_steps, trained_state
+from research_internlm.shared import processes, run_layout
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.processes import processes_of, workers_of
 from research_internlm.shared.run_layout import TRAIN_LOG
@@ -31,6 +31,7 @@ from tests.helpers.launches import (
     EPOCHS,
     STEPS,
     assert_same_losses,
+    base_weights,
     environment,
     launch,
     launch_command,
@@ -46,12 +47,36 @@ def attempts(run):
 
 @pytest.mark.model
 def test_all_ranks_end_with_the_same_bits(whole):
-    import mindspore
+    """As each logs it; only rank 0 writes, and the digest is that of what it wrote."""
+    found = trained_state.digests(whole)
+    assert sorted(found) == list(range(2, STEPS + 1, 2))
+    assert all(set(ranks) == {0, 1} and ranks[0] == ranks[1] for ranks in found.values())
+    assert len({ranks[0] for ranks in found.values()}) == len(found)
+    last = read(saved_steps.find_saves(whole).complete[STEPS][0])
+    base = read(base_weights(whole.parent))
+    digest = hashlib.sha256()
+    for name in sorted(name for name in last if name not in base and name not in ADDED):
+        digest.update(name.encode() + last[name].tobytes())
+    assert digest.hexdigest() == found[STEPS][1]
 
-    first, second = [mindspore.load_checkpoint(str(path))
-                     for path in saved_steps.find_checkpoints(whole / "checkpoint").complete[STEPS].values()]
-    assert sum("mindpet_delta" in name for name in first) > 8  # LoRA and its Adam moments
-    assert differing(first, second) == []
+
+# What MindFormers' CheckpointMonitor adds to the parameters.
+ADDED = {"step_num", "epoch_num", "loss_scale", "global_batch_size"}
+
+
+@pytest.mark.model
+def test_rank_0_alone_writes_the_five_in_full_and_the_rest_without_the_base(whole):
+    full, states = (saved_steps.find_checkpoints(whole / name).complete
+                    for name in ("checkpoint", "checkpoint_state"))
+    assert sorted(full) == [10, 20, 28, 38, 48]
+    assert sorted([*full, *states]) == list(range(2, STEPS + 1, 2))
+    assert all([*ranks] == [0] for ranks in (*full.values(), *states.values()))
+    assert [path.name for path in whole.glob("checkpoint*/rank_*")] == ["rank_0"] * 3
+    names = {name for name in read(states[2][0])}
+    assert sum("mindpet_delta" in name for name in names) == 3 * 8  # A and B of four cells, two moments each
+    assert not names & set(read(base_weights(whole.parent)))
+    log = (whole / "msrun_log/attempt-001/worker_0.log").read_text()
+    assert "save of step 2: state, paused" in log and "save of step 10: full, paused" in log
 
 
 @pytest.mark.model
@@ -62,7 +87,7 @@ def test_the_scheduler_loads_no_mindformers(whole):
 
 def differing(one, other):
     """Names of the values whose bits differ."""
-    assert one.keys() == other.keys() and len(one) > 40
+    assert one.keys() == other.keys() and len(one) > 24
     return [name for name in one if one[name].asnumpy().tobytes() != other[name].asnumpy().tobytes()]
 
 
@@ -86,7 +111,8 @@ def test_two_workers_have_the_loss_of_one_with_the_same_global_batches(whole, on
 @pytest.mark.model
 def test_after_kill_9_of_a_worker_the_same_command_gives_the_uninterrupted_run_s_losses(work, whole):
     run = work / "killed"
-    job = subprocess.Popen(launch_command(work, "killed", 2), cwd=ROOT, env=environment(work / "graphs"),
+    command_line = "killed", 2, "--load_checkpoint", str(base_weights(work))
+    job = subprocess.Popen(launch_command(work, *command_line), cwd=ROOT, env=environment(work / "graphs"),
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     log = run / "msrun_log/attempt-001/worker_1.log"
     deadline = time.time() + 300
@@ -101,15 +127,15 @@ def test_after_kill_9_of_a_worker_the_same_command_gives_the_uninterrupted_run_s
     assert "the same command again continues from step" in words
     assert not workers_of(run)
 
-    found = saved_steps.find_checkpoints(run / "checkpoint")
+    found = saved_steps.find_saves(run)
     assert 4 < found.last < STEPS
-    for path in run.glob("checkpoint/rank_*/*.ckpt"):  # as a full disk or a lost notebook leaves them
+    for path in run.glob("checkpoint*/rank_*/*.ckpt"):  # as a full disk or a kill in a save leaves them
         if path not in found.complete[2].values():
             path.chmod(0o600)
             os.truncate(path, max(0, path.stat().st_size - 200))
-    shutil.rmtree(run / "checkpoint" / "rank_1")  # takes another rank's file
+    assert run_layout.is_state(saved_steps.last_save(saved_steps.find_saves(run)))
 
-    done = launch(work, "killed", 2)
+    done = launch(work, *command_line)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"continuing {run} from step 2 of {STEPS}" in done.stdout
     assert "is truncated" in done.stdout
@@ -131,11 +157,11 @@ def assert_same_bits_at_first(resumed, whole):
     """
     import mindspore
 
-    found, expected = (saved_steps.find_checkpoints(run / "checkpoint").complete for run in (resumed, whole))
+    found, expected = (saved_steps.find_saves(run).complete for run in (resumed, whole))
     assert found.keys() == expected.keys()
-    for rank in range(2):
-        got, wanted = (mindspore.load_checkpoint(str(steps[4][rank])) for steps in (found, expected))
-        assert differing(got, wanted) == []
+    got, wanted = (mindspore.load_checkpoint(str(steps[4][0])) for steps in (found, expected))
+    assert differing(got, wanted) == []
+    assert {*trained_state.digests(resumed)[4].values()} == {*trained_state.digests(whole)[4].values()}
 
 
 @pytest.mark.model
@@ -148,7 +174,7 @@ def test_a_run_keeps_the_checkpoints_its_plan_says(one):
 @pytest.mark.model
 def test_a_finished_run_says_so_and_another_command_is_refused(work, whole):
     before = sorted(whole.rglob("*"))
-    done = launch(work, "whole", 2)
+    done = launch(work, "whole", 2, "--load_checkpoint", str(base_weights(work)))
     assert done.returncode == 0 and "is finished" in done.stdout
     done = launch(work, "whole", 2, "lr_schedule.learning_rate=3.0e-3", "seed=7")
     assert_user_error(done, "holds another run", "lr_schedule.learning_rate: 0.01 -> 0.003", "seed: 0 -> 7")
@@ -171,6 +197,49 @@ def test_an_evaluation_keeps_its_log_where_the_hand_in_looks(work, whole, demo_d
     assert "SQuAD contest: F1" in (whole / f"squad_{checkpoint.stem}.log").read_text()
     again = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert_user_error(again, "exists already", "--overwrite")
+
+
+def test_padded_rows_have_their_head_at_the_labels_too(work, start_one):
+    start_one("labels")
+    resolved = recipes.load_yaml(work / "labels" / "resolved_config.yaml")
+    manifest = json.loads((work / "train.mindrecord.manifest.json").read_text())
+    assert recipes.model_config(resolved)["labels_per_row"] == manifest["tokens"]["longest_answer"] > 0
+    assert start_one("labels")[1][-2:] == ["--resume_training", "True"]  # launcher and worker fill it alike
+
+
+def state_of(folder, step):
+    """A save without the base, as small as can be."""
+    full = checkpoint(folder, step)
+    state = folder / "checkpoint_state" / "rank_0" / full.name
+    state.parent.mkdir(parents=True)
+    return full.rename(state)
+
+
+def test_a_state_continues_on_the_base_weights_of_its_start_only(work, start_one, tmp_path):
+    base = tmp_path / "base.ckpt"
+    shutil.copy(base_weights(work), base)
+    flags = "--load_checkpoint", str(base)
+    start_one("state", *flags)
+    state_of(work / "state", 4)
+    assert start_one("state", *flags)[1][-2:] == ["--resume_training", "True"]
+    start_one("state")  # the start's own path is known
+    content = bytearray(base.read_bytes())
+    content[-5] ^= 1
+    base.write_bytes(content)
+    with pytest.raises(ToolkitError, match=r"1 problem\(s\) .* is not the file the run .* was started from"):
+        start_one("state", *flags)
+    base.unlink()
+    with pytest.raises(ToolkitError, match=r"adapter and optimizer state only.*move .*checkpoint_state away"):
+        start_one("state", *flags)
+
+
+@pytest.mark.parametrize(("more", "expected"), [((), "five"), (("--load_checkpoint", ""), "all"), (
+    ("model.model_config.pet_config=null",), "all")])
+def test_without_base_or_adapter_every_save_is_full(work, more, expected):
+    words = launch_command(work, "none", 1, "--load_checkpoint", str(base_weights(work)), *more)[5:]
+    recipe = command.resolve(command.parse_arguments(["--config", "yaml/lora_finetune.yaml", *words]))
+    command.settle_saves(recipe)
+    assert recipes.callback(recipe, "CheckpointMonitor")["full_checkpoints"] == expected
 
 
 def test_workers_whose_scheduler_has_ended_are_ended(tmp_path, monkeypatch):
@@ -242,16 +311,6 @@ def test_a_start_that_was_cut_off_leaves_a_folder_that_can_be_used(work, start_o
     (work / "cut" / "resolved_config.yaml").write_text("half: 1")
     assert "--resume_training" not in start_one("cut", *base)[1]
     assert start_one("cut", *base)[1][-2:] == ["--resume_training", "True"]
-
-
-def base_weights(work):
-    """Random weights of the launched model."""
-    if (work / "base.ckpt").exists():
-        return work / "base.ckpt"
-    arguments = command.parse_arguments(["--config", "yaml/lora_finetune.yaml",
-                                         *launch_command(work, "base", 1)[5:]])
-    shapes = weight_names.parameter_shapes(recipes.model_config(command.resolve(arguments)))
-    return write(work / "base.ckpt", random_tensors(shapes))
 
 
 def test_weights_of_another_model_are_refused_before_a_worker_starts(work, start_one):
@@ -389,7 +448,7 @@ def test_folders_and_links_beside_the_checkpoints(tmp_path):
     (good.parent / "folder.ckpt").mkdir()
     found = saved_steps.find_checkpoints(tmp_path / "checkpoint")
     assert found == saved_steps.FoundCheckpoints({4: {0: good}}, {})
-    assert saved_steps.prepare(tmp_path / "checkpoint", 0) == (4, good)
+    assert saved_steps.last_save(found, 1) == good
 
 
 def test_the_mirror_s_errors_are_not_the_training_s(work, start_one, capsys):

@@ -18,7 +18,9 @@ ROWS, WORKERS, LOCAL = 138_020, 4, 2
 
 @pytest.fixture
 def recipe(root, tmp_path):
-    recipe = recipes.resolve(root / "yaml/lora_finetune.yaml", [root / "yaml/overlays/cpu_tiny.yaml"])
+    """Of ranks that each write all their saves in full."""
+    recipe = recipes.resolve(root / "yaml/lora_finetune.yaml", [root / "yaml/overlays/cpu_tiny.yaml"],
+                             ["callbacks.CheckpointMonitor.full_checkpoints=all", "parallel.parallel_mode=1"])
     return {**recipe, "output_dir": str(tmp_path / "not" / "yet" / "there")}
 
 
@@ -39,9 +41,9 @@ def free(monkeypatch):
 
 
 def needed(recipe, saves, local_workers):
-    full, adapter = memory.checkpoint_bytes(recipe, count_parameters(recipes.model_config(recipe)))
-    assert full > 0 and adapter > 0
-    return saves * local_workers * (full + adapter)
+    sizes = memory.save_bytes(recipe, count_parameters(recipes.model_config(recipe)))
+    assert sizes.full > 0 and sizes.adapter > 0
+    return saves * local_workers * (sizes.full + sizes.adapter)
 
 
 def problems(recipe, local_workers=LOCAL, last_step=0):
@@ -57,8 +59,21 @@ def test_a_disk_must_hold_all_checkpoints_of_this_machine_s_ranks(recipe, free, 
     assert len(problems(recipe, LOCAL + 1)) == 1
     free(least - 1)
     [problem] = problems(recipe)
-    assert f"{saves} checkpoints x {LOCAL} ranks" in problem and recipe["output_dir"] in problem
+    assert f"{saves} full checkpoints and 0 saves" in problem and f"by {LOCAL} rank(s)" in problem
+    assert recipe["output_dir"] in problem
     assert problems(recipe, LOCAL - 1) == []
+
+
+def test_in_data_parallel_mode_rank_0_alone_writes_and_only_the_five_in_full(root, recipe, free):
+    own = {**recipes.resolve(root / "yaml/lora_finetune.yaml"), "output_dir": recipe["output_dir"]}
+    free(75e9)
+    assert len(problems(own)) == 1  # 5 x 14.85 GB, 5 x 0.2 of state, 10 adapters of 0.067
+    free(76e9)
+    assert problems(own) == [] and problems(own, local_workers=8) == []
+    free(16e9)
+    assert problems(own, last_step=4 * 6_904) == []  # one full one to come, and the state before it
+    free(14e9)
+    assert "1 full checkpoints and 1 saves" in problems(own, last_step=4 * 6_904)[0]
 
 
 def test_a_resumed_run_needs_room_for_what_is_still_to_come(recipe, free):

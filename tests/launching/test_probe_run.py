@@ -44,6 +44,7 @@ class Workers:
                 step, 8, 1, 1.0, ms * shape.rows, 5e-5, False, 1.0, 1.0, datetime(2026, 11, 25), 0, None,
                 None, 1.0))
         write_json(run / "peak_memory.json", {"bytes": 10**9, "kind": "resident"})
+        write_json(run / "save_time.json", {"bytes": 2 * 10**9, "seconds": 8.0 + shape.rows})
         return 0, ""
 
 
@@ -60,7 +61,8 @@ def test_a_shape_is_run_without_saves_evaluation_or_weights(recipe):
                                    "runner_config": {"sink_mode": True, "sink_size": -1},
                                    "model": {"model_config": {"labels_per_row": 7}}})
     run = probe_run.shaped(given, probe.shapes(given)[4], 2)
-    assert [item["type"] for item in run["callbacks"]] == ["MFLossMonitor", "PeakMemoryMonitor"]
+    assert [item["type"] for item in run["callbacks"]] == ["MFLossMonitor", "PeakMemoryMonitor",
+                                                        "SaveTimeMonitor"]
     assert (run["do_eval"], run["load_checkpoint"], run["use_parallel"]) == (False, "", True)
     assert run["runner_config"]["sink_size"] == 2  # an epoch a line would leave one line
     assert recipes.model_config(run)["labels_per_row"] is None  # that of the rows made for it
@@ -70,6 +72,7 @@ def test_points_are_medians_without_the_compiled_steps(recipe, tmp_path):
     found = probe_run.measure(recipe, 1, tmp_path / "probe.json", [].append, Workers())
     assert [point.step_ms for point in found.points] == [10, 10, 10, 40, 20]
     assert found.memory == "resident" and found.points[0].peak_bytes == 10**9
+    assert found.save_bytes_per_second == pytest.approx(2e9 / 9)  # of the first shape, one row
     assert probe.read_probe(tmp_path / "probe.json") == found
     assert [path.name for path in tmp_path.iterdir()] == ["probe.json"]
 
@@ -127,7 +130,7 @@ def test_plan_reads_a_probe_and_refuses_another_model_s(root, recipe, tmp_path, 
               str(root / "yaml/overlays/cpu_tiny.yaml"), "--items", "9600", "--probe", str(output)]
     plan.main([*config, *TINY])
     out = capsys.readouterr().out
-    assert "choices (probe of " in out and "H100" not in out
+    assert "choices (probe of " in out and "H100" not in out and "saves write 0.2 GB/s, measured" in out
     with pytest.raises(ToolkitError, match=r"num_layers 1 \(the recipe: 2\)"):
         plan.main([*config, *TINY, "model.model_config.num_layers=2"])
     broken = json.loads(output.read_text())
@@ -158,4 +161,5 @@ def test_a_tiny_model_is_probed_through_the_trainer(root, recipe, tmp_path, monk
     measured = [point for point in found.points if point.step_ms != 7.0]
     assert {point.shape for point in measured} == {shapes[0]} and not found.failed
     assert all(point.step_ms > 0 and point.peak_bytes > 10**8 for point in measured)
+    assert found.save_bytes_per_second > 0
     assert found.memory == "resident" and found.versions["mindspore"]

@@ -174,7 +174,7 @@ def test_plan_prints_the_choice(root, tmp_path, capsys):
 @pytest.mark.parametrize("fill", [0.98, 0.99, 0.997])
 def test_the_packed_recipe_keeps_the_five_however_full_its_rows(root, fill):
     recipe = recipes.resolve(root / "yaml/lora_finetune_packed.yaml")
-    steps = steps_from_recipe(recipe, round(146 * 138_020 / 577 / fill), cards=4)
+    steps = steps_from_recipe(recipe, round(146 * 138_020 / 1025 / fill), cards=4)
     assert not warnings(plan_from_recipe(recipe, steps), steps)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from research_internlm import plan, recipes
 from research_internlm.contest import scoring
 from research_internlm.model.lora import count_parameters
-from research_internlm.planning import memory, plan_yaml, points
+from research_internlm.planning import memory, plan_yaml, points, run_plan
 from research_internlm.planning.points import Point
 from research_internlm.recipes.schedule import (
     CheckpointPlan,
@@ -25,6 +25,7 @@ from research_internlm.recipes.schedule import (
     search_plan,
     steps_from_recipe,
     warnings,
+    writing_workers,
 )
 from research_internlm.shared.errors import ToolkitError
 
@@ -234,10 +235,51 @@ def test_measured_peaks_correct_the_estimate(recipe):
     assert memory.fit_memory(recipe, count, []) == memory.MemoryFit()
 
 
-def test_a_7b_checkpoint_is_about_15_gb(recipe):
-    full, adapter = memory.checkpoint_bytes(recipe, count_parameters(recipes.model_config(recipe)))
-    assert full == 7_321_948_160 * 2 + 16_777_216 * (4 + 8)
-    assert adapter == 16_777_216 * 4
+def test_a_7b_checkpoint_is_about_15_gb_and_the_five_need_at_most_75(recipe):
+    sizes = memory.save_bytes(recipe, count_parameters(recipes.model_config(recipe)))
+    assert sizes.full == 7_321_948_160 * 2 + 16_777_216 * (4 + 8) <= 15e9
+    assert sizes.state == 16_777_216 * (4 + 8) and sizes.adapter == 16_777_216 * 4
+    steps = Steps(138_020, cards=4, batch_size=4, epochs=4, sink_size=2)
+    planned = search_plan(steps, 10, only_five=True)
+    [disk] = [line for line in run_plan.describe_cost(recipe, count_parameters(recipes.model_config(recipe)),
+                                                      planned, 4) if line.startswith("disk:")]
+    assert "written by rank 0: 5 full checkpoints of 14.85 GB (74.2 GB), 5 saves" in disk
+    assert disk.startswith("disk: about 75.9 GB")  # 5 x 14.85 + 5 x 0.201 + 10 x 0.067
+
+
+def test_the_batch_of_an_evaluation_is_what_the_memory_beside_the_weights_holds(root):
+    # By hand for 7B in float16: 13.64 GiB of weights; of a sequence of 2,048 tokens 2 x 32 x 4,096 x 2 bytes
+    # of cache a token are 1 GiB, and 2 x (6 x 4,096 + 3 x 11,008) of a first pass 0.22: 31.7 in 52.2 GiB.
+    recipe = recipes.resolve(root / "yaml/lora_finetune.yaml")
+    count, gib = count_parameters(recipes.model_config(recipe)), 2**30
+    assert memory.generation_batch(recipe, count, 2048, 52.2 * gib) == 16
+    assert memory.generation_batch(recipe, count, 1024, 52.2 * gib) == 32
+    assert memory.generation_batch(recipe, count, 2048, 16.5 * gib) == 2
+    assert memory.generation_batch(recipe, count, 2048, 10 * gib) == 1
+
+
+def test_parts_of_a_batch_are_in_memory_one_at_a_time(root):
+    recipe = recipes.resolve(root / "yaml/lora_finetune_packed_1card.yaml")
+    count = count_parameters(recipes.model_config(recipe))
+    parts = recipes.merge(recipe, {"runner_wrapper": {"micro_batches": 4}})
+    one = recipes.merge(recipe, {"runner_config": {"batch_size": 1}})
+    assert memory.device_memory(parts, count) == memory.device_memory(one, count)
+
+
+def test_only_the_five_are_full_where_there_are_five():
+    steps = Steps(100, cards=1, batch_size=1, epochs=1)
+    planned = CheckpointPlan.simulate(steps, 10, 3, 0, only_five=True)
+    assert planned.full == planned.kept == planned.to_submit == [20, 40, 60, 80, 100]
+    assert planned.states == [10, 30, 50, 70, 90] and planned.kept_states == [50, 70, 90]
+    assert planned.saved == list(range(10, 101, 10))
+    uneven = CheckpointPlan.simulate(steps, 30, 0, 0, only_five=True)
+    assert uneven.full == [30, 60, 90, 100] and uneven.states == []
+
+
+def test_only_data_parallel_ranks_hold_the_same_bits(recipe):
+    assert writing_workers(recipe, 4) == 1
+    for parallel in ({"parallel_mode": 1}, {}, {"parallel_mode": 0, "enable_parallel_optimizer": True}):
+        assert writing_workers({**recipe, "parallel": parallel}, 4) == 4
 
 
 def test_score_table_answers_what_rank_16_must_reach(recipe):

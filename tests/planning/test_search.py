@@ -77,7 +77,8 @@ def test_saves_and_evaluations_are_part_of_the_hours(root):
     job = job_of(root)
     shape = Shape(rows=4, seq_length=1024, packed=False, recompute=False, head_places=32)
     steps = Steps(SAMPLES, 4, 4, 4, 2)
-    hours = run_hours.run_hours(job.model, job.recipe, shape, steps, search_plan(steps, 10), 15e9)
+    hours = run_hours.run_hours(job.model, job.recipe, shape, steps, search_plan(steps, 10),
+                                10 * 4 * 15e9)
     # 10 saves of 4 x 15 GB at 0.5 GB/s; 19 evaluations of 155 batches, each one forward pass.
     assert hours.saving.best == pytest.approx(10 * 4 * 30 / 3600)
     forward = job.model.forward(4, 1024, 1024).best

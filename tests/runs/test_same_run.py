@@ -43,7 +43,7 @@ def changed(recipe, path):
 
 def is_no_part_of_a_run(path):
     return (path[0] in ("output_dir", "load_checkpoint", "resume_training")
-            or path[-1] in ("dataset_dir", "num_parallel_workers"))
+            or path[-1] in ("dataset_dir", "num_parallel_workers", "full_checkpoints"))
 
 
 def test_every_setting_of_every_section_is_compared(recipe):

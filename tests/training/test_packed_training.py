@@ -18,12 +18,17 @@ def result(request, tmp_path_factory):
     return dict(np.load(output))
 
 
-@pytest.mark.parametrize("name", ["packed", "at_labels", "spare", "unpacked_at_labels", "compiled"])
+@pytest.mark.parametrize("name", ["packed", "at_labels", "spare", "unpacked_at_labels", "compiled",
+                                  "accumulated"])
 def test_loss_and_gradients_are_those_of_the_samples_apart_under_the_full_head(result, name):
     assert result[f"{name}_loss"] == pytest.approx(result["unpacked_loss"], abs=1e-5)
     largest = np.abs(result["unpacked_gradients"]).max()
     assert largest > 1e-3
     assert np.abs(result[f"{name}_gradients"] - result["unpacked_gradients"]).max() < 1e-5 * max(1, largest)
+
+
+def test_packed_validation_rows_have_the_loss_of_the_samples_apart(result):
+    assert result["packed_evaluation"] == pytest.approx(result["unpacked_evaluation"], abs=1e-5)
 
 
 def test_without_the_mask_the_loss_is_another(result):
@@ -62,6 +67,18 @@ def test_the_trainer_learns_from_packed_rows(packed_file, tmp_path):
     assert facts["packed"] and facts["counts"]["samples"] == 40 > facts["counts"]["out"]
     assert len(losses) == 4 * facts["counts"]["out"]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.05
+
+
+def test_a_batch_in_parts_trains_as_the_batch(packed_file, tmp_path):
+    losses = []
+    for name, more in (("whole", ()), ("parts", ("runner_wrapper.type=AccumulatingTrainOneStepCell",
+                                                 "runner_wrapper.micro_batches=2"))):
+        train(packed_file, tmp_path / name, "lora_finetune_packed.yaml", "runner_config.batch_size=2",
+              "runner_config.epochs=1", "model.model_config.pet_config.lora_dropout=0.0", *more)
+        lines = (tmp_path / name / "train_log.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    assert len(losses[0]) == len(losses[1]) > 4
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
 @pytest.mark.parametrize(("config", "more", "words"), [
