@@ -5,7 +5,6 @@ import json
 import random
 
 import pytest
-from preprocess.mindrecord.items import read_formed
 
 from preprocess import assistant_data
 from preprocess.assistant.dialogues import Deck, held_out_questions, identity_dialogues
