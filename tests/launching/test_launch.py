@@ -94,7 +94,8 @@ def differing(one, other):
 @pytest.fixture(scope="module")
 def one(work):
     """A run of 1 worker with the global batch of `whole`."""
-    done = launch(work, "one", 1, "callbacks.CheckpointMonitor.keep_checkpoint_max=5")
+    done = launch(work, "one", 1, "--load_checkpoint", str(base_weights(work)),
+                  "callbacks.CheckpointMonitor.keep_checkpoint_max=5")
     assert done.returncode == 0, done.stdout + done.stderr
     return work / "one"
 
