@@ -502,7 +502,9 @@ def test_a_lost_machine_costs_no_step(work, whole, bucket):
     """2 workers, all processes killed, folder deleted: from the mirror, the losses of a whole run."""
     expected = launches.lines(whole, 0)
     run, graphs = work / "lost", work / "graphs"
-    job = subprocess.Popen(launches.launch_command(work, "lost", 2, launcher=("--mirror", url(bucket))),
+    options = ("lost", 2, "--load_checkpoint", str(launches.base_weights(work)),
+               "callbacks.CheckpointMonitor.full_checkpoints=all")
+    job = subprocess.Popen(launches.launch_command(work, *options, launcher=("--mirror", url(bucket))),
                            cwd=launches.ROOT, env=launches.environment(graphs), stdout=subprocess.DEVNULL,
                            stderr=subprocess.DEVNULL)
     try:
@@ -520,7 +522,7 @@ def test_a_lost_machine_costs_no_step(work, whole, bucket):
     shutil.rmtree(run)
 
     done = subprocess.run(
-        launches.launch_command(work, "lost", 2, launcher=("--resume", url(bucket), "--mirror", url(bucket))),
+        launches.launch_command(work, *options, launcher=("--resume", url(bucket), "--mirror", url(bucket))),
         cwd=launches.ROOT, env=launches.environment(graphs), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"from step {step}" in done.stdout and f"safe up to step {launches.STEPS}" in done.stdout
