@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.time()
     arguments = parse_arguments(argv)
     leave_job_variables_out()
-    if not arguments.output:
+    if arguments.output is None:
         go_into_run_folder(arguments)
     require_absent(arguments.output, arguments.overwrite)
     if arguments.command == "squad-score":
