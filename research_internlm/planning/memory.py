@@ -59,7 +59,7 @@ def device_memory(recipe: Mapping[str, Any], count: ParameterCount) -> DeviceMem
     layer = 34 * tokens * config["hidden_size"]
     if not config.get("use_flash_attention"):
         layer += 5 * tokens * config["num_heads"] * config["seq_length"]
-    if recipe.get("recompute_config", {}).get("recompute"):
+    if (recipe.get("recompute_config") or {}).get("recompute"):
         # Only each layer's fp16 input stays; one layer at a time is computed again.
         activations = 2 * tokens * config["hidden_size"] * config["num_layers"] + layer
     else:

@@ -71,6 +71,9 @@ class _TrainingConfig:
     train_dataset: dict[str, Any]
     model: _Model
     lr_schedule: _LearningRate
+    optimizer: dict[str, Any] | None = None
+    runner_wrapper: dict[str, Any] | None = None
+    recompute_config: dict[str, Any] | None = None
 
 
 class RunFolder:

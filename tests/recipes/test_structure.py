@@ -5,7 +5,7 @@ import functools
 import pytest
 import yaml
 
-from research_internlm import recipes
+from research_internlm import plan, recipes
 from research_internlm.recipes.schedule import steps_from_recipe
 from research_internlm.recipes.structure import OWN_MODE
 from research_internlm.shared.errors import ToolkitError
@@ -32,6 +32,13 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
 def test_an_override_is_of_the_form_too(root):
     with pytest.raises(ToolkitError, match=r"callbacks must be a list .* found 'x'"):
         recipes.resolve(root / "yaml/lora_finetune.yaml", overrides=["callbacks=x"])
+
+
+def test_recomputing_is_a_mapping_as_mindformers_has_it(root, capsys):
+    config = root / "yaml/lora_finetune.yaml"
+    with pytest.raises(ToolkitError, match=r"recompute_config must be a mapping .* or null, found True"):
+        recipes.resolve(config, overrides=["recompute_config=true"])
+    assert plan.main(["--config", str(config), "--items", "100000", "recompute_config=null"]) == 0
 
 
 @pytest.mark.parametrize("key", ["param_init_type", "pet_config.param_init_type"])
