@@ -72,7 +72,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="rows are one token longer; validation rows take one less (default: %(default)s)")
     add("--pack", action="store_true", help="put several whole samples into a row instead of padding it; the "
         "model must be told (recipe), and validation rows may be packed or not")
-    add("--seed", type=int, default=42, help="of the shuffle before packing (default: %(default)s)")
+    add("--seed", type=whole(0), default=42, help="of the shuffle before packing (default: %(default)s)")
     add("--end_marker", choices=END_MARKERS, default=UPSTREAM_END, help="how chat answers "
         "end: eoa as upstream (<eoa>, newline, </s>), eos with </s> alone, for a base that does not learn "
         "<eoa> (research_internlm/audit.py tells; default: %(default)s)")

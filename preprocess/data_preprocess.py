@@ -50,7 +50,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="validation questions per category (default: %(default)s)")
     parser.add_argument("--test_per_category", type=whole(0), default=20,
                         help="test questions per category (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=42,
+    parser.add_argument("--seed", type=whole(0), default=42,
                         help="of the orders and the choice of questions (default: %(default)s)")
     parser.add_argument("--ambiguous", choices=("error", "drop"), default="error",
                         help="what to do with items whose text can be read in no way or in several: stop, "

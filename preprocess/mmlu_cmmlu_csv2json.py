@@ -32,6 +32,7 @@ from research_internlm.data.choice import (
 )
 from research_internlm.data.item_files import write_items
 from research_internlm.data.manifest import write_data_manifest
+from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.result_set import ResultSet, result_set
 
@@ -47,7 +48,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--official_compat", action="store_true",
                         help="reproduce the official converter's losses: the first row of each MMLU file, "
                              "pandas' nan")
-    parser.add_argument("--seed", type=int, default=42,
+    parser.add_argument("--seed", type=whole(0), default=42,
                         help="of the shuffle within each category (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     return parser.parse_args(argv)

@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.time()
     arguments = parse_arguments(argv)
     leave_job_variables_out()
-    if not arguments.output:
+    if arguments.output is None:
         go_into_run_folder(arguments)
     with result_set(arguments.output, arguments.overwrite, {arguments.output: None}) as results:
         staged = results.folder / arguments.output.name

@@ -20,7 +20,8 @@ from pathlib import Path
 from research_internlm.mirroring.fetch import fetch
 from research_internlm.mirroring.index import inputs_of
 from research_internlm.mirroring.watch import push
-from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.shared.arguments import number
+from research_internlm.shared.errors import run_main
 from research_internlm.storage.obs import SERVER_VARIABLE, connect, parse_url
 
 
@@ -32,9 +33,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     push_parser = commands.add_parser("push", help="send a run while it grows")
     push_parser.add_argument("folder", metavar="RUN_DIR", type=Path)
     push_parser.add_argument("url", metavar="obs://BUCKET/PREFIX")
-    push_parser.add_argument("--interval", type=float, default=5.0, metavar="S",
+    push_parser.add_argument("--interval", type=number(above=0), default=5.0, metavar="S",
                              help="seconds between two looks at the folder (default: %(default)s)")
-    push_parser.add_argument("--finish_within", type=float, default=600.0, metavar="S",
+    push_parser.add_argument("--finish_within", type=number(above=0), default=600.0, metavar="S",
                              help="seconds to send the rest after the training (default: %(default)s)")
     fetch_parser = commands.add_parser("fetch", help="make the run folder again")
     fetch_parser.add_argument("url", metavar="obs://BUCKET/PREFIX")
@@ -61,8 +62,6 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     if arguments.command == "fetch":
         return fetch_run(arguments)
-    if arguments.interval <= 0 or arguments.finish_within <= 0:
-        raise ToolkitError("--interval and --finish_within must be above 0")
     code = push(arguments)
     sys.stdout.flush()
     os._exit(code)  # threads of an upload that hangs would be waited for

@@ -46,6 +46,7 @@ _RECIPE_KINDS = {
                     _SWITCH),
     "pet_config": _MAPPING,
 }
+_MOST_LAYERS = 10_000  # names of parameters are listed layer by layer
 # Other keys that an export reads.
 EXPORT_KEYS = frozenset({*_RECIPE_KINDS, "type", "extend_method", "bos_token_id", "eos_token_id",
                          "pad_token_id"})
@@ -132,6 +133,8 @@ def shape_problems(model_config: Mapping[str, Any]) -> list[str]:
     """Values of a recipe's `model.model_config` that are missing or that no weights can have."""
     wrong = [f"{key} is missing" for key in _RECIPE_NEEDED if model_config.get(key) is None]
     wrong += _misvalued(model_config, _RECIPE_KINDS)
+    if not wrong and model_config["num_layers"] > _MOST_LAYERS:
+        wrong.append(f"num_layers is {model_config['num_layers']:,}, more than any model has")
     if not wrong:
         heads = model_config["num_heads"]
         wrong += _uneven(heads, model_config["hidden_size"], model_config.get("n_kv_heads"), "n_kv_heads")

@@ -19,6 +19,7 @@ from research_internlm.inference.engine import Engine
 from research_internlm.inference.model_protocol import Model
 from research_internlm.inference.predict_recipe import predict_recipe
 from research_internlm.inference.text_codec import TextCodec
+from research_internlm.recipes.schedule import whole_number
 from research_internlm.runs.results import RESULTS
 from research_internlm.shared import schema
 from research_internlm.shared.arguments import whole
@@ -153,7 +154,8 @@ def _generate(name: str, prompts: Prompts, codec: TextCodec, model_config: Mappi
     room = max(1, model_config.get("min_new_tokens") or 1)
     indices = _fitting(prompts, model_config["seq_length"], room)
     asked = [prompts[index] for index in indices]
-    model = load(max(map(len, asked)) + model_config["max_new_tokens"])
+    new_tokens = whole_number({"model": {"model_config": model_config}}, "model.model_config.max_new_tokens")
+    model = load(max(map(len, asked)) + new_tokens)
     return {index: codec.decode(ids) for index, ids in zip(indices, model.generate(asked, name), strict=True)}
 
 

@@ -49,6 +49,8 @@ def check_mindrecord(path: str | os.PathLike, row_length: int, what: str, config
         require_file(path, what, f"{_CONVERT} makes it")
         raise ToolkitError(f"{what} {path} has no manifest {manifest_path(path).name} beside it, so its "
                            f"row length and tokenizer are unknown; convert the json again with {_CONVERT}")
+    if all(part.file.endswith(".db") for part in manifest.parts):
+        raise ToolkitError(f"the manifest of {path} lists no MindRecord file; rerun {_CONVERT}")
     for part in manifest.parts:
         file = require_file(path.with_name(part.file), f"{what}'s part", "copy .mindrecord and .db files "
                             f"together, or convert again with {_CONVERT}")

@@ -172,10 +172,11 @@ def model_config(recipe: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ToolkitError: It has none.
     """
-    try:
-        return recipe["model"]["model_config"]
-    except (KeyError, TypeError):
-        raise ToolkitError("the config has no model.model_config") from None
+    model = recipe.get("model")
+    found = model.get("model_config") if isinstance(model, Mapping) else None
+    if not isinstance(found, dict):
+        raise ToolkitError("the config has no model.model_config")
+    return found
 
 
 def write_resolved(recipe: Mapping[str, Any], path: str | os.PathLike) -> Path:

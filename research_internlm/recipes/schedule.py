@@ -19,6 +19,7 @@ from research_internlm.shared.arguments import is_whole
 from research_internlm.shared.errors import ToolkitError
 
 REQUIRED_CHECKPOINTS = 5  # rules, second phase: five, evenly spaced over the whole run
+MOST_STEPS = 10_000_000  # of a run; 70 days of steps of 0.6 s
 EVEN_TOLERANCE = 0.1  # of a fifth of the run: how much the distances may differ, and the end be missed
 FULL_CHECKPOINTS = ("five", "all")  # which saves hold the frozen base too, CheckpointMonitor.full_checkpoints
 ROUNDING_TOLERANCE = 0.25  # of a fifth: the most that rounding to whole sinks may add to that
@@ -110,6 +111,9 @@ def steps_from_recipe(recipe: Mapping[str, Any], rows: int, cards: int) -> Steps
         sink_size = whole_number(recipe, "runner_config.sink_size", also=-1)
     steps = Steps(rows, cards, batch_size, epochs, 1, recipe["train_dataset"].get("drop_remainder", True))
     steps = replace(steps, sink_size=max(1, steps.per_epoch) if sink_size == -1 else sink_size)
+    if steps.total > MOST_STEPS:
+        raise ToolkitError(f"{epochs:,} epochs of {steps.per_epoch:,} steps are more than any run; correct "
+                           "runner_config.epochs")
     if steps.total == 0:
         unfilled = "one step" if steps.per_epoch == 0 else f"one sink of {steps.sink_size} steps"
         raise ToolkitError(f"{rows:,} rows on {cards} cards x batch {batch_size} do not fill {unfilled}; use "

@@ -35,7 +35,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
         "train_dataset.data_loader", "eval_dataset", "eval_dataset.data_loader", "recompute_config",
         "parallel_config", "trainer", "train_dataset_task", "eval_dataset_task", "metric"), (_MAPPING,)),
     "runner_wrapper.scale_sense": (_MAPPING, _NULLABLE),
-    "recompute_config": (_MAPPING, _FLAG, _NULLABLE),
+    "recompute_config": (_MAPPING, _NULLABLE),
     "model.model_config.pet_config": (_MAPPING, _NULLABLE),
     **dict.fromkeys(("callbacks", "eval_callbacks"), (_LIST, _NULLABLE)),
     **dict.fromkeys(("run_mode", "output_dir", "context.device_target", "model.model_config.type",

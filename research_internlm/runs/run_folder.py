@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from research_internlm import recipes
+from research_internlm.checkpoints import hf_config
 from research_internlm.data.manifest import (
     MindRecordManifest,
     RunData,
@@ -70,6 +71,9 @@ class _TrainingConfig:
     train_dataset: dict[str, Any]
     model: _Model
     lr_schedule: _LearningRate
+    optimizer: dict[str, Any] | None = None
+    runner_wrapper: dict[str, Any] | None = None
+    recompute_config: dict[str, Any] | None = None
 
 
 class RunFolder:
@@ -89,6 +93,9 @@ class RunFolder:
         if "train_dataset" not in self.info.data:
             raise ToolkitError(f"{self.path} is not a training run: its run.json names no train_dataset")
         schema.parse(_TrainingConfig, self.recipe, str(self.path / RESOLVED_CONFIG), _HINT)
+        if wrong := hf_config.shape_problems(self.model_config):
+            raise ToolkitError(f"{self.path / RESOLVED_CONFIG}, model.model_config: {'; '.join(wrong)}; "
+                               f"{_HINT}")
 
     def name_of(self, path: Path) -> str:
         """A file of the run as reports and manifests name it: relative to the run folder."""

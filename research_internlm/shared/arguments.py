@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+_MOST = 1 << 53  # larger ones are not exact as floats; no count, size or seed of the toolkit comes near
+
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     """An argparse type: a whole number from `least` to `most`.
@@ -39,8 +41,8 @@ def _reader(kind: type, accepts: Callable[[Any], bool], wanted: str) -> Callable
 
 
 def is_whole(value: Any, least: int, most: int | None = None) -> bool:
-    """Whether a value is a whole number within bounds; True and 8.0 are not."""
-    return type(value) is int and least <= value and (most is None or value <= most)
+    """Whether a value is a whole number within bounds, _MOST where none is given; True and 8.0 are not."""
+    return type(value) is int and least <= value <= (_MOST if most is None else most)
 
 
 def is_number(value: Any, least: float = -math.inf) -> bool:

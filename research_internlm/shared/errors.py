@@ -21,7 +21,8 @@ _WRITE_ERRORS = {errno.ENOSPC: "free space", errno.EDQUOT: "free space", errno.E
 
 # What Python says of paths that it passes to no system call, and what to tell the user.
 _BAD_PATHS = {"Symlink loop": "the link leads back to itself; name the file it should lead to",
-              "embedded null": "a path must not hold the character NUL; correct it"}
+              "embedded null": "a path must not hold the character NUL; correct it",
+              "has an empty name": "the name of a file was expected"}
 
 
 class ToolkitError(Exception):
@@ -65,7 +66,7 @@ def run_main(main: Callable[[], int | None]) -> None:
             raise
         fail(_describe(error))
     except (RuntimeError, ValueError) as error:
-        hint = next((hint for words, hint in _BAD_PATHS.items() if str(error).startswith(words)), None)
+        hint = next((hint for words, hint in _BAD_PATHS.items() if words in str(error)), None)
         if hint is None:
             raise
         fail(f"{error}: {hint}")

@@ -64,7 +64,7 @@ def require_file(path: str | os.PathLike, what: str, hint: str = "") -> Path:
     """
     path = Path(path)
     tail = f"; {hint}" if hint else ""
-    _require_utf8_name(path, what)
+    require_utf8_name(path, what)
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -137,7 +137,12 @@ def _listing_error(error: OSError) -> ToolkitError:
                         "its permissions")
 
 
-def _require_utf8_name(path: Path, what: str) -> None:
+def require_utf8_name(path: str | os.PathLike, what: str) -> None:
+    """Refuses a name that could stand in no manifest.
+
+    Raises:
+        ToolkitError: It is not UTF-8.
+    """
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -159,7 +164,7 @@ def require_absent(path: str | os.PathLike, overwrite: bool, inputs: Iterable[st
             be made where it is.
     """
     path = Path(path)
-    _require_utf8_name(path, "the output")
+    require_utf8_name(path, "the output")
     _require_writable_place(path)
     if os.path.lexists(path) and not (path.is_file() or path.is_dir()):
         raise ToolkitError(f"the output {path} is neither a file nor a folder (a device, a pipe, or a link "

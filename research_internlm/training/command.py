@@ -17,7 +17,7 @@ from research_internlm.runs.saved_steps import find_checkpoints
 from research_internlm.shared import run_layout
 from research_internlm.shared.arguments import is_whole
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.files import sha256_of
+from research_internlm.shared.files import require_utf8_name, sha256_of
 
 
 def boolean(text: str) -> bool:
@@ -81,6 +81,7 @@ def resolve(arguments: argparse.Namespace) -> recipes.Recipe:
             recipe["do_eval"] = True
     for key in ("output_dir", "load_checkpoint"):
         if recipe.get(key):
+            require_utf8_name(recipe[key], f"--{key}")
             recipe[key] = str(Path(recipe[key]).absolute())
     _limit_data_threads(recipe)
     return recipe

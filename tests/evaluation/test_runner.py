@@ -198,3 +198,10 @@ def test_a_new_task_is_one_entry_of_the_registry(codec, monkeypatch, tmp_path, c
     assert json.loads(output.read_text())["same"] == 2
     assert json.loads(output.with_suffix(".predictions.json").read_text()) == ["Lyon", "Milan"]
     assert capsys.readouterr().out == "2 said again\n"
+
+
+def test_answers_need_a_length(codec, test_file):
+    task = MmluTask(test_file)
+    model = ScriptedModel(codec, right_answers(task.items))
+    with pytest.raises(ToolkitError, match="max_new_tokens is None, but has to be a whole number"):
+        runner.ask(task, task.items[:1], codec, {"seq_length": ROOMY["seq_length"]}, model.load)

@@ -531,5 +531,5 @@ def test_a_lost_machine_costs_no_step(work, whole, bucket):
     assert set(numbers) <= set(again)
     launches.assert_same_losses({number: again[number] for number in numbers},
                                     {number: expected[number] for number in numbers})
-    last = max(run.glob("checkpoint/rank_1/*.ckpt"), key=lambda path: step_of(read_header(path), path))
+    last = max(run.glob("checkpoint/rank_0/*.ckpt"), key=lambda path: step_of(read_header(path), path))
     assert step_of(read_header(last), last) == launches.STEPS

@@ -54,3 +54,9 @@ def test_one_flipped_bit_of_a_part_is_found(tmp_path):
         part.write_bytes(part.read_bytes()[:-1] + bytes([number ^ 16]))
     with pytest.raises(ToolkitError, match=r"--train_dataset: train\.mindrecord0, train\.mindrecord2 in "):
         require_unchanged(tmp_path / "train.mindrecord", "--train_dataset")
+
+
+@pytest.mark.parametrize("parts", [[], [{"file": "train.mindrecord.db", "bytes": 4, "sha256": "0" * 64}]])
+def test_a_manifest_without_a_mindrecord_is_refused(tmp_path, parts):
+    with pytest.raises(ToolkitError, match="lists no MindRecord file"):
+        check(tmp_path, parts=parts)

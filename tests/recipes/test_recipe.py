@@ -96,3 +96,9 @@ def test_all_findings_come_at_once():
 
     with pytest.raises(ToolkitError, match=r"2 wrong setting"):
         check(recipes.resolve(ROOT / "yaml" / "lora_finetune.yaml", (), ["sed=1", "runner_config.epoch=1"]))
+
+
+@pytest.mark.parametrize("recipe", [{}, {"model": None}, {"model": "x"}, {"model": {"model_config": [1]}}])
+def test_a_model_config_that_is_no_mapping_is_none(recipe):
+    with pytest.raises(ToolkitError, match=r"the config has no model\.model_config"):
+        recipes.model_config(recipe)

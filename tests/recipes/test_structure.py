@@ -5,7 +5,8 @@ import functools
 import pytest
 import yaml
 
-from research_internlm import recipes
+from research_internlm import plan, recipes
+from research_internlm.recipes.schedule import steps_from_recipe
 from research_internlm.recipes.structure import OWN_MODE
 from research_internlm.shared.errors import ToolkitError
 
@@ -33,10 +34,23 @@ def test_an_override_is_of_the_form_too(root):
         recipes.resolve(root / "yaml/lora_finetune.yaml", overrides=["callbacks=x"])
 
 
+def test_recomputing_is_a_mapping_as_mindformers_has_it(root, capsys):
+    config = root / "yaml/lora_finetune.yaml"
+    with pytest.raises(ToolkitError, match=r"recompute_config must be a mapping .* or null, found True"):
+        recipes.resolve(config, overrides=["recompute_config=true"])
+    assert plan.main(["--config", str(config), "--items", "100000", "recompute_config=null"]) == 0
+
+
 @pytest.mark.parametrize("key", ["param_init_type", "pet_config.param_init_type"])
 def test_types_of_numbers_are_texts(root, key):
     with pytest.raises(ToolkitError, match=rf"model\.model_config\.{key} must be str or null, found \[1\]"):
         recipes.resolve(root / "yaml/lora_finetune.yaml", overrides=[f"model.model_config.{key}=[1]"])
+
+
+def test_a_run_without_end_is_refused(root):
+    recipe = recipes.resolve(root / "yaml/lora_finetune.yaml", overrides=["runner_config.epochs=10000000000"])
+    with pytest.raises(ToolkitError, match="10,000,000,000 epochs of 2,500 steps are more than any run"):
+        steps_from_recipe(recipe, 40_000, 4)
 
 
 def test_every_shipped_recipe_has_the_form(root):

@@ -68,6 +68,11 @@ def test_a_path_with_a_nul_is_one_line():
     assert done.returncode == 2 and done.stderr.startswith(b"error: embedded null byte: a path must not")
 
 
+def test_a_path_without_a_name_is_one_line():
+    done = run("from pathlib import Path; Path('').with_name('x')")
+    assert done.returncode == 2 and done.stderr.endswith(b"empty name: the name of a file was expected\n")
+
+
 def test_a_link_to_itself_is_one_line(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     done = run(f"from pathlib import Path; Path('{tmp_path}/loop').resolve()")

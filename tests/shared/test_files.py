@@ -77,3 +77,9 @@ def test_a_write_that_cannot_fit_is_refused_before_it_begins(tmp_path, monkeypat
     files.require_room(tmp_path / "not/yet", 1000, "the tensors")
     with pytest.raises(ToolkitError, match=r"the tensors need 1,001 bytes in .*not/yet, 1,000 are free"):
         files.require_room(tmp_path / "not/yet", 1001, "the tensors")
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", ".."])
+def test_an_output_without_a_name_is_refused(name):
+    with pytest.raises(ToolkitError, match=r"has an empty name|exists already"):
+        files.require_absent(name, overwrite=False)

@@ -233,7 +233,7 @@ def test_a_file_that_grows_while_it_is_sent_fails_and_the_others_go(bucket, tmp_
 def test_an_unfinished_upload_of_another_tail_is_not_completed(bucket, weights, proxy, monkeypatch):
     monkeypatch.setattr(obs, "RETRIES", 0)
     proxy.faults = [None, None, 503]
-    with pytest.raises(ToolkitError):
+    with pytest.raises(ToolkitError, match="503 Injected"):
         run(bucket, weights, "--parallel", "1")
     with open(weights, "r+b") as file:  # the two parts on the server are still those of the file
         file.seek(SIZE - 1)
