@@ -50,8 +50,10 @@ class FolderStore:
         return self._path(key).read_bytes() if self._path(key).is_file() else None
 
     def put(self, key: str, content: bytes, sha256: str) -> str:
-        self._path(key).parent.mkdir(parents=True, exist_ok=True)
-        self._path(key).write_bytes(content)
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(".arriving").write_bytes(content)
+        path.with_name(".arriving").rename(path)  # an object is there whole, or not at all
         return "etag"
 
     def download(self, key: str, path: Path, size: int) -> None:

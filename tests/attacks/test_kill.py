@@ -32,7 +32,7 @@ complete_run = finished_run.complete_run  # fixtures
 bucket, proxy = object_server.bucket, object_server.proxy
 KILLS = int(os.environ.get("ATTACK_KILLS", "20"))
 SEED = int(os.environ.get("ATTACK_SEED", "20261125"))
-OF_A_RUN = re.compile(rb"run\d+/")  # the prefix of an upload, which differs between kills
+OF_A_RUN = re.compile(rb'run\d+/|"\w*seconds": [\d.e-]+')  # prefix of an upload, durations
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Victim:
         argv: Its arguments, relative to the folder.
         older: Arguments instead, or added, that give other results under the same names.
         outputs: Its results, files and folders.
+        overwrites: Whether it asks for --overwrite where results are.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Victim:
     argv: str
     older: str
     outputs: tuple[str, ...]
+    overwrites: bool = True
 
 
 @dataclass
@@ -65,9 +67,10 @@ class Prepared:
     seconds: float
 
 
-def of_target(name: str, older: str, *outputs: str) -> Victim:
+def of_target(name: str, older: str, *outputs: str, overwrites: bool = True) -> Victim:
     target = next(target for target in TARGETS if target.name == name)
-    return Victim(name, target.main, " ".join(target.argv).replace(" --overwrite", ""), older, outputs)
+    argv = " ".join(target.argv).replace(" --overwrite", "")
+    return Victim(name, target.main, argv, older, outputs, overwrites)
 
 
 def with_manifests(*names: str) -> tuple[str, ...]:
@@ -75,6 +78,7 @@ def with_manifests(*names: str) -> tuple[str, ...]:
 
 
 PARTS = [f"out/{part}_alpaca_format.json" for part in ("train", "valid", "test")]
+SPLITS = [f"out/{split}_detection.json" for split in ("train", "valid", "test")]
 VICTIMS = (
     of_target("csv2json", "--seed 7", *with_manifests("out.json")),
     of_target("data_preprocess", "--seed 7", *with_manifests(*PARTS)),
@@ -87,7 +91,13 @@ VICTIMS = (
     of_target("report", "--lang zh", "finished/analysis", *with_manifests("finished/report.md")),
     of_target("submit", "", "out/t.zip"),
     Victim("upload", upload.main, "base.ckpt obs://BUCKET/runKILL --record links.json", "",
-           ("links.json",)),
+           ("links.json",), overwrites=False),
+    of_target("detection-csv2json", "--seed 7", "out/removed.jsonl", *with_manifests(*SPLITS)),
+    of_target("detection-score", "--predictions other.json", "out.json"),
+    of_target("lengths", "", "out.json"),
+    of_target("evaluate mmlu", "--limit 2", "out.json"),
+    of_target("mirror push", "", "remote", overwrites=False),
+    of_target("mirror fetch", "", "fetched", overwrites=False),
 )
 
 
@@ -170,7 +180,7 @@ def attack(victim: Victim, prepared: Prepared, there_before: bool, moment: float
     """Kills a command and runs it again; returns what was wrong."""
     shutil.copytree(prepared.before if there_before else prepared.fresh, place, symlinks=True)
     words = words_of(victim, *bucket_and_kill)
-    if there_before and victim.name != "upload":
+    if there_before and victim.overwrites:
         words.append("--overwrite")
     child = sandbox.start(victim.main, words, place)
     time.sleep(moment * prepared.seconds)
