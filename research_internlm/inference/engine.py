@@ -24,6 +24,7 @@ from research_internlm.inference.rows import RowDecoder
 from research_internlm.inference.sampling import Sampling, choose
 from research_internlm.inference.scoring import PromptScorer
 from research_internlm.model import cpu_patches
+from research_internlm.model.device_memory import generation_batch
 from research_internlm.recipes.for_mindformers import mindformers_config, set_scratch_log_folder
 from research_internlm.shared.errors import ToolkitError
 
@@ -39,7 +40,8 @@ class Engine:
 
     Args:
         recipe: Resolved predict recipe; `max_new_tokens` and `min_new_tokens` of its model_config are those
-            of `generate`, and `min_new_tokens` of `stream` too.
+            of `generate`, and `min_new_tokens` of `stream` too. Without a `runner_config.batch_size` the
+            memory decides (model/device_memory.py).
         checkpoint: Base or merged weights, or a full LoRA checkpoint.
         stop_ids: Tokens that end an answer.
         seq_length: Longest prompt and answer together, in tokens; None takes the recipe's.
@@ -55,12 +57,16 @@ class Engine:
         model_config = recipes.model_config(self._recipe)
         self._device = self._recipe["context"]["device_target"]
         self.stop_ids = tuple(stop_ids)
-        self.batch_size = self._recipe["runner_config"]["batch_size"]
         self.max_new_tokens = model_config.get("max_new_tokens", 0)
         self.min_new_tokens = model_config.get("min_new_tokens") or 0
         self.seq_length = min(-(-(seq_length or model_config["seq_length"]) // _LENGTH_STEP) * _LENGTH_STEP,
                               model_config["seq_length"])
         model_config["seq_length"] = self.seq_length
+        self.batch_size = ((self._recipe.get("runner_config") or {}).get("batch_size")
+                           or generation_batch(self._recipe, self.seq_length))
+        if "block_size" in model_config:  # of the paged cache, which holds a whole batch
+            blocks = self.batch_size * -(-self.seq_length // model_config["block_size"])
+            model_config.setdefault("num_blocks", blocks)
         self._pet_config = model_config.pop("pet_config", None)
         model_config["packed"] = False  # a training run's config may say so, but a prompt is one sample
         self._has_static_cache = cpu_patches.uses_static_cache(model_config, self._device)

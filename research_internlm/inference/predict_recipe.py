@@ -30,7 +30,7 @@ def predict_recipe(config: str, overlays: Sequence[str], overrides: Sequence[str
     if device_target:
         recipe.setdefault("context", {})["device_target"] = device_target
     check(recipe)
-    for path in ("runner_config.batch_size", *(f"model.model_config.{key}" for key in (
-            "seq_length", "vocab_size"))):
-        whole_number(recipe, path)
+    for key in ("seq_length", "vocab_size"):
+        whole_number(recipe, f"model.model_config.{key}")
+    whole_number(recipe, "runner_config.batch_size", default=1)
     return recipe

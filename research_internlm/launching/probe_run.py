@@ -25,10 +25,12 @@ from preprocess.mindrecord import synthetic
 from research_internlm import recipes
 from research_internlm.launching import machine_checks
 from research_internlm.launching.msrun import ROOT, run_msrun
+from research_internlm.model import device_memory
+from research_internlm.model.device_memory import GIB
 from research_internlm.model.lora import count_parameters
-from research_internlm.planning import memory, probe, search
+from research_internlm.planning import memory, probe
 from research_internlm.planning.flops import Shape
-from research_internlm.planning.points import GIB, Point
+from research_internlm.planning.points import Point
 from research_internlm.planning.probe import Probe
 from research_internlm.runs.train_log_file import read_lines
 from research_internlm.shared import schema, versions
@@ -128,7 +130,7 @@ def with_shape(found: Probe, shape: Shape, folder: Path, runner: Runner) -> Prob
     Raises:
         ToolkitError: The recipe is wrong.
     """
-    limit = search.memory_limit(found.recipe)
+    limit = device_memory.memory_limit(found.recipe)
     needed = memory.device_memory(found.recipe, count_parameters(recipes.model_config(found.recipe)), shape)
     if found.recipe["context"]["device_target"] != "CPU" and needed.total > limit:
         return replace(found, failed={**found.failed, str(shape): f"not run: needs about {needed}, and "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from research_internlm.model.device_memory import GIB, MARGIN, memory_limit
 from research_internlm.planning import lengths, points, search, step_sources
-from research_internlm.planning.memory import GIB
 from research_internlm.planning.run_hours import SAVE_BYTES_PER_SECOND
 from research_internlm.planning.search import Choice, Job
 from research_internlm.shared.files import publish, staging
@@ -27,10 +27,10 @@ def describe(job: Job, own: Choice | None, narrow: Sequence[Choice], wide: Seque
         price: CNY a card-hour, or None.
     """
     low, high = search.BAND
-    limit = search.memory_limit(job.recipe)
+    limit = memory_limit(job.recipe)
     yield (f"choices ({job.model.source}): {low:g} to {high:g} samples an update (the report: "
            f"{search.REPORT_SAMPLES}), at most {job.cards} cards, {limit / GIB:.1f} GiB a card "
-           f"({search.MEMORY_MARGIN:.0%} below max_device_memory), with evaluation and saves:")
+           f"({MARGIN:.0%} below max_device_memory), with evaluation and saves:")
     yield _HEADER + ("" if price is None else f" {'CNY':>9}")
     if own:
         yield _line("", own, job, price)

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from research_internlm.model import lora
+from research_internlm.model.device_memory import GIB, dtype_bytes
 from research_internlm.model.lora import ParameterCount
 from research_internlm.model.shape import intermediate_size, layer_linears
 from research_internlm.planning.flops import Shape, shape_of
-from research_internlm.planning.points import GIB, Point
+from research_internlm.planning.points import Point
 
 # Bytes of one logit that head and loss hold at once. PyTorch's: bfloat16, float32, log-softmax and gradient
 # (2 + 4 + 4 + 4; 14 to 15 measured on the H100). Ascend's: the five float32 tensors of MindFormers' cross
 # entropy, read in its source, not measured. A CPU's: measured with benchmarks/head.py.
 PYTORCH = "PyTorch"
 LOGIT_BYTES = {PYTORCH: 14, "Ascend": 20, "CPU": 66}
-_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _ADAM = 8  # two float32 moments
 
 
@@ -66,14 +66,10 @@ class MemoryFit:
             memory.logits + memory.activations)
 
 
-def _dtype_bytes(config: Mapping[str, Any], key: str, default: int) -> int:
-    return _DTYPE_BYTES.get(config.get(key), default)
-
-
 def _adapter_bytes(model_config: Mapping[str, Any]) -> int:
     """Bytes of one trainable parameter; LoRA inherits the layer's type unless pet_config names one."""
-    return _dtype_bytes(model_config.get("pet_config") or {}, "param_init_type",
-                        _dtype_bytes(model_config, "param_init_type", 2))
+    return dtype_bytes(model_config.get("pet_config") or {}, "param_init_type",
+                        dtype_bytes(model_config, "param_init_type", 2))
 
 
 def device_memory(recipe: Mapping[str, Any], count: ParameterCount, shape: Shape | None = None,
@@ -99,7 +95,7 @@ def device_memory(recipe: Mapping[str, Any], count: ParameterCount, shape: Shape
     scaled = "Dynamic" in str((recipe.get("runner_wrapper") or {}).get("scale_sense"))
     own = _adapter_bytes(config)
     return DeviceMemory(
-        weights=count.base * _dtype_bytes(config, "param_init_type", 2),
+        weights=count.base * dtype_bytes(config, "param_init_type", 2),
         # Parameter and gradient in their own type, with loss scaling the scaled gradient too, and Adam.
         trainable=count.trainable * ((3 if scaled else 2) * own + _ADAM),
         logits=shape.rows * shape.head_places * config["vocab_size"] * LOGIT_BYTES.get(device, 20),
@@ -109,16 +105,16 @@ def device_memory(recipe: Mapping[str, Any], count: ParameterCount, shape: Shape
 
 def _layer_bytes(config: Mapping[str, Any], shape: Shape) -> tuple[float, float]:
     """Bytes one decoder layer keeps for its backward pass, and those of its input."""
-    size, hidden = _dtype_bytes(config, "compute_dtype", 2), config["hidden_size"]
+    size, hidden = dtype_bytes(config, "compute_dtype", 2), config["hidden_size"]
     feed_forward = intermediate_size(config)
     kv_width = next(linear.out_channels for linear in layer_linears(config) if linear.name == "wk")
-    norms = 2 * hidden * _dtype_bytes(config, "layernorm_compute_type", 4)
+    norms = 2 * hidden * dtype_bytes(config, "layernorm_compute_type", 4)
     attention = size * (2 * hidden + 2 * kv_width)  # q, k, v after the rotation, and the output
     gated = 3 * size * feed_forward  # gate, its silu, and what that is multiplied with
     token = norms + attention + gated + _adapter_inputs(config, size)
     if not config.get("use_flash_attention"):
         # Probabilities in the type of the softmax, and in the compute type where that is another.
-        softmax = _dtype_bytes(config, "softmax_compute_type", 4)
+        softmax = dtype_bytes(config, "softmax_compute_type", 4)
         token += config["num_heads"] * shape.seq_length * (softmax + (size if size != softmax else 0))
     return shape.tokens * token, shape.tokens * size * hidden
 
@@ -137,28 +133,8 @@ def _adapter_inputs(config: Mapping[str, Any], size: int) -> float:
 
 def _mask_bytes(config: Mapping[str, Any], shape: Shape) -> float:
     """The causal mask, of each row where rows are packed (model/packed_mask.py)."""
-    size = 1 if config.get("use_flash_attention") else _dtype_bytes(config, "compute_dtype", 2)
+    size = 1 if config.get("use_flash_attention") else dtype_bytes(config, "compute_dtype", 2)
     return (shape.rows if shape.packed else 1) * size * shape.seq_length ** 2
-
-
-def generation_batch(recipe: Mapping[str, Any], count: ParameterCount, tokens: int, limit: float) -> int:
-    """Sequences that a card with a key-value cache can answer together: a power of two, at least 1.
-
-    Args:
-        recipe: A recipe of the model; what trains it is left out.
-        count: Its parameter counts.
-        tokens: Longest prompt and answer together.
-        limit: Bytes that may be used.
-    """
-    config = recipe["model"]["model_config"]
-    size, hidden = _dtype_bytes(config, "compute_dtype", 2), config["hidden_size"]
-    kv_width = next(linear.out_channels for linear in layer_linears(config) if linear.name == "wk")
-    cache = 2 * config["num_layers"] * kv_width * size
-    # The first pass reads whole prompts: one layer's input, q, k, v, output, norm, and the gated products.
-    prompt = size * (4 * hidden + 2 * kv_width + 3 * intermediate_size(config))
-    sequence = tokens * (cache + prompt) + config["vocab_size"] * 8  # float32 logits of one place, and a copy
-    room = limit - count.base * _dtype_bytes(config, "param_init_type", 2)
-    return 1 << max(0, int(room / sequence).bit_length() - 1) if room > sequence else 1
 
 
 def fit_memory(recipe: Mapping[str, Any], count: ParameterCount, points: Sequence[Point]) -> MemoryFit:
@@ -213,5 +189,5 @@ def save_bytes(recipe: Mapping[str, Any], count: ParameterCount) -> SaveBytes:
     adapter = count.trainable * _adapter_bytes(config) if count.matched else 0
     state = adapter + _ADAM * count.trainable
     monitor = next(item for item in recipe["callbacks"] if item["type"] == "CheckpointMonitor")
-    return SaveBytes(full=count.base * _dtype_bytes(config, "param_init_type", 2) + state, state=state,
+    return SaveBytes(full=count.base * dtype_bytes(config, "param_init_type", 2) + state, state=state,
                      adapter=adapter if monitor.get("save_trainable_params") else 0)

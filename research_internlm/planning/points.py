@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from research_internlm.model.device_memory import GIB
 from research_internlm.planning.flops import Shape
-
-GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,6 @@ class Generation:
         prompt_tokens: Tokens of one, on average.
         base_tokens: Tokens a base model generates: it seldom ends, so this is max_new_tokens.
         tuned_tokens: Tokens of the longest answer of a batch by a tuned model.
-        batch: Prompts answered together.
     """
 
     name: str
@@ -35,14 +34,12 @@ class Generation:
     prompt_tokens: int
     base_tokens: int
     tuned_tokens: int
-    batch: int
 
 
-# Prompts: the report's test and the contest's SQuAD subset. Tokens and batches: yaml/predict_*.yaml; a tuned
+# Prompts: the report's test and the contest's SQuAD subset. Tokens: yaml/predict_*.yaml; a tuned
 # model ends an option's text after some 32 tokens, and a SQuAD answer is cut at 20.
 LONGEST = 2048  # their seq_length: prompt and answer together
-_CACHE_BLOCK = 16  # their block_size
-TESTS = (Generation("MMLU", 2_480, 130, 200, 32, 8), Generation("SQuAD", 2_067, 230, 20, 20, 8))
+TESTS = (Generation("MMLU", 2_480, 130, 200, 32), Generation("SQuAD", 2_067, 230, 20, 20))
 
 
 @dataclass(frozen=True)
@@ -81,32 +78,23 @@ def run_hours(model: StepModel, recipe: Mapping[str, Any], shape: Shape, steps: 
                     once * (evaluations / MS_PER_HOUR), Range(pause, pause, pause))
 
 
-def generation_hours(model: StepModel, test: Generation, tuned: bool) -> Range:
-    """Hours of one model's answers on one card, with a key-value cache.
+def generation_hours(model: StepModel, test: Generation, batch: int, tuned: bool) -> Range:
+    """Hours of one model's answers on one card, `batch` prompts together, with a key-value cache.
 
     One forward pass over a batch's prompts, then one a token of its longest answer.
     """
-    batches = -(-test.prompts // test.batch)
+    batches = -(-test.prompts // batch)
     tokens = test.tuned_tokens if tuned else test.base_tokens
-    batch = model.forward(test.batch, test.prompt_tokens, 1) + model.forward(test.batch, 1, 1) * tokens
-    return batch * (batches / MS_PER_HOUR)
+    once = model.forward(batch, test.prompt_tokens, 1) + model.forward(batch, 1, 1) * tokens
+    return once * (batches / MS_PER_HOUR)
 
 
-def describe_batch(batch: int) -> str:
-    """The line that says how many prompts fit on a card, and the settings for it."""
-    blocks = batch * LONGEST // _CACHE_BLOCK
-    return (f"evaluation: by memory (an estimate) a card answers {batch} prompts of up to {LONGEST} tokens "
-            f"together: runner_config.batch_size={batch} model.model_config.batch_size={batch} "
-            f"model.model_config.num_blocks={blocks}; prompts are batched by length, the longest first")
-
-
-def describe_evaluations(model: StepModel, checkpoints: int, tests: Sequence[Generation] = TESTS
-                         ) -> Iterator[str]:
+def describe_evaluations(model: StepModel, checkpoints: int, batch: int) -> Iterator[str]:
     """Lines on what the base and the checkpoints cost after the training, on one card."""
-    for test in tests:
-        base, tuned = (generation_hours(model, test, tuned) for tuned in (False, True))
+    for test in TESTS:
+        base, tuned = (generation_hours(model, test, batch, tuned) for tuned in (False, True))
         total = base + tuned * checkpoints
-        yield (f"evaluation: {test.name}, {test.prompts:,} prompts at batch {test.batch}: base "
+        yield (f"evaluation: {test.name}, {test.prompts:,} prompts at batch {batch}: base "
                f"{base.best:.2f} h ({test.base_tokens} tokens), a checkpoint {tuned.best:.2f} h "
                f"({test.tuned_tokens} tokens), base + {checkpoints} {total.best:.2f} h of one card "
                f"({model.source})")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from research_internlm import recipes
 from research_internlm.checkpoints import hf_config
+from research_internlm.model.device_memory import generation_batch
 from research_internlm.model.lora import ParameterCount, count_parameters
 from research_internlm.planning import (
     cost_table,
@@ -223,10 +224,10 @@ def describe_search(found: Search, price: float | None) -> Iterator[str]:
     """Lines on the front, and on the evaluations after the training."""
     yield from front.describe(found.job, found.own, found.narrow, found.wide, price)
     job = found.job
-    batch = memory.generation_batch(job.recipe, job.count, run_hours.LONGEST, search.memory_limit(job.recipe))
-    yield run_hours.describe_batch(batch)
-    at_batch = [replace(test, batch=batch) for test in run_hours.TESTS]
-    yield from run_hours.describe_evaluations(job.model, 5, [*run_hours.TESTS, *at_batch])
+    batch = generation_batch(job.recipe, run_hours.LONGEST)
+    yield (f"evaluation: by memory (an estimate) a card answers {batch} prompts of up to {run_hours.LONGEST} "
+           "tokens together, and more shorter ones; they are batched by length, the longest first")
+    yield from run_hours.describe_evaluations(job.model, 5, batch)
 
 
 def describe_choice(choice: Choice, path: str) -> Iterator[str]:

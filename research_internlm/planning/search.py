@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from research_internlm import recipes
+from research_internlm.model.device_memory import memory_limit
 from research_internlm.model.lora import ParameterCount
 from research_internlm.planning import lengths, memory
 from research_internlm.planning.cost import Range, StepModel
 from research_internlm.planning.cost_table import run_shape
 from research_internlm.planning.flops import Shape
-from research_internlm.planning.memory import GIB, MemoryFit
+from research_internlm.planning.memory import MemoryFit
 from research_internlm.planning.run_hours import SAVE_BYTES_PER_SECOND, RunHours, run_hours
 from research_internlm.recipes.schedule import (
     CheckpointPlan,
@@ -34,10 +35,8 @@ REPORT_SAMPLES = 16  # an update, 4 cards x 4 rows
 BAND = (12.0, 20.0)  # samples an update that are taken for the same training
 WIDE_BAND = (8.0, 128.0)
 MOST_LOST = 0.001  # of the samples: rows that leave out more are listed and not searched
-MEMORY_MARGIN = 0.1  # of max_device_memory left free
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _LENGTHS = (256, 384, 512, 576, 768, 1024, 2048, 4096)
-_DEFAULT_LIMIT = "58GB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +107,6 @@ class Choice:
     def is_within(self, band: tuple[float, float]) -> bool:
         """Whether the samples an update lie in a band."""
         return band[0] <= self.samples <= band[1]
-
-
-def memory_limit(recipe: Mapping[str, Any]) -> float:
-    """Bytes a card may use: context.max_device_memory less the margin."""
-    text = str((recipe.get("context") or {}).get("max_device_memory") or _DEFAULT_LIMIT)
-    try:
-        gigabytes = float(text.removesuffix("GB"))
-    except ValueError:
-        raise ToolkitError(f"context.max_device_memory is {text!r}, but has to be of the form 58GB") from None
-    return gigabytes * GIB * (1 - MEMORY_MARGIN)  # MindSpore's GB are 2**30 bytes
 
 
 def choices(job: Job) -> Iterator[Choice]:

@@ -16,14 +16,15 @@ RUN_MODES = ("finetune", "eval", "predict")
 OWN_MODE = "the recipe's own run_mode"
 _MODEL = ("model.model_config.type", *(f"model.model_config.{key}" for key in (
     "seq_length", "hidden_size", "num_layers", "num_heads", "vocab_size")))
-_RUN = (*_MODEL, "model.arch.type", "context.device_target", "trainer.type", "runner_config.batch_size")
+_PREDICT = (*_MODEL, "model.arch.type", "context.device_target", "trainer.type")
+_RUN = (*_PREDICT, "runner_config.batch_size")
 # What is read without asking whether it is there, by the toolkit or by MindFormers' Trainer.
 _NEEDED: dict[str, tuple[str, ...]] = {
     "finetune": (*_RUN, "runner_config.epochs", "train_dataset.data_loader.type", "train_dataset_task.type",
                  "optimizer.type", "lr_schedule.type", "lr_schedule.learning_rate", "runner_wrapper.type",
                  "callbacks"),
     "eval": (*_RUN, "eval_dataset.data_loader.type", "eval_dataset_task.type", "metric.type"),
-    "predict": _RUN,
+    "predict": _PREDICT,
     "evaluation in training": ("eval_dataset.data_loader.type", "eval_dataset_task.type", "metric.type"),
 }
 _MAPPING, _LIST = "a mapping of settings", "a list of components that each have a type"

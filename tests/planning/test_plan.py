@@ -247,17 +247,6 @@ def test_a_7b_checkpoint_is_about_15_gb_and_the_five_need_at_most_75(recipe):
     assert disk.startswith("disk: about 75.9 GB")  # 5 x 14.85 + 5 x 0.201 + 10 x 0.067
 
 
-def test_the_batch_of_an_evaluation_is_what_the_memory_beside_the_weights_holds(root):
-    # By hand for 7B in float16: 13.64 GiB of weights; of a sequence of 2,048 tokens 2 x 32 x 4,096 x 2 bytes
-    # of cache a token are 1 GiB, and 2 x (6 x 4,096 + 3 x 11,008) of a first pass 0.22: 31.7 in 52.2 GiB.
-    recipe = recipes.resolve(root / "yaml/lora_finetune.yaml")
-    count, gib = count_parameters(recipes.model_config(recipe)), 2**30
-    assert memory.generation_batch(recipe, count, 2048, 52.2 * gib) == 16
-    assert memory.generation_batch(recipe, count, 1024, 52.2 * gib) == 32
-    assert memory.generation_batch(recipe, count, 2048, 16.5 * gib) == 2
-    assert memory.generation_batch(recipe, count, 2048, 10 * gib) == 1
-
-
 def test_parts_of_a_batch_are_in_memory_one_at_a_time(root):
     recipe = recipes.resolve(root / "yaml/lora_finetune_packed_1card.yaml")
     count = count_parameters(recipes.model_config(recipe))

@@ -59,8 +59,6 @@ def test_memory_keeps_its_margin(root, fronts):
     assert max(one.memory_bytes for one in fronts[2]) <= 58 * GIB * 0.9
     small = list(search.choices(job_of(root, context={"max_device_memory": "20GB"})))
     assert small and max(one.memory_bytes for one in small) <= 18 * GIB
-    with pytest.raises(ToolkitError, match="max_device_memory is 'much'"):
-        search.memory_limit({"context": {"max_device_memory": "much"}})
 
 
 def test_rows_that_lose_samples_are_counted(fronts):
@@ -90,8 +88,8 @@ def test_saves_and_evaluations_are_part_of_the_hours(root):
 
 def test_generation_pays_a_floor_a_token(root):
     model = job_of(root).model
-    test = run_hours.Generation("T", 80, 100, 200, 10, 8)
-    base, tuned = (run_hours.generation_hours(model, test, which).best for which in (False, True))
+    test = run_hours.Generation("T", 80, 100, 200, 10)
+    base, tuned = (run_hours.generation_hours(model, test, 8, which).best for which in (False, True))
     # 10 batches; 200 or 10 tokens and one pass over the prompts, all on half the floor.
     half = model.fits[0].floors[False] / 2
     assert base == pytest.approx(10 * 201 * half / 3.6e6) and tuned == pytest.approx(10 * 11 * half / 3.6e6)

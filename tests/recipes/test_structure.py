@@ -78,7 +78,7 @@ def test_a_circle_is_named(tmp_path):
 @pytest.mark.parametrize(("mode", "recipe", "missing"), [
     ("finetune", "lora_finetune", ["context", "runner_config", "callbacks", "train_dataset", "optimizer"]),
     ("eval", "lora_finetune", ["context.device_target", "metric", "model.model_config.seq_length"]),
-    ("predict", "predict_mmlu", ["context", "runner_config.batch_size", "model.arch", "trainer"]),
+    ("predict", "predict_mmlu", ["context", "model.arch", "trainer"]),
 ])
 def test_what_a_run_mode_needs_is_asked_for_at_once(root, tmp_path, mode, recipe, missing):
     content = yaml.safe_load((root / f"yaml/{recipe}.yaml").read_text())
