@@ -1,0 +1,163 @@
+/** The page: connects the panel, the conversation and the server. */
+
+import { hasKey, listModels, useKey } from "./api.js";
+import { newAnswer, write } from "./answering.js";
+import * as conversation from "./conversation.js";
+import * as log from "./log.js";
+import * as settings from "./settings.js";
+import { currentLanguage, errorText, text, useLanguage } from "./texts.js";
+
+const SAVE_EVERY = 1000; // milliseconds, while an answer is written
+const element = (id) => document.getElementById(id);
+const question = element("question");
+const running = new Map(); // answer -> what stops it
+const stored = conversation.restore();
+let turns = stored?.turns ?? [];
+let savedAt = 0;
+
+function save() {
+  savedAt = performance.now();
+  const isKept = conversation.store({ ...settings.read(), language: currentLanguage() }, turns);
+  element("stored").hidden = !isKept;
+  element("not-stored").hidden = isKept;
+}
+
+const say = (message) => { element("status").textContent = message; };
+
+function show() {
+  log.draw(turns, { onStop: (answer) => running.get(answer)?.abort(), onRetry: retry });
+  element("send").hidden = running.size > 0;
+  element("stop").hidden = running.size === 0;
+}
+
+/** Asks every chosen model; the answers of one turn are written at the same time. */
+async function answerTurn(turn) {
+  const before = turns.slice(0, turns.indexOf(turn));
+  const asked = settings.read();
+  turn.answers = settings.chosen().map(newAnswer);
+  const all = turn.answers.map((answer, column) => {
+    const stop = new AbortController();
+    running.set(answer, stop);
+    return write(answer, {
+      before, question: turn.question, column, settings: asked, signal: stop.signal,
+      onChange: () => changed(answer),
+    });
+  });
+  say(text("answering"));
+  show();
+  save();
+  await Promise.all(all);
+}
+
+function changed(answer) {
+  log.update(answer);
+  if (answer.state === "running") {
+    if (performance.now() - savedAt > SAVE_EVERY) save();
+    return;
+  }
+  running.delete(answer);
+  if (!turns.some((turn) => turn.answers.includes(answer))) return; // cleared meanwhile
+  save();
+  if (!running.size) {
+    say(turns.at(-1).answers.map(log.spoken).join("\n"));
+    show();
+  }
+  if (answer.error?.code === "invalid_api_key") askForKey();
+}
+
+function ask() {
+  if (running.size || !question.value.trim() || !settings.isValid() || !settings.chosen()[0]) return;
+  const turn = { question: question.value, answers: [] };
+  question.value = "";
+  turns.push(turn);
+  answerTurn(turn);
+}
+
+function retry() {
+  if (settings.isValid()) answerTurn(turns.at(-1));
+  question.focus();
+}
+
+function stopAll() {
+  for (const stop of running.values()) stop.abort();
+}
+
+function clear() {
+  if (!confirm(text("clearSure"))) return;
+  turns = [];
+  stopAll();
+  running.clear();
+  conversation.forget();
+  show();
+  question.focus();
+}
+
+function saveAsFile() {
+  const items = conversation.exported(turns, settings.read().system);
+  const url = URL.createObjectURL(new Blob([JSON.stringify(items, null, 1)], { type: "application/json" }));
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = `conversation-${new Date().toISOString().slice(0, 19).replaceAll(":", "-")}.json`;
+  link.click();
+  URL.revokeObjectURL(url);
+}
+
+function askForKey() {
+  element("key").hidden = false;
+  element("wrong-key").hidden = !hasKey();
+  element("key").elements.key.focus();
+}
+
+async function connect() {
+  element("problem").hidden = true;
+  try {
+    settings.offer(await listModels(), stored?.settings);
+    element("key").hidden = true;
+    question.focus();
+  } catch (error) {
+    if (error.code === "invalid_api_key") return askForKey();
+    element("problem").hidden = false;
+    element("problem").firstElementChild.textContent = errorText(error);
+  }
+}
+
+element("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask();
+});
+question.addEventListener("keydown", (event) => {
+  // Enter that ends the choice of a Chinese character is not for us; Safari tells it by its key code only.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+  event.preventDefault();
+  ask();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !event.isComposing) stopAll();
+});
+element("stop").addEventListener("click", () => {
+  stopAll();
+  question.focus();
+});
+element("clear").addEventListener("click", clear);
+element("export").addEventListener("click", saveAsFile);
+element("settings").addEventListener("change", save);
+element("language").addEventListener("click", () => {
+  useLanguage(currentLanguage() === "zh" ? "en" : "zh");
+  show();
+  save();
+});
+element("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey(element("key").elements.key.value);
+  element("key").reset();
+  connect();
+});
+element("problem").querySelector("button").addEventListener("click", connect);
+addEventListener("pagehide", () => {
+  if (running.size) save();
+});
+
+useLanguage(stored?.settings.language);
+settings.restore(stored?.settings);
+show();
+connect();
