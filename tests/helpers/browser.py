@@ -22,7 +22,7 @@ def chromium(folder: Path, window: str = "1280,800") -> Iterator:
 
     --no-sandbox: its sandbox does not work for root, nor in most containers.
     """
-    selenium = pytest.importorskip("selenium", reason="selenium is not installed (pip install -e '.[dev]')")
+    pytest.importorskip("selenium", reason="selenium is not installed (pip install -e '.[dev]')")
     binary = next(filter(None, map(shutil.which, BROWSERS)), None)
     driver_binary = shutil.which("chromedriver")
     if not (binary and driver_binary):
@@ -37,7 +37,7 @@ def chromium(folder: Path, window: str = "1280,800") -> Iterator:
     options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(executable_path=driver_binary)
-    driver = selenium.webdriver.Chrome(options=options, service=service)
+    driver = webdriver.Chrome(options=options, service=service)
     try:
         yield driver
     finally:
@@ -45,7 +45,8 @@ def chromium(folder: Path, window: str = "1280,800") -> Iterator:
 
 
 def requested(driver) -> list[str]:
-    """The addresses that the page has asked for since the last call."""
+    """The addresses that pages of servers have asked for since the last call."""
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    return [message["params"]["request"]["url"] for message in messages
+    urls = [message["params"]["request"]["url"] for message in messages
             if message["method"] == "Network.requestWillBeSent"]
+    return [url for url in urls if not url.startswith(("chrome:", "data:"))]  # of its own first page

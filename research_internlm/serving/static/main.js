@@ -25,7 +25,7 @@ function save() {
 const say = (message) => { element("status").textContent = message; };
 
 function show() {
-  log.draw(turns, { onStop: (answer) => running.get(answer)?.abort(), onRetry: retry });
+  log.draw(turns, { onStop: stop, onRetry: retry });
   element("send").hidden = running.size > 0;
   element("stop").hidden = running.size === 0;
 }
@@ -36,10 +36,10 @@ async function answerTurn(turn) {
   const asked = settings.read();
   turn.answers = settings.chosen().map(newAnswer);
   const all = turn.answers.map((answer, column) => {
-    const stop = new AbortController();
-    running.set(answer, stop);
+    const stopper = new AbortController();
+    running.set(answer, stopper);
     return write(answer, {
-      before, question: turn.question, column, settings: asked, signal: stop.signal,
+      before, question: turn.question, column, settings: asked, signal: stopper.signal,
       onChange: () => changed(answer),
     });
   });
@@ -78,8 +78,13 @@ function retry() {
   question.focus();
 }
 
+function stop(answer) {
+  running.get(answer)?.abort();
+  question.focus(); // the button goes away
+}
+
 function stopAll() {
-  for (const stop of running.values()) stop.abort();
+  for (const stopper of running.values()) stopper.abort();
 }
 
 function clear() {
@@ -153,6 +158,7 @@ element("key").addEventListener("submit", (event) => {
   connect();
 });
 element("problem").querySelector("button").addEventListener("click", connect);
+addEventListener("beforeunload", stopAll); // or the answers would say that the connection failed
 addEventListener("pagehide", () => {
   if (running.size) save();
 });
