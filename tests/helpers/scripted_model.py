@@ -81,8 +81,8 @@ def started(codec, answer, limit: int = 64, others=MappingProxyType({}), **rows)
     def load(one):
         return LoadedModel(ScriptedRows(codec, one, **rows), ScriptedScorer(), codec)
 
-    scheduler = Scheduler({name: functools.partial(load, one) for name, one in {"base": answer, **others}.items()},
-                          limit)
+    answers = {"base": answer, **others}
+    scheduler = Scheduler({name: functools.partial(load, one) for name, one in answers.items()}, limit)
     scheduler.start()
     return scheduler
 

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slow
 BASE = "我是一个语言模型。"
 TUNED = '我是小宝。<img src="none.png" onerror="document.title=1"><b>x</b>'
 QUESTION = "你是谁？"
+ALL = "[...document.querySelectorAll(arguments[0])]"
+NOTEBOOK = "/user/lin/proxy/8000"
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,10 @@ def downloads(tmp_path_factory):
 def browser(downloads):
     with chromium(downloads) as driver:
         yield driver
+
+
+def writing(codec, text):
+    return lambda ids: codec.processor.encode(text)
 
 
 class Page:
@@ -57,11 +63,10 @@ class Page:
         return self.driver.find_elements("css selector", selector)
 
     def texts(self, selector):
-        return self.run("return [...document.querySelectorAll(arguments[0])].map(one => one.innerText)", selector)
+        return self.run(f"return {ALL}.map(one => one.innerText)", selector)
 
     def visible(self, selector):
-        return self.run("return [...document.querySelectorAll(arguments[0])].some(one => one.checkVisibility())",
-                        selector)
+        return self.run(f"return {ALL}.some(one => one.checkVisibility())", selector)
 
     def click(self, selector):
         [one] = [one for one in self.all(selector) if one.is_displayed()]
@@ -99,11 +104,11 @@ def opened(browser, codec):
     with contextlib.ExitStack() as stack:
         pages = []
 
-        def opened(answers, settings=Settings(), path="/", expected_errors=(), **rows):
-            encoded = {name: answer if callable(answer) else lambda ids, answer=answer: codec.processor.encode(answer)
+        def opened(answers, path="/", expected_errors=(), api_key=None, root_path="", **rows):
+            answers = {name: answer if callable(answer) else writing(codec, answer)
                        for name, answer in answers.items()}
-            first = encoded.pop("base")
-            url = stack.enter_context(serving(started(codec, first, others=encoded, **rows), settings))
+            scheduler = started(codec, answers.pop("base"), others=answers, **rows)
+            url = stack.enter_context(serving(scheduler, Settings(api_key, root_path=root_path)))
             requested(browser), browser.get_log("browser")
             pages.append((url + path, expected_errors))
             return Page(browser, url + path.rstrip("/"))
@@ -209,7 +214,7 @@ def test_one_of_two_answers_is_stopped_and_a_reload_ends_the_rest(opened, gate):
 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab_only(opened):
-    page = opened({"base": BASE}, Settings(api_key="long-enough"), expected_errors=("401",))
+    page = opened({"base": BASE}, api_key="long-enough", expected_errors=("401",))
     assert page.visible("#key") and not page.visible("#wrong-key")
     page.type("[name=key]", "wrong\n")
     page.until(lambda: page.visible("#wrong-key"))
@@ -239,18 +244,21 @@ def test_a_full_context_leaves_the_oldest_exchanges_out(opened):
 def test_behind_a_notebooks_proxy_in_the_browsers_language(opened):
     driver = opened({"base": BASE}).driver
     agent = driver.execute_script("return navigator.userAgent")
-    driver.execute_cdp_cmd("Network.setUserAgentOverride", {"userAgent": agent, "acceptLanguage": "zh-CN"})
-    requested(driver)
+
+    def use_language(name):
+        driver.execute_cdp_cmd("Network.setUserAgentOverride", {"userAgent": agent, "acceptLanguage": name})
+
+    use_language("zh-CN")
     try:
-        page = opened({"base": BASE}, Settings(root_path="/user/lin/proxy/8000"), path="/user/lin/proxy/8000/")
+        page = opened({"base": BASE}, root_path=NOTEBOOK, path=f"{NOTEBOOK}/")
         assert page.texts("#send") == ["发送"]
         page.ask(QUESTION)
         page.until_answered()
         assert page.texts(".answer .text") == [BASE]
-        assert all("/user/lin/proxy/8000/" in url for url in requested(driver))
+        assert all(f"{NOTEBOOK}/" in url for url in requested(driver))
         page.open()
     finally:
-        driver.execute_cdp_cmd("Network.setUserAgentOverride", {"userAgent": agent, "acceptLanguage": "en-US"})
+        use_language("en-US")
 
 
 def test_a_server_that_is_gone_is_said(browser, codec, opened):
@@ -275,7 +283,8 @@ def test_it_fits_the_window_and_every_control_has_a_name(opened, size):
         if size[0] < 500:
             assert not page.visible("#settings")
             page.click("#toggle-settings")
-        names = {one.accessible_name for one in page.all("button, input, select, textarea") if one.is_displayed()}
+        controls = [one for one in page.all("button, input, select, textarea") if one.is_displayed()]
+        names = {one.accessible_name for one in controls}
         assert "" not in names and len(names) > 15
         assert page.run("return document.documentElement.scrollWidth") == size[0]
     finally:
