@@ -99,11 +99,11 @@ function note(answer) {
 function stats(answer) {
   if (!answer.first) return "";
   const tokens = answer.usage?.completion_tokens ?? answer.pieces;
-  const rest = answer.seconds - answer.first;
+  const speed = (tokens - 1) / (answer.seconds - answer.first);
   return text(answer.usage ? "stats" : "partStats", {
     prompt: answer.usage?.prompt_tokens,
     tokens,
     first: answer.first.toFixed(2),
-    speed: rest > 0 ? ((tokens - 1) / rest).toFixed(1) : "–",
+    speed: Number.isFinite(speed) ? speed.toFixed(speed < 100 ? 1 : 0) : "–",
   });
 }
