@@ -149,7 +149,7 @@ def test_an_answer_grows_is_stopped_and_asked_for_again(opened, gate):
     [stats] = page.texts(".stats")
     assert "tokens in, " in stats and "tokens/s" in stats
     assert page.run("return document.getElementById('status').textContent").startswith(f"base: {BASE}")
-    assert page.run("return document.activeElement.id") == "question"
+    assert page.run("return document.activeElement.id") == "send"  # where Stop was
 
 
 def test_two_models_side_by_side_reload_export_and_clear(opened, codec, downloads):

@@ -7,8 +7,8 @@
  * counts, `characters` those which the usage counts the tokens of, and times in seconds.
  */
 
-// Pages of several servers may lie under one address, behind a proxy.
-const PLACE = `internlm-chat:${location.pathname}`;
+// Behind a proxy, pages of several servers lie under one address. The number is that of the form above.
+const PLACE = `internlm-chat-1:${location.pathname}`;
 
 /** What an earlier visit left: {settings, turns}; null where there is nothing that can be read. */
 export function restore() {

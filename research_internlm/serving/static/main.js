@@ -26,8 +26,10 @@ const say = (message) => { element("status").textContent = message; };
 
 function show() {
   log.draw(turns, { onStop: stop, onRetry: retry });
-  element("send").hidden = running.size > 0;
-  element("stop").hidden = running.size === 0;
+  const [shown, hidden] = running.size ? ["stop", "send"] : ["send", "stop"];
+  element(shown).hidden = false;
+  if (document.activeElement === element(hidden)) element(shown).focus(); // or the keyboard loses its place
+  element(hidden).hidden = true;
 }
 
 /** Asks every chosen model; the answers of one turn are written at the same time. */
@@ -65,8 +67,10 @@ function changed(answer) {
   if (answer.error?.code === "invalid_api_key") askForKey();
 }
 
+const canAsk = () => !running.size && settings.chosen()[0] && settings.isValid();
+
 function ask() {
-  if (running.size || !question.value.trim() || !settings.isValid() || !settings.chosen()[0]) return;
+  if (!question.value.trim() || !canAsk()) return;
   const turn = { question: question.value, answers: [] };
   question.value = "";
   turns.push(turn);
@@ -74,13 +78,14 @@ function ask() {
 }
 
 function retry() {
-  if (settings.isValid()) answerTurn(turns.at(-1));
-  question.focus();
+  if (!canAsk()) return;
+  answerTurn(turns.at(-1));
+  element("stop").focus(); // the button that was pressed is gone
 }
 
 function stop(answer) {
   running.get(answer)?.abort();
-  question.focus(); // the button goes away
+  element("stop").focus(); // as above
 }
 
 function stopAll() {
@@ -139,10 +144,7 @@ question.addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !event.isComposing) stopAll();
 });
-element("stop").addEventListener("click", () => {
-  stopAll();
-  question.focus();
-});
+element("stop").addEventListener("click", stopAll);
 element("clear").addEventListener("click", clear);
 element("export").addEventListener("click", saveAsFile);
 element("settings").addEventListener("change", save);

@@ -16,7 +16,7 @@ export function read() {
     system: form.elements.system.value,
     first: first.value,
     second: second.value,
-    compare: compare.checked,
+    compare: compare.disabled ? undefined : compare.checked, // no choice of the user's
   };
 }
 
