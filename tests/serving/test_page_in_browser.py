@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from research_internlm.data.conversations import form_of, read_conversation
+from research_internlm.data.item_files import read_formed
 from research_internlm.data.tokens import load_tokenizer
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.serving.app import Settings
@@ -177,14 +177,12 @@ def test_two_models_side_by_side_reload_export_and_clear(opened, codec, download
     page.click("#export")
     page.until(lambda: list(downloads.glob("conversation-*.json")))
     [path] = downloads.glob("conversation-*.json")
-    items = json.loads(path.read_text(encoding="utf-8"))
-    assert [item["model"] for item in items] == ["base", "tuned"]
-    for item, answer in zip(items, (BASE, TUNED), strict=True):
-        assert form_of(item) == "openai"
-        assert read_conversation(item) == [
-            {"role": "system", "content": "说中文。"},
-            {"role": "user", "content": QUESTION}, {"role": "assistant", "content": answer},
-            {"role": "user", "content": "And in English?"}, {"role": "assistant", "content": answer}]
+    assert [item["model"] for item in json.loads(path.read_text(encoding="utf-8"))] == ["base", "tuned"]
+    assert list(read_formed(path)) == [("openai", {"messages": [  # as the converter reads it
+        {"role": "system", "content": "说中文。"},
+        {"role": "user", "content": QUESTION}, {"role": "assistant", "content": answer},
+        {"role": "user", "content": "And in English?"}, {"role": "assistant", "content": answer}]})
+        for answer in (BASE, TUNED)]
 
     page.click("#language")
     page.open()
@@ -235,6 +233,11 @@ def test_a_full_context_leaves_the_oldest_exchanges_out(opened):
         page.ask("Go on.")
         page.until_answered()
     assert "the model did not see the" in page.texts(".note")[-1]
+    assert not any("Ended because" in note for note in page.texts(".note"))
+    page.type("[name=max_tokens]", "5")
+    page.ask("好" * 25)  # more tokens than the English before it lets expect
+    page.until_answered()
+    assert "did not see" in page.texts(".note")[-1] and page.texts(".answer .text")[-1]
     page.ask("long " * 100)
     page.until_answered()
     assert page.texts(".note")[-1].endswith("Shorten it or the system prompt.")
