@@ -232,7 +232,7 @@ def test_a_full_context_leaves_the_oldest_exchanges_out(opened):
     for _ in range(3):
         page.ask("Go on.")
         page.until_answered()
-    assert "the model did not see the" in page.texts(".note")[-1]
+    assert "the model did not see" in page.texts(".note")[-1]
     assert not any("Ended because" in note for note in page.texts(".note"))
     page.type("[name=max_tokens]", "5")
     page.ask("好" * 25)  # more tokens than the English before it lets expect
@@ -277,18 +277,23 @@ def test_it_fits_the_window_and_every_control_has_a_name(opened, size):
     page = opened({"base": "word " * 30 + "w" * 200, "tuned": TUNED})
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
         "width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size[0] < 500})
+
+    def inside():
+        return page.run("const page = document.documentElement; return [page.scrollWidth, page.scrollHeight]")
+
     try:
         page.open()
-        page.ask(QUESTION)
-        page.until_answered()
+        for _ in range(4):
+            page.ask(QUESTION)
+            page.until_answered()
         page.run("document.getElementById('log').scrollTop = 0")
-        assert page.run("return document.documentElement.scrollWidth") == size[0]
+        assert inside() == list(size)
         if size[0] < 500:
             assert not page.visible("#settings")
             page.click("#toggle-settings")
         controls = [one for one in page.all("button, input, select, textarea") if one.is_displayed()]
         names = {one.accessible_name for one in controls}
         assert "" not in names and len(names) > 15
-        assert page.run("return document.documentElement.scrollWidth") == size[0]
+        assert inside() == list(size)
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
