@@ -5,7 +5,9 @@
         <|action_end|><|im_end|>
     <|im_start|>environment name=<|plugin|>\\nthe tool's result<|im_end|>
 
-Source: chat/chat_format.md of InternLM's repository.
+Source: chat/chat_format.md of InternLM/InternLM at commit fe4c2eb (2025-02-07). It shows the list of tools
+over several lines; here it is one line, as LMDeploy wrote it for InternLM2 (lmdeploy/model.py before commit
+967df47). A tool's result has `name=<|plugin|>` as in the document; LMDeploy left it out.
 """
 
 from __future__ import annotations

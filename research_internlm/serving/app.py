@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from research_internlm.checkpoints.hf_export import chat_settings
@@ -98,10 +98,14 @@ class _Guard:
                 status = message["status"]
             await send(message)
 
-        scope = {**scope, "path": self._server.local_path(scope["path"])}
+        shown = scope["path"]
+        scope = {**scope, "path": self._server.local_path(shown)}
         path = _metrics_path(scope["path"])
         try:
-            if path and path not in _OPEN and not self._server.has_key(Request(scope)):
+            if scope["path"] == "/" and not shown.endswith("/"):
+                # The page's addresses are relative to the folder it lies in.
+                await RedirectResponse(f"{shown}/")(scope, receive, noting_send)
+            elif path and path not in _OPEN and not self._server.has_key(Request(scope)):
                 error = ApiError("a valid API key is needed: Authorization: Bearer KEY", 401,
                                  "invalid_api_key")
                 await JSONResponse(error.body(), error.status)(scope, receive, noting_send)

@@ -34,7 +34,8 @@ def run(sources: Mapping[str, ModelSource], settings: Settings, host: str, port:
         scheduler.start()
         config = uvicorn.Config(build_app(scheduler, settings), log_config=None, access_log=False,
                                 timeout_graceful_shutdown=int(settings.max_seconds) + 1, server_header=False)
-        print(f"serving {', '.join(sources)} on http://{host}:{port}{settings.root_path}/v1", flush=True)
+        address = f"http://{host}:{port}{settings.root_path.rstrip('/')}"
+        print(f"serving {', '.join(sources)}: web page {address}/, API {address}/v1", flush=True)
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import uvicorn
@@ -74,10 +76,13 @@ class ScriptedScorer:
         return scores
 
 
-def started(codec, answer, limit: int = 64, **rows) -> Scheduler:
-    """A scheduler of one scripted model, `base`."""
-    scheduler = Scheduler({"base": lambda: LoadedModel(ScriptedRows(codec, answer, **rows), ScriptedScorer(),
-                                                       codec)}, limit)
+def started(codec, answer, limit: int = 64, others=MappingProxyType({}), **rows) -> Scheduler:
+    """A scheduler of the scripted model `base`, and of `others`: name -> answer."""
+    def load(one):
+        return LoadedModel(ScriptedRows(codec, one, **rows), ScriptedScorer(), codec)
+
+    answers = {"base": answer, **others}
+    scheduler = Scheduler({name: functools.partial(load, one) for name, one in answers.items()}, limit)
     scheduler.start()
     return scheduler
 

@@ -1,46 +1,28 @@
 """lm-evaluation-harness against the server, and evaluate.py on the same questions: the same answers."""
 
 import json
-import socket
-import subprocess
-import sys
-import time
 
-import httpx
 import numpy as np
 import pytest
 
-from research_internlm import recipes
-from research_internlm.checkpoints import weight_names
 from research_internlm.data.chat_template import render_chat
 from research_internlm.data.choice import LETTERS
 from research_internlm.data.tokens import load_tokenizer
 from research_internlm.inference.text_codec import TextCodec
-from tests.helpers.commands import ROOT, exam_items
+from tests.helpers.commands import exam_items
+from tests.helpers.random_served import random_model, serve
 from tests.helpers.warm import run_warm
-from tests.helpers.weight_files import write
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install 'lm-eval[api]')")
 pytestmark = [pytest.mark.model, pytest.mark.slow]
-
-CONFIG, OVERLAY = "yaml/predict_mmlu.yaml", "yaml/overlays/cpu_tiny.yaml"
 
 
 @pytest.fixture(scope="module")
 def model(demo_data, tmp_path_factory):
     """Options that name a random model, for evaluate.py and serve.py alike, and its tokenizer."""
-    folder = tmp_path_factory.mktemp("lm_eval")
     tokenizer = demo_data / "tokenizer.model"
-    vocab_size = load_tokenizer(tokenizer).vocab_size()
-    overrides = [f"model.model_config.{key}={value}" for key, value in (
-        ("vocab_size", vocab_size), ("hidden_size", 32), ("num_layers", 1), ("multiple_of", 16))]
-    overrides += [f"output_dir={folder}", "runner_config.batch_size=8"]
-    recipe, random = recipes.resolve(ROOT / CONFIG, [ROOT / OVERLAY], overrides), np.random.default_rng(4)
-    write(folder / "random.ckpt", {
-        name: random.normal(1.0 if "norm" in name else 0.0, 0.25, shape).astype(np.float32)
-        for name, shape in weight_names.parameter_shapes(recipes.model_config(recipe)).items()})
-    return ["--config", CONFIG, "--overlay", OVERLAY, "--load_checkpoint", folder / "random.ckpt",
-            "--model_file", tokenizer, *overrides], TextCodec(tokenizer, vocab_size)
+    return (random_model(tmp_path_factory.mktemp("lm_eval"), tokenizer),
+            TextCodec(tokenizer, load_tokenizer(tokenizer).vocab_size()))
 
 
 @pytest.fixture(scope="module")
@@ -54,24 +36,8 @@ def items(demo_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(model):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "research_internlm/serve.py", *map(str, model[0]), "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 300
-    try:
-        while True:
-            try:
-                httpx.get(f"{url}/health")
-                break
-            except httpx.TransportError:
-                assert server.poll() is None and time.monotonic() < end
-                time.sleep(0.2)
+    with serve(model[0]) as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(60)
 
 
 def raw_prompt(codec, item):
