@@ -1,0 +1,133 @@
+"""AnswerMonitor: the model answers given prompts before, during and after training.
+
+A loss does not say when an assistant begins to answer everything with its own name; its answers do. They
+come from the training weights themselves: the decoder's graphs (inference/kv_cache.py) are other cells over
+the same parameters, so the model is in memory once. What is added is a key-value cache.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mindformers.models.llama import LlamaForCausalLM
+from mindformers.tools.logger import logger
+from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+from mindformers.tools.utils import get_output_root_path, get_real_rank
+from mindformers.utils.tensorboard import get_tensorboard_writer
+from mindspore.train.callback import Callback, RunContext
+
+from research_internlm.inference.kv_cache import StaticCacheDecoder
+from research_internlm.inference.rows import padded_length
+from research_internlm.runs.answers_file import StepAnswers, append, drop_after, examples, read_answers
+from research_internlm.shared.run_layout import ANSWERS
+from research_internlm.training.answer_prompts import AnswerPrompts, read_prompts
+
+_ROWS = 16  # answers at once; at 128 tokens InternLM2-1.8B's cache of them is 0.2 GB, InternLM-7B's 1.1 GB
+_STEP = 8  # the decoder's length is rounded up to it
+
+
+@MindFormerRegister.register(MindFormerModuleType.CALLBACK)
+class AnswerMonitor(Callback):
+    """Answers prompts greedily before training, every n steps, and of all weights that are saved.
+
+    Rank 0 answers; the other ranks wait for it where they next exchange gradients, as they do while it saves.
+    In data-parallel training all hold the same weights. A run that is continued answers again where a kill
+    came between a save and its answers, and takes out what it will do again.
+
+    Args:
+        prompts: A list of questions, a .txt file with one a line, or a .held_out.json of assistant_data.py,
+            whose answers are judged too.
+        every_n_steps: Optimizer steps between two rounds; in sink mode the next end of a sink.
+        max_new_tokens: Longest answer.
+        model_file: tokenizer.model of the weights; --model_file.
+    """
+
+    def __init__(self, prompts: Any = None, every_n_steps: int = 0, max_new_tokens: int = 64,
+                 model_file: str = "") -> None:
+        super().__init__()
+        self._settings = prompts, model_file, max_new_tokens
+        self._every, self._max_new_tokens = every_n_steps, max_new_tokens
+        self._is_writer = get_real_rank() == 0
+        self._path = Path(get_output_root_path(), ANSWERS)
+        self._network: Any = None
+        self._prompts: AnswerPrompts | None = None
+        self._decoder: StaticCacheDecoder | None = None
+        self._seen_step = self._answered_step = -1
+
+    def begin(self, run_context: RunContext) -> None:
+        """Answers before the first step; CheckpointMonitor, which comes before, has set the step."""
+        if not self._is_writer:
+            return
+        parameters = run_context.original_args()
+        self._seen_step = step = parameters.cur_step_num or 0
+        self._network = next(cell for _, cell in parameters.network.cells_and_names()
+                             if isinstance(cell, LlamaForCausalLM))
+        drop_after(self._path, step)
+        if not self._path.is_file() or step not in {line.step for line in read_answers(self._path)}:
+            self._answer(step)
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        """Answers where it is time, or where CheckpointMonitor, which comes before, has saved."""
+        step, before = run_context.original_args().cur_step_num, self._seen_step
+        self._seen_step = step
+        if self._is_writer and (step // self._every > before // self._every or _is_saved(run_context)):
+            self._answer(step)
+
+    def on_train_end(self, run_context: RunContext) -> None:
+        """Answers where CheckpointMonitor has saved the last step only now."""
+        if self._is_writer and _is_saved(run_context) and self._answered_step != self._seen_step:
+            self._answer(self._seen_step)
+
+    def _answer(self, step: int) -> None:
+        self._answered_step, start = step, time.monotonic()
+        try:
+            if self._decoder is None:
+                self._open()
+            answers = self._prompts.answers(*self._generate())
+        finally:  # the decoder's cells are set to predict, and the layers are theirs too
+            self._network.set_train(True)
+        line = StepAnswers(step=step, seconds=round(time.monotonic() - start, 3),
+                           time=datetime.now().astimezone().isoformat(timespec="seconds"), answers=answers)
+        append(self._path, line)
+        verdict = line.verdict()
+        logger.info("answers of step %d: %d in %.2f s, %.3f s each%s", step, len(answers), line.seconds,
+                    line.seconds / len(answers), f"; {verdict}" if verdict else "")
+        for answer in examples(answers):
+            logger.info("answer of step %d: %r -> %r", step, answer.question, answer.answer)
+        if (writer := get_tensorboard_writer()) is not None:
+            for place, answer in enumerate(answers, 1):
+                writer.add_text(f"answers/{place}", f"{answer.question}\n\n{answer.answer}", global_step=step)
+
+    def _generate(self) -> tuple[list[list[int]], list[bool]]:
+        """New tokens of each prompt without the end marker, and whether it came."""
+        prompts, decoder = self._prompts.ids, self._decoder
+        stop_ids = self._prompts.codec.special.stop_ids
+        rows = min(_ROWS, len(prompts))
+        found: list[list[int]] = []
+        for start in range(0, len(prompts), rows):
+            batch = prompts[start:start + rows]
+            filled = [*batch, *[batch[-1]] * (rows - len(batch))]  # the graph's batch is fixed
+            found += decoder.generate(filled, self._prompt_length, self._max_new_tokens,
+                                      stop_ids)[:len(batch)]
+        ended = [bool(ids) and ids[-1] in stop_ids for ids in found]
+        return [ids[:-1] if end else ids for ids, end in zip(found, ended, strict=True)], ended
+
+    def _open(self) -> None:
+        """Reads the prompts, which were checked before training, and builds the decoder over the weights."""
+        config = self._network.config
+        self._prompts = read_prompts(*self._settings, {"vocab_size": config.vocab_size,
+                                                       "seq_length": config.seq_length})
+        longest = max(map(len, self._prompts.ids))
+        total = -(-(longest + self._max_new_tokens) // _STEP) * _STEP
+        total = min(total, config.seq_length)
+        self._prompt_length = padded_length(longest, total)
+        self._decoder = StaticCacheDecoder(self._network, min(_ROWS, len(self._prompts.ids)), total)
+
+
+def _is_saved(run_context: RunContext) -> bool:
+    """Whether CheckpointMonitor has saved the step."""
+    parameters = run_context.original_args()
+    return parameters.get("last_saved_step") == parameters.cur_step_num
