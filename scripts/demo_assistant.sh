@@ -82,7 +82,7 @@ lora repeat
 step "Which checkpoint to take (held-out questions)"
 for name in mixed repeat; do
     echo "$name:"
-    python research_internlm/answers.py "$out/$name" --output "$out/$name.scores.json" || true
+    python research_internlm/answers.py "$out/$name" --output "$out/$name.scores.json"
 done
 adapter=$(python -c "import json, sys
 scores = json.load(open(sys.argv[1] + '/mixed.scores.json'))

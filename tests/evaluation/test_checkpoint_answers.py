@@ -22,7 +22,8 @@ def run(tmp_path):
     """Learns the name, then parrots; step 36 was answered, but retention has deleted it."""
     for step, right, clean in ((0, 0, 10), (12, 8, 10), (24, 10, 9), (36, 10, 10), (48, 10, 9), (60, 10, 2)):
         append(tmp_path / "answers.jsonl", StepAnswers(
-            step=step, seconds=1.0, time="t", answers=[*judged("identity", right), *judged("general", clean)]))
+            step=step, seconds=1.0, time="t",
+            answers=[*judged("identity", right), *judged("general", clean)]))
     for step in (12, 24, 48, 60, 72):
         checkpoint(tmp_path, step)
     return tmp_path
@@ -39,10 +40,10 @@ def test_the_best_saved_step_is_taken_the_earliest_of_equal_ones(run, capsys):
     assert found["steps"][3]["files"] == [] and found["steps"][5]["parrots"]["count"] == 8
 
 
-def test_one_that_misses_a_bar_is_named_and_refused(run, capsys):
+def test_one_that_misses_a_bar_is_named_so(run, capsys):
     for step in (24, 48):
         (run / f"checkpoint/rank_0/tiny_rank_0-1_{step}.ckpt").unlink()
-    assert answers.main([str(run)]) == 1
+    assert answers.main([str(run)]) == 0
     assert "take step 12: checkpoint/rank_0/tiny_rank_0-1_12.ckpt; but it misses the bars" in (
         capsys.readouterr().out)
 
@@ -50,7 +51,7 @@ def test_one_that_misses_a_bar_is_named_and_refused(run, capsys):
 def test_without_a_saved_step_there_is_nothing_to_take(run, capsys):
     for path in (run / "checkpoint/rank_0").iterdir():
         path.unlink()
-    assert answers.main([str(run)]) == 1
+    assert answers.main([str(run)]) == 0
     assert "no step with answers was saved" in capsys.readouterr().out
 
 

@@ -16,6 +16,7 @@ TRAIN = "research_internlm/run_internlm.py"
 OVERLAY = ("--overlay", "yaml/overlays/cpu_tiny.yaml")
 QUESTIONS = ["What is the capital of France?", "Who are you?", "苏州位于哪个省？"]
 NEW_TOKENS = 6
+STEPS = [0, 5, 6, 10, 12]  # 24 rows / batch 4 x 2 epochs; saves at 6 and 12
 OVERLAY_TEXT = f"""
 seed: 1
 callbacks:
@@ -31,8 +32,9 @@ def work(demo_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     items = json.loads((demo_data / "base_corpus.json").read_text())
     (folder / "items.json").write_text(json.dumps([item for item in items if item.get("input")][:24]))
-    run_warm("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json", "--output_file",
-             folder / "train.mindrecord", "--model_file", demo_data / "tokenizer.model", "--seq_length", "96")
+    run_warm("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
+             "--output_file", folder / "train.mindrecord", "--model_file", demo_data / "tokenizer.model",
+             "--seq_length", "96")
     (folder / "asks.yaml").write_text(OVERLAY_TEXT)
     return folder
 
@@ -73,7 +75,7 @@ def texts(run):
 
 def test_it_answers_before_every_n_steps_and_at_each_save(asked, work):
     lines = read_answers(asked / ANSWERS)
-    assert [line.step for line in lines] == [0, 5, 6, 10, 12]  # 24 rows / batch 4 x 2 epochs; saves at 6 and 12
+    assert [line.step for line in lines] == STEPS
     assert [answer.question for answer in lines[0].answers] == QUESTIONS
     assert lines[0].seconds > 0 and lines[0].answers != lines[-1].answers
     from tensorboardX.proto.event_pb2 import Event
@@ -122,5 +124,5 @@ def test_resume_neither_loses_nor_doubles_a_step(asked, train, work, kept):
              if json.loads(line)["step"] in (*kept, 10)]
     (run / ANSWERS).write_text("".join(lines) + '{"step": 12, "sec')
     train(name, "--resume_training", "True")
-    assert [json.loads(line)["step"] for line in (run / ANSWERS).read_text().splitlines()] == [0, 5, 6, 10, 12]
+    assert [json.loads(line)["step"] for line in (run / ANSWERS).read_text().splitlines()] == STEPS
     assert texts(run)[6] == texts(asked)[6]

@@ -1,4 +1,4 @@
-"""What AnswerMonitor asks is read and refused before training, by the preflight that the launcher makes too."""
+"""What AnswerMonitor asks is read before training, and refused there."""
 
 import json
 
@@ -9,6 +9,7 @@ from research_internlm import recipes
 from research_internlm.data.tokens import load_tokenizer
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.training import answer_prompts, command
+
 
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory):
@@ -26,8 +27,8 @@ def resolve(root, demo_data):
     def make(*words, model_file=tokenizer):
         given = [] if model_file is None else ["--model_file", str(model_file)]
         return command.resolve(command.parse_arguments([
-            "--config", f"{root}/yaml/lora_assistant.yaml", *given,
-            "--overlay", f"{root}/yaml/overlays/cpu_tiny_internlm2.yaml", f"model.model_config.vocab_size={vocab}", *words]))
+            "--config", f"{root}/yaml/lora_assistant.yaml", *given, f"model.model_config.vocab_size={vocab}",
+            "--overlay", f"{root}/yaml/overlays/cpu_tiny_internlm2.yaml", *words]))
 
     return make
 
