@@ -21,7 +21,14 @@ from mindspore.train.callback import Callback, RunContext
 
 from research_internlm.inference.kv_cache import StaticCacheDecoder
 from research_internlm.inference.rows import padded_length
-from research_internlm.runs.answers_file import StepAnswers, append, drop_after, examples, read_answers
+from research_internlm.runs.answers_file import (
+    Answer,
+    StepAnswers,
+    append,
+    drop_after,
+    examples,
+    read_answers,
+)
 from research_internlm.shared.run_layout import ANSWERS
 from research_internlm.training.answer_prompts import AnswerPrompts, read_prompts
 
@@ -33,9 +40,10 @@ _STEP = 8  # the decoder's length is rounded up to it
 class AnswerMonitor(Callback):
     """Answers prompts greedily before training, every n steps, and of all weights that are saved.
 
-    Rank 0 answers; the other ranks wait for it where they next exchange gradients, as they do while it saves.
-    In data-parallel training all hold the same weights. A run that is continued answers again where a kill
-    came between a save and its answers, and takes out what it will do again.
+    Every rank answers, from the same weights, and rank 0 writes: ranks that waited for it at their first
+    exchange would be ended by HCCL's connection timeout (120 s) where the decoder takes longer to compile. A
+    run that is continued answers again where a kill came between a save and its answers, and takes out what
+    it will do again.
 
     Args:
         prompts: A list of questions, a .txt file with one a line, or a .held_out.json of assistant_data.py,
@@ -59,39 +67,46 @@ class AnswerMonitor(Callback):
 
     def begin(self, run_context: RunContext) -> None:
         """Answers before the first step; CheckpointMonitor, which comes before, has set the step."""
-        if not self._is_writer:
-            return
         parameters = run_context.original_args()
         self._seen_step = step = parameters.cur_step_num or 0
         self._network = next(cell for _, cell in parameters.network.cells_and_names()
                              if isinstance(cell, LlamaForCausalLM))
-        drop_after(self._path, step)
-        if not self._path.is_file() or step not in {line.step for line in read_answers(self._path)}:
+        if self._is_writer:
+            drop_after(self._path, step)
+        if step == 0 or step not in {line.step for line in read_answers(self._path)}:
             self._answer(step)
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         """Answers where it is time, or where CheckpointMonitor, which comes before, has saved."""
         step, before = run_context.original_args().cur_step_num, self._seen_step
         self._seen_step = step
-        if self._is_writer and (step // self._every > before // self._every or _is_saved(run_context)):
+        if step // self._every > before // self._every or _is_saved(run_context):
             self._answer(step)
 
     def on_train_end(self, run_context: RunContext) -> None:
         """Answers where CheckpointMonitor has saved the last step only now."""
-        if self._is_writer and _is_saved(run_context) and self._answered_step != self._seen_step:
+        if _is_saved(run_context) and self._answered_step != self._seen_step:
             self._answer(self._seen_step)
 
     def _answer(self, step: int) -> None:
         self._answered_step, start = step, time.monotonic()
+        if self._decoder is None:
+            self._open()
+        self._network.set_train(False)  # no dropout
         try:
-            if self._decoder is None:
-                self._open()
             answers = self._prompts.answers(*self._generate())
-        finally:  # the decoder's cells are set to predict, and the layers are theirs too
+        finally:
             self._network.set_train(True)
-        line = StepAnswers(step=step, seconds=round(time.monotonic() - start, 3),
+        if self._is_writer:
+            self._write(step, answers, time.monotonic() - start)
+
+    def _write(self, step: int, answers: list[Answer], seconds: float) -> None:
+        line = StepAnswers(step=step, seconds=round(seconds, 3),
                            time=datetime.now().astimezone().isoformat(timespec="seconds"), answers=answers)
-        append(self._path, line)
+        try:
+            append(self._path, line)
+        except OSError as error:  # a full disk need not end a training
+            logger.warning("%s lacks step %d: %s", ANSWERS, step, error)
         verdict = line.verdict()
         logger.info("answers of step %d: %d in %.2f s, %.3f s each%s", step, len(answers), line.seconds,
                     line.seconds / len(answers), f"; {verdict}" if verdict else "")
