@@ -95,7 +95,7 @@ def score_steps(lines: Sequence[StepAnswers], files: Mapping[int, Sequence[str]]
             raise ToolkitError(
                 f"{source} has {identity} identity and {general} general questions at step {line.step}, and "
                 "a score needs both: train with callbacks.AnswerMonitor.prompts=F.held_out.json, which "
-                "preprocess/assistant_data.py writes")
+                "preprocess/assistant_data.py writes, or ask the checkpoints now with --questions")
         scores.append(StepScore(
             step=line.step, right=Share.of(right, identity), parrots=Share.of(general - clean, general),
             files=list(files.get(line.step, ()))))

@@ -1,8 +1,7 @@
 """AnswerMonitor: the model answers given prompts before, during and after training.
 
 A loss does not say when an assistant begins to answer everything with its own name; its answers do. They
-come from the training weights themselves: the decoder's graphs (inference/kv_cache.py) are other cells over
-the same parameters, so the model is in memory once. What is added is a key-value cache.
+come from the training weights themselves (answering.py), so the model is in memory once.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from mindformers.tools.utils import get_output_root_path, get_real_rank
 from mindformers.utils.tensorboard import get_tensorboard_writer
 from mindspore.train.callback import Callback, RunContext
 
-from research_internlm.inference.kv_cache import StaticCacheDecoder
-from research_internlm.inference.rows import padded_length
 from research_internlm.runs.answers_file import (
     Answer,
     StepAnswers,
@@ -30,10 +27,8 @@ from research_internlm.runs.answers_file import (
     read_answers,
 )
 from research_internlm.shared.run_layout import ANSWERS
-from research_internlm.training.answer_prompts import AnswerPrompts, read_prompts
-
-_ROWS = 16  # answers at once; at 128 tokens InternLM2-1.8B's cache of them is 0.2 GB, InternLM-7B's 1.1 GB
-_STEP = 8  # the decoder's length is rounded up to it
+from research_internlm.training.answer_prompts import read_prompts
+from research_internlm.training.answering import Answerer
 
 
 @MindFormerRegister.register(MindFormerModuleType.CALLBACK)
@@ -61,8 +56,7 @@ class AnswerMonitor(Callback):
         self._is_writer = get_real_rank() == 0
         self._path = Path(get_output_root_path(), ANSWERS)
         self._network: Any = None
-        self._prompts: AnswerPrompts | None = None
-        self._decoder: StaticCacheDecoder | None = None
+        self._answerer: Answerer | None = None
         self._seen_step = self._answered_step = -1
 
     def begin(self, run_context: RunContext) -> None:
@@ -90,11 +84,14 @@ class AnswerMonitor(Callback):
 
     def _answer(self, step: int) -> None:
         self._answered_step, start = step, time.monotonic()
-        if self._decoder is None:
-            self._open()
+        if self._answerer is None:  # its prompts were checked before training
+            config = self._network.config
+            prompts = read_prompts(*self._settings, {"vocab_size": config.vocab_size,
+                                                     "seq_length": config.seq_length})
+            self._answerer = Answerer(self._network, prompts, self._max_new_tokens)
         self._network.set_train(False)  # no dropout
         try:
-            answers = self._prompts.answers(*self._generate())
+            answers = self._answerer.answers()
         finally:
             self._network.set_train(True)
         if self._is_writer:
@@ -115,31 +112,6 @@ class AnswerMonitor(Callback):
         if (writer := get_tensorboard_writer()) is not None:
             for place, answer in enumerate(answers, 1):
                 writer.add_text(f"answers/{place}", f"{answer.question}\n\n{answer.answer}", global_step=step)
-
-    def _generate(self) -> tuple[list[list[int]], list[bool]]:
-        """New tokens of each prompt without the end marker, and whether it came."""
-        prompts, decoder = self._prompts.ids, self._decoder
-        stop_ids = self._prompts.codec.special.stop_ids
-        rows = min(_ROWS, len(prompts))
-        found: list[list[int]] = []
-        for start in range(0, len(prompts), rows):
-            batch = prompts[start:start + rows]
-            filled = [*batch, *[batch[-1]] * (rows - len(batch))]  # the graph's batch is fixed
-            found += decoder.generate(filled, self._prompt_length, self._max_new_tokens,
-                                      stop_ids)[:len(batch)]
-        ended = [bool(ids) and ids[-1] in stop_ids for ids in found]
-        return [ids[:-1] if end else ids for ids, end in zip(found, ended, strict=True)], ended
-
-    def _open(self) -> None:
-        """Reads the prompts, which were checked before training, and builds the decoder over the weights."""
-        config = self._network.config
-        self._prompts = read_prompts(*self._settings, {"vocab_size": config.vocab_size,
-                                                       "seq_length": config.seq_length})
-        longest = max(map(len, self._prompts.ids))
-        total = -(-(longest + self._max_new_tokens) // _STEP) * _STEP
-        total = min(total, config.seq_length)
-        self._prompt_length = padded_length(longest, total)
-        self._decoder = StaticCacheDecoder(self._network, min(_ROWS, len(self._prompts.ids)), total)
 
 
 def _is_saved(run_context: RunContext) -> bool:

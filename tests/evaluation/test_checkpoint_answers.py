@@ -59,7 +59,7 @@ def test_a_run_without_answers_or_held_out_questions_is_refused(run):
     with pytest.raises(ToolkitError, match="is no folder; give the output_dir"):
         answers.main([str(run / "absent")])
     (run / "answers.jsonl").unlink()
-    with pytest.raises(ToolkitError, match="has no answers; a training with AnswerMonitor"):
+    with pytest.raises(ToolkitError, match="has no answers: a training with AnswerMonitor"):
         answers.main([str(run)])
     shown = Answer(messages=[{"role": "user", "content": "q"}], answer="a", ended=False)
     append(run / "answers.jsonl", StepAnswers(step=0, seconds=1.0, time="t", answers=[shown]))

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from research_internlm.data.identity import mentions
 from research_internlm.runs.answers_file import read_answers
 from research_internlm.shared.run_layout import ANSWERS, TRAIN_LOG
 from tests.helpers.warm import run_warm
@@ -106,6 +107,24 @@ def test_a_checkpoint_gives_the_answers_of_its_step(asked, work, settings, demo_
                  f"model.model_config.max_new_tokens={NEW_TOKENS}")
         found = json.loads((work / f"predict{step}/predictions.json").read_text())
         assert [answer["prediction"] for answer in found] == texts(asked)[step]
+
+
+def test_internlm_answers_asks_the_checkpoints_anew(asked, work, demo_data):
+    """With the prompts as held-out questions: the same answers as during training, so the same counts."""
+    questions = [{"kind": kind, "topic": "t", "language": "en", "wanted": wanted,
+                  "messages": [{"role": "user", "content": text}]}
+                 for text in QUESTIONS for kind, wanted in (("identity", "name"), ("general", None))]
+    said = texts(asked)[12][0].split() or ["x"]
+    names = {f"{what}_{language}": said[0] for what in ("name", "author") for language in ("zh", "en")}
+    (work / "q.held_out.json").write_text(json.dumps({"identity": names, "questions": questions}))
+    run_warm("research_internlm/answers.py", asked, "--questions", work / "q.held_out.json", "--model_file",
+             demo_data / "tokenizer.model", "--max_new_tokens", NEW_TOKENS, "--output", work / "scores.json")
+    steps = json.loads((work / "scores.json").read_text())["steps"]
+    assert [step["step"] for step in steps] == [6, 12]
+    for step in steps:
+        wanted = sum(mentions(answer, [said[0]]) for answer in texts(asked)[step["step"]])
+        assert step["parrots"]["count"] == wanted
+    assert steps[1]["parrots"]["count"] > 0
 
 
 def test_training_is_the_same_to_the_last_bit_without_it(asked, train):
