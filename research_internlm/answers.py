@@ -60,7 +60,7 @@ def answers_of(arguments: argparse.Namespace, files: dict[int, list[str]]) -> li
                                         arguments.max_new_tokens))
     if not (lines := read_answers(path)):
         raise ToolkitError(f"{path} has no answers: a training with AnswerMonitor among its callbacks writes "
-                           "them; to ask the checkpoints now, give --questions F.held_out.json --model_file F")
+                           "them; to ask the checkpoints now, give --questions and --model_file")
     return lines
 
 

@@ -7,8 +7,11 @@ import pytest
 from preprocess import assistant_data
 from research_internlm import recipes
 from research_internlm.data.tokens import load_tokenizer
+from research_internlm.recipes.data_check import check_data
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.files import sha256_of, write_manifest
 from research_internlm.training import answer_prompts, command
+from tests.helpers.run_info import manifest
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,21 @@ def test_the_tokenizer_is_needed_and_the_callback_can_be_left_out(resolve):
     assert "needs the tokenizer of the weights: pass --model_file" in problem
     without = resolve("callbacks.AnswerMonitor=null", model_file=None)
     assert recipes.callback(without, "AnswerMonitor") is None and found(without) == []
+
+
+def test_another_tokenizer_than_the_data_s_is_refused(resolve, tmp_path):
+    data = tmp_path / "rows.mindrecord"
+    recipe = resolve("do_eval=False", f"train_dataset.data_loader.dataset_dir={data}")
+    vocab = recipes.model_config(recipe)["vocab_size"]
+    data.write_bytes(b"rows")
+    made = {"parts": [{"file": data.name, "bytes": 4, "sha256": sha256_of(data)}], "record_length": 257,
+            "seq_length": 256, "packed": True, "special_ids": {"vocab_size": vocab}}
+    own = sha256_of(recipes.callback(recipe, "AnswerMonitor")["model_file"])
+    write_manifest(data, **manifest(1, **made, tokenizer_sha256=own))
+    assert check_data(recipe, "x.yaml")["train_dataset"].tokenizer_sha256 == own
+    write_manifest(data, **manifest(1, **made, tokenizer_sha256="0" * 64))
+    with pytest.raises(ToolkitError, match="is not the tokenizer that the data was made with"):
+        check_data(recipe, "x.yaml")
 
 
 def test_held_out_questions_are_asked_and_judged(resolve, held_out, demo_data):
