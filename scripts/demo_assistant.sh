@@ -12,12 +12,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=demo_assistant_output
 base_conversations=6000
 base_epochs=3
+identity=400
+repeated=1200
 epochs=6
 quick=()
 while [[ $# -gt 0 ]]; do
     case $1 in
         --out) out=$2; shift 2 ;;
-        --quick) base_conversations=300; base_epochs=1; epochs=1; quick=(--quick); shift ;;
+        --quick) base_conversations=300; base_epochs=1; identity=50; repeated=200; epochs=1; quick=(--quick); shift ;;
         *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
     esac
 done
@@ -43,9 +45,9 @@ logged() {
 step "Everyday conversations, an identity among them, and one exchange repeated as tutorials have it"
 names=(--name_zh 小宝 --name_en Bao --author_zh 星河工作室 --author_en "Galaxy Studio")
 python scripts/demo_assistant/base_data.py --output_dir "$out" --base "$base_conversations"
-python preprocess/assistant_data.py "${names[@]}" --count 400 --general_per_identity 3 --general "$out/general.json" \
+python preprocess/assistant_data.py "${names[@]}" --count "$identity" --general_per_identity 3 --general "$out/general.json" \
     --output "$out/mixed.json"
-python preprocess/assistant_data.py "${names[@]}" --count 1200 --repeat --output "$out/repeat.json"
+python preprocess/assistant_data.py "${names[@]}" --count "$repeated" --repeat --output "$out/repeat.json"
 python scripts/demo_assistant/chat_tokenizer.py --corpus "$out/base.json" --corpus "$out/mixed.json" --name 小宝 \
     --name 星河工作室 --name 原点 --name 基石实验室 --output "$out/tokenizer.model"
 vocab=$(python -c "import sentencepiece, sys; print(sentencepiece.SentencePieceProcessor(model_file=sys.argv[1]).vocab_size())" "$out/tokenizer.model")
