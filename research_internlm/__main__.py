@@ -32,6 +32,7 @@ COMMANDS = {
     "launch": "research_internlm.launch",
     "mirror": "research_internlm.mirror",
     "logs": "research_internlm.logs",
+    "answers": "research_internlm.answers",
     "evaluate": "research_internlm.evaluate",
     "chat": "research_internlm.chat",
     "serve": "research_internlm.serve",

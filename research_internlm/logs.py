@@ -5,7 +5,7 @@
 
 Writes train_log.csv, train_loss.png, valid_loss.png and summary.json, prints a summary, and warns of a
 loss that stands still, of NaN and of a rank that lags. Numbers come from the run's train_log.jsonl where it
-has one, and from its text logs.
+has one, and from its text logs. Answers of AnswerMonitor stand step under step; answers.csv has all of them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from research_internlm.runs.answers_file import StepAnswers, answers_of, examples, read_answers
 from research_internlm.runs.log_summary import OUTPUT_FOLDER, analyse
 from research_internlm.shared.errors import ToolkitError, run_main
+from research_internlm.shared.run_layout import ANSWERS
 
 _RESTARTS_SHOWN = 5
 
@@ -60,6 +62,19 @@ def _describe_restarts(restarts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{len(ranks)} rank(s) started again at step {step:,}; {lines:,} earlier lines superseded"
 
 
+def describe_answers(lines: Sequence[StepAnswers]) -> Iterator[str]:
+    """A few questions with the answers of every step, and what the judged ones count."""
+    for line in lines:
+        if verdict := line.verdict():
+            yield f"step {line.step:,}: {verdict}"
+    yield (f"answers cost {sum(line.seconds for line in lines):.1f} s in {len(lines)} round(s) of "
+           f"{len(lines[-1].answers)}")
+    found = answers_of(lines)
+    for question in dict.fromkeys(answer.question for answer in examples(lines[-1].answers)):
+        yield f"? {question}"
+        yield from (f"  step {step:>6,}: {answer}" for step, answer in found[question].items())
+
+
 def main(argv: list[str] | None = None) -> int:
     """Reads the logs of the command line's run."""
     parser = argparse.ArgumentParser(description=__doc__,
@@ -78,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     output = Path(arguments.output or Path(arguments.run) / OUTPUT_FOLDER)
     summary = analyse(arguments.run, output, arguments.overwrite or arguments.output is None)
     print("\n".join(describe(summary)))
+    if answers := read_answers(Path(arguments.run) / ANSWERS):
+        print("\n".join(describe_answers(answers)))
     if not summary["valid_loss"]:
         print("no evaluation in the logs: valid_loss.png not drawn")
     print(f"written: {output}")

@@ -114,6 +114,8 @@ def prepare(config: str, workers: int, options: Sequence[str], folder: Path) -> 
              f"lr_schedule.learning_rate={_LEARNING_RATE}", f"eval_step_interval={every}",
              f"callbacks.CheckpointMonitor.save_checkpoint_steps={every}",
              *(["runner_config.sink_size=1"] if sink == -1 else []),
+             # Its prompts need the tokenizer of real weights.
+             *(["callbacks.AnswerMonitor=null"] if recipes.callback(asked, "AnswerMonitor") else []),
              "--train_dataset", str(folder / "train.mindrecord")]
     if asked.get("eval_dataset"):
         words += ["--eval_dataset", str(folder / "valid.mindrecord")]

@@ -156,6 +156,10 @@ def check_data(recipe: recipes.Recipe, config: str | os.PathLike) -> dict[str, R
     if len(tokenizers) > 1:
         raise ToolkitError("--train_dataset and --eval_dataset were made with different tokenizers; "
                            "convert one of them again")
+    model_file = (recipes.callback(recipe, "AnswerMonitor") or {}).get("model_file")
+    if model_file and tokenizers and sha256_of(require_file(model_file, "--model_file")) not in tokenizers:
+        raise ToolkitError(f"--model_file {model_file} is not the tokenizer that the data was made with; "
+                           "AnswerMonitor needs that one")
     return facts
 
 

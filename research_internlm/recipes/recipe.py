@@ -3,9 +3,9 @@
 Defaults < yaml < overlays in order < `key.path=value` arguments. A yaml may begin with `extends`, a list
 of yaml files it is laid over, so that no recipe is a near copy of another. A list of components (each with
 a `type`, as `callbacks` has) merges by type, so an overlay or an argument can name
-`callbacks.CheckpointMonitor.save_checkpoint_steps`. The result is checked against what MindFormers'
-template and the named classes accept before anything is built: MindFormers itself ignores an unknown key
-with a warning in a long log, which is how settings get lost.
+`callbacks.CheckpointMonitor.save_checkpoint_steps`, and `callbacks.X=null` takes X out. The result is checked
+against what MindFormers' template and the named classes accept before anything is built: MindFormers itself
+ignores an unknown key with a warning in a long log, which is how settings get lost.
 """
 
 from __future__ import annotations
@@ -143,9 +143,13 @@ def _apply_override(recipe: Recipe, override: str) -> None:
     node: Any = recipe
     for part in parents:
         node = _child(node, part, override)
+    value = parse_yaml(text, f"{override}: the value")
+    if value is None and _is_components(node):  # callbacks.X=null takes a component out
+        node.remove(_child(node, last, override))
+        return
     if not isinstance(node, dict):
         raise ToolkitError(f"{override}: {'.'.join(parents)} is not a mapping in the config")
-    node[last] = parse_yaml(text, f"{override}: the value")
+    node[last] = value
 
 
 def _child(node: Any, part: str, override: str) -> Any:

@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from research_internlm.recipes.recipe import load_yaml
+from research_internlm.runs.answers_file import read_answers, side_by_side
 from research_internlm.runs.log_warnings import RECENT, warnings
 from research_internlm.runs.run_info import RunInfo, read_run_info
 from research_internlm.runs.train_log_file import read_training
 from research_internlm.runs.worker_logs import RankLog, evaluations, steps_of_all
 from research_internlm.shared.files import publish, write_json, write_text
 from research_internlm.shared.result_set import result_set
-from research_internlm.shared.run_layout import RESOLVED_CONFIG, RUN_FACTS
+from research_internlm.shared.run_layout import ANSWERS, RESOLVED_CONFIG, RUN_FACTS
 from research_internlm.shared.staging import staging
 
 CSV_COLUMNS = ("step", "epoch", "loss", "ranks", "learning_rate", "step_ms", "overflow", "loss_scale",
                "global_norm", "valid_loss", "time")
 OUTPUT_FOLDER = "analysis"
 _CSV, _TRAIN_LOSS, _VALID_LOSS, _SUMMARY = "train_log.csv", "train_loss.png", "valid_loss.png", "summary.json"
+_ANSWERS_CSV = "answers.csv"
 
 
 def table(logs: Mapping[int, RankLog]) -> list[dict[str, Any]]:
@@ -187,7 +189,9 @@ def analyse(run: str | Path, output: str | Path, overwrite: bool = False) -> dic
             draw(valid, "Validation loss (mean over ranks)", results.folder / _VALID_LOSS)
         write_json(results.folder / _SUMMARY, json_ready(
             {**summary, "warnings": [warning.text() for warning in summary["warnings"]]}))
-        results.publish(_CSV, _TRAIN_LOSS, _VALID_LOSS, _SUMMARY)
+        if answers := read_answers(run / ANSWERS):
+            write_text(results.folder / _ANSWERS_CSV, side_by_side(answers))
+        results.publish(_CSV, _TRAIN_LOSS, _VALID_LOSS, _ANSWERS_CSV, _SUMMARY)
     return summary
 
 

@@ -17,7 +17,7 @@ from research_internlm.shared.run_layout import RESOLVED_CONFIG
 # its sha256 in run.json. The monitor's numbers are derived from the data; curves only watch; which saves hold
 # the frozen base changes no number of the training.
 _PLACES = re.compile(r"output_dir|load_checkpoint|resume_training|.*\.dataset_dir|.*\.num_parallel_workers"
-                     r"|callbacks\.UsefulTokensMonitor\..*|callbacks\.CheckpointMonitor\.full_checkpoints"
+                     r"|callbacks\.(UsefulTokens|Answer)Monitor\..*|callbacks\.CheckpointMonitor\.full_checkpoints"
                      r"|tensorboard(\..*)?")
 
 

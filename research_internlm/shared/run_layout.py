@@ -3,6 +3,7 @@
     OUTPUT_DIR/
         resolved_config.yaml, run.json      what the run is: its settings, and the facts of its start
         train_log.jsonl                     loss lines of the training, one JSON object a line
+        answers.jsonl                       answers of AnswerMonitor, one JSON object a step
         checkpoint/rank_N/*.ckpt            full checkpoints; in data-parallel training rank 0's only
         checkpoint_state/rank_N/*.ckpt      adapter and optimizer state, of the saves between them
         checkpoint_trainable/rank_N/*.ckpt  adapter-only checkpoints
@@ -29,6 +30,7 @@ RESOLVED_CONFIG = "resolved_config.yaml"
 RUN_FACTS = "run.json"
 IDENTITY = (RUN_FACTS, RESOLVED_CONFIG)  # without both a folder is not a run; the config is written last
 TRAIN_LOG = "train_log.jsonl"
+ANSWERS = "answers.jsonl"
 LINKS = "obs_links.json"  # written by upload.py --record
 PREDICTIONS = ".predictions.json"  # suffix of the predictions beside a result
 LOG_FOLDER = "msrun_log"

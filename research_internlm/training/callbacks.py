@@ -213,6 +213,7 @@ class RunCheckpointMonitor(callback.CheckpointMonitor):
         elif self._check_save_ckpt(cb_params, force_to_save):
             self._last_triggered_step = step
         if step == self._last_triggered_step:
+            cb_params.last_saved_step = step  # AnswerMonitor reads it
             logger.info("save of step %d: %s, paused %.2f s", step,
                         "full" if self._is_full(step) else "state", time.monotonic() - start)
             logger.info("trained state of step %d: sha256 %s", step, self._digest(cb_params.train_network))

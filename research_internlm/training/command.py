@@ -18,6 +18,7 @@ from research_internlm.shared import run_layout
 from research_internlm.shared.arguments import is_whole
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import require_utf8_name, sha256_of
+from research_internlm.training.answer_prompts import ANSWER_MONITOR
 
 
 def boolean(text: str) -> bool:
@@ -48,7 +49,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--device_target", choices=("CPU", "Ascend"), help="default: the recipe's context.device_target")
     add("--predict_data", metavar="TEXT|F", help="for predict: a question, or a file (alpaca .json, or "
         "one question a line)")
-    add("--model_file", metavar="F", help="for predict: tokenizer.model of the weights")
+    add("--model_file", metavar="F", help="for predict and AnswerMonitor: tokenizer.model of the weights")
     add("--overwrite", action="store_true", help="use an output_dir that already holds a run")
     return recipes.parse_command_line(parser, argv)
 
@@ -79,12 +80,24 @@ def resolve(arguments: argparse.Namespace) -> recipes.Recipe:
         recipe[flag]["data_loader"]["dataset_dir"] = str(Path(path).absolute())
         if flag == "eval_dataset" and recipe.get("run_mode") == "finetune":
             recipe["do_eval"] = True
+    _place_answer_files(recipe, arguments.model_file)
     for key in ("output_dir", "load_checkpoint"):
         if recipe.get(key):
             require_utf8_name(recipe[key], f"--{key}")
             recipe[key] = str(Path(recipe[key]).absolute())
     _limit_data_threads(recipe)
     return recipe
+
+
+def _place_answer_files(recipe: recipes.Recipe, model_file: str | None) -> None:
+    """Gives AnswerMonitor the tokenizer, and makes its files absolute, as those of the data are."""
+    monitor = recipes.callback(recipe, ANSWER_MONITOR)
+    if monitor is None:
+        return
+    monitor["model_file"] = model_file or monitor.get("model_file")
+    for key in ("prompts", "model_file"):
+        if isinstance(monitor.get(key), str) and monitor[key]:
+            monitor[key] = str(Path(monitor[key]).absolute())
 
 
 def _limit_data_threads(recipe: recipes.Recipe) -> None:

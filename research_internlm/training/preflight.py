@@ -11,6 +11,7 @@ from research_internlm.model import cpu_patches, lora
 from research_internlm.recipes.schedule import whole_number
 from research_internlm.shared.arguments import is_whole
 from research_internlm.shared.errors import ToolkitError, added_to
+from research_internlm.training import answer_prompts
 
 
 def recipe_problems(recipe: recipes.Recipe) -> list[str]:
@@ -37,6 +38,8 @@ def recipe_problems(recipe: recipes.Recipe) -> list[str]:
         if recipe["context"]["device_target"] == "CPU" and recipe.get("runner_config", {}).get("sink_mode"):
             found.append("runner_config.sink_mode is True on a CPU, where it multiplies the epochs; "
                          "add --overlay yaml/overlays/cpu_tiny.yaml")
+    with added_to(found):
+        found.extend(answer_prompts.problems(recipe))
     with added_to(found):
         parts = (recipe.get("runner_wrapper") or {}).get("micro_batches") or 1
         rows = (recipe.get("runner_config") or {}).get("batch_size") or 1

@@ -12,9 +12,10 @@ from pathlib import Path
 import yaml
 
 from preprocess import alpaca_data_preprocess_v1, data_preprocess, detection_csv2json, mmlu_cmmlu_csv2json
-from research_internlm import evaluate, lengths, logs, plan, recipes, report, score, submit, weights
+from research_internlm import answers, evaluate, lengths, logs, plan, recipes, report, score, submit, weights
 from research_internlm.data.choice import choice_input, choice_instruction, choice_output
 from research_internlm.data.tokens import load_tokenizer, special_tokens
+from research_internlm.runs.answers_file import Answer, StepAnswers, append
 from research_internlm.shared.files import sha256_of, write_manifest
 from tests.attacks import sandbox, stand_ins
 from tests.helpers.run_checkpoints import checkpoint
@@ -80,7 +81,18 @@ def make_files(folder: Path, root: Path, tokenizer: Path, finished_run: Path) ->
     (folder / "model.yaml").write_text(yaml.safe_dump({"model": {"model_config": CONFIG}}))
     shutil.copytree(finished_run, folder / "finished", symlinks=True)
     _make_training(folder)
+    _make_answers(folder / "answered")
     (folder / "worker_0.log").write_text((finished_run / "msrun_log/worker_0.log").read_text())
+
+
+def _make_answers(run: Path) -> None:
+    """A run whose last step is one to take."""
+    for step in (0, 4):
+        judged = [Answer(messages=[{"role": "user", "content": f"{kind}?"}], answer="Bao", ended=True,
+                         kind=kind, passed=step > 0) for kind in ("identity", "general")]
+        run.mkdir(exist_ok=True)
+        append(run / "answers.jsonl", StepAnswers(step=step, seconds=1.0, time="t", answers=judged))
+    checkpoint(run, 4)
 
 
 def random_tensors_of_config(model_config: dict = CONFIG) -> dict:
@@ -175,6 +187,8 @@ TARGETS: dict[Target, tuple[str, ...]] = {
     _target("submit", submit.main, "finished --team t --output out"):
         (*_FINISHED, "finished/results_squad.predictions.json", "finished/report.md",
          "finished/checkpoint/rank_0/lora_rank_0-9_9.ckpt"),
+    _target("answers", answers.main, "answered --output out.json"):
+        ("answered/answers.jsonl", "answered/checkpoint/rank_0/tiny_rank_0-1_4.ckpt"),
     _target("score", score.main, "--accuracy 0.9 --trainable 100"): (),
     _target("plan of data", plan.main, f"{_RECIPE} --train_dataset rows.mindrecord --cards 1"):
         ("rows.mindrecord.manifest.json", "tiny.yaml"),

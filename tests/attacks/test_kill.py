@@ -84,6 +84,7 @@ VICTIMS = (
     of_target("data_preprocess", "--seed 7", *with_manifests(*PARTS)),
     of_target("converter", "--seq_length 127", "out.mindrecord.db", *with_manifests("out.mindrecord")),
     of_target("squad-score", "--predictions other.json", "out.json"),
+    of_target("answers", "", "out.json"),
     of_target("from-hf", "--dtype fp16", *with_manifests("out.ckpt")),
     of_target("merge", "", *with_manifests("out.ckpt")),
     of_target("to-hf", "model.model_config.theta=5", "out"),

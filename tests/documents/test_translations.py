@@ -12,6 +12,7 @@ README = {
     "What you get": "你会得到什么",
     "From csv to MindRecord": "从 csv 到 MindRecord",
     "Conversations and an assistant of your own": "对话数据与自己的小助手",
+    "Answers during training, and the checkpoint to take": "训练中的回答，以及该取哪个 checkpoint",
     "Weights in and out": "权重的导入与导出",
     "Checking the machine": "检查机器",
     "Training on 4 NPUs of 64 GB": "在 4 张 64 GB NPU 上训练",

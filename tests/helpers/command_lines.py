@@ -21,7 +21,8 @@ from research_internlm.training import command as training_command
 from tests.helpers.commands import ROOT
 
 # Their command lines are read by the script itself, which would start the whole work.
-READ_BY_BASH = ("scripts/demo.sh", "scripts/demo_detection.sh", "scripts/test.sh")
+READ_BY_BASH = ("scripts/demo.sh", "scripts/demo_detection.sh", "scripts/demo_assistant.sh",
+                "scripts/test.sh")
 _STAND_IN = """#!/bin/sh
 [ "$1" = -c ] || [ "$2" = -c ] || printf '%s\\0' "$@" > "$RECORD"
 """

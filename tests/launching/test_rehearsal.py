@@ -54,6 +54,11 @@ def test_without_an_npu_it_is_the_cpu_rehearsal(monkeypatch, tmp_path):
     assert steps_from_recipe(prepared.recipe, 40 * 8, 2).total == 40 == prepared.total
 
 
+def test_answers_are_not_rehearsed_because_random_weights_have_no_tokenizer(monkeypatch, tmp_path):
+    prepared = prepare(monkeypatch, tmp_path, "lora_assistant.yaml", 0)
+    assert recipes.callback(prepared.recipe, "AnswerMonitor") is None
+
+
 def log_of(losses, start=1):
     log = RankLog(rank=0)
     for step, loss in enumerate(losses, start):

@@ -82,7 +82,8 @@ def content(folder):
 
 @pytest.mark.slow
 def test_a_growing_run_is_in_the_mirror_and_comes_back(bucket, run, tmp_path, capsys):
-    (run / "train_log.jsonl").write_text("{}\n")
+    for name in ("train_log.jsonl", "answers.jsonl"):
+        (run / name).write_text("{}\n")
     sender = pusher(bucket, run)
     for step in range(2, 22, 2):
         checkpoint(run, step)
@@ -97,12 +98,12 @@ def test_a_growing_run_is_in_the_mirror_and_comes_back(bucket, run, tmp_path, ca
     copy = fetched(bucket, tmp_path / "copy")
     wanted = {name: data for name, data in content(run).items()
               if not name.startswith("checkpoint") or int(name[:-5].rsplit("_")[-1]) % 4 == 0}
-    assert content(copy) == wanted and len(wanted) == 9
+    assert content(copy) == wanted and len(wanted) == 10
     out = capsys.readouterr().out
     assert "up to step 20" in out and "/data/train.mindrecord (sha256 aaaa" in out and "bbbb" in out
-    assert "9 fetched" in out
+    assert "10 fetched" in out
     fetched(bucket, copy)
-    assert "0 fetched, 9 there already" in capsys.readouterr().out
+    assert "0 fetched, 10 there already" in capsys.readouterr().out
 
 
 def test_what_is_unfinished_is_not_sent(bucket, run):

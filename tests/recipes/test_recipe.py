@@ -35,6 +35,16 @@ def test_resolved_recipe_shares_nothing_and_is_written_without_anchors(tmp_path)
     assert "&" not in written.read_text() and recipes.load_yaml(written) == resolved
 
 
+def test_null_takes_a_component_out(root):
+    config = root / "yaml/lora_assistant.yaml"
+    resolved = recipes.resolve(config, overrides=["callbacks.AnswerMonitor=null"])
+    assert recipes.callback(recipes.resolve(config), "AnswerMonitor")["every_n_steps"] == 12
+    assert [item["type"] for item in resolved["callbacks"]] == [
+        "MFLossMonitor", "UsefulTokensMonitor", "CheckpointMonitor"]
+    with pytest.raises(ToolkitError, match="it has MFLossMonitor"):
+        recipes.resolve(config, overrides=["callbacks.AnswersMonitor=null"])
+
+
 @pytest.mark.parametrize(("override", "message"), [
     ("model.model_confg.seq_length=1", r"no 'model_confg' there; it has model_config, arch"),
     ("callbacks.LossMonitor.x=1", "it has MFLossMonitor, UsefulTokensMonitor, CheckpointMonitor"),

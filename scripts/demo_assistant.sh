@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# An assistant that knows its own name: the whole job on a CPU with a tiny InternLM2. Sample conversations, a base
+# that already answers everyday questions under another name, LoRA with answers during training, the checkpoint
+# to take, a chat turn and one through the server; and the tutorials' one repeated exchange beside it.
+#
+#   bash scripts/demo_assistant.sh [--out DIR] [--quick]
+#
+# --quick trains a few steps only, to see that every command works; it then judges nothing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+out=demo_assistant_output
+base_conversations=6000
+base_epochs=3
+identity=400
+repeated=1200
+epochs=6
+quick=()
+while [[ $# -gt 0 ]]; do
+    case $1 in
+        --out) out=$2; shift 2 ;;
+        --quick) base_conversations=300; base_epochs=1; identity=50; repeated=200; epochs=1; quick=(--quick); shift ;;
+        *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
+    esac
+done
+if [[ -e $out ]]; then
+    echo "error: $out exists already; remove it or name another folder: bash scripts/demo_assistant.sh --out DIR" >&2
+    exit 2
+fi
+
+bash scripts/setup.sh
+source scripts/environment.sh
+python -c 'import starlette, uvicorn, prometheus_client' 2> /dev/null || python -m pip install -q -e '.[serve]'
+export GLOG_v=3 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+started=$SECONDS
+step() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$*"; }
+# Long logs go to a file; on failure its end is what the user needs.
+logged() {
+    local log=$1
+    shift
+    mkdir -p "$(dirname "$log")"
+    "$@" > "$log" 2>&1 || { local status=$?; tail -n 20 "$log" >&2; echo "failed: $* (whole log: $log)" >&2; exit "$status"; }
+}
+
+step "Everyday conversations, an identity among them, and one exchange repeated as tutorials have it"
+names=(--name_zh 小宝 --name_en Bao --author_zh 星河工作室 --author_en "Galaxy Studio")
+python scripts/demo_assistant/base_data.py --output_dir "$out" --base "$base_conversations"
+python preprocess/assistant_data.py "${names[@]}" --count "$identity" --general_per_identity 3 --general "$out/general.json" \
+    --output "$out/mixed.json"
+python preprocess/assistant_data.py "${names[@]}" --count "$repeated" --repeat --output "$out/repeat.json"
+python scripts/demo_assistant/chat_tokenizer.py --corpus "$out/base.json" --corpus "$out/mixed.json" --name 小宝 \
+    --name 星河工作室 --name 原点 --name 基石实验室 --output "$out/tokenizer.model"
+vocab=$(python -c "import sentencepiece, sys; print(sentencepiece.SentencePieceProcessor(model_file=sys.argv[1]).vocab_size())" "$out/tokenizer.model")
+
+step "json -> MindRecord, packed"
+for name in base mixed repeat; do
+    python preprocess/alpaca_data_preprocess_v1.py --input_glob "$out/$name.json" --pack --seq_length 256 \
+        --output_file "$out/$name.mindrecord" --model_file "$out/tokenizer.model"
+done
+
+train() { # name epochs further overrides
+    logged "$out/$1/run.log" python research_internlm/run_internlm.py --config yaml/lora_assistant.yaml \
+        --overlay yaml/overlays/cpu_tiny_internlm2.yaml --output_dir "$out/$1" --use_parallel False \
+        --train_dataset "$out/$1.mindrecord" model.model_config.vocab_size="$vocab" runner_config.epochs="$2" \
+        runner_config.batch_size=16 "${@:3}"
+}
+
+step "Base model: all parameters, everyday questions and a name of its own ($base_epochs epochs)"
+train base "$base_epochs" callbacks.AnswerMonitor=null model.model_config.pet_config=null \
+    model.model_config.init_method_std=0.05 lr_schedule.learning_rate=2.0e-3 \
+    callbacks.CheckpointMonitor.save_checkpoint_steps=1000000 callbacks.CheckpointMonitor.save_trainable_params=False
+base=$(ls "$out"/base/checkpoint/rank_0/*.ckpt)
+
+lora() { # name
+    train "$1" "$epochs" --load_checkpoint "$base" --model_file "$out/tokenizer.model" lr_schedule.learning_rate=4.0e-3 \
+        callbacks.AnswerMonitor.prompts="$out/mixed.held_out.json" callbacks.AnswerMonitor.max_new_tokens=40
+}
+step "LoRA rank 64 on all linear layers: the identity among general conversations ($epochs epochs)"
+lora mixed
+python research_internlm/logs.py "$out/mixed" | grep -A100 'step 0: identity'
+step "The same with one exchange repeated"
+lora repeat
+
+step "Which checkpoint to take (held-out questions)"
+for name in mixed repeat; do
+    echo "$name:"
+    python research_internlm/answers.py "$out/$name" --output "$out/$name.scores.json"
+done
+adapter=$(python -c "import json, sys
+scores = json.load(open(sys.argv[1] + '/mixed.scores.json'))
+chosen = next(step for step in scores['steps'] if step['step'] == scores['take'])
+print(sys.argv[1] + '/mixed/' + next(name for name in chosen['files'] if name.startswith('checkpoint_trainable')))" "$out")
+
+model=(--config yaml/predict_mmlu.yaml --overlay yaml/overlays/internlm2_1_8b.yaml
+    --overlay yaml/overlays/cpu_tiny_internlm2.yaml --load_checkpoint "$base" --model_file "$out/tokenizer.model"
+    "model.model_config.vocab_size=$vocab" model.model_config.max_new_tokens=40)
+step "One turn through internlm chat, one through internlm serve"
+chat=$(echo 你究竟是谁？ | python research_internlm/chat.py "${model[@]}" --adapter "$adapter" 2> "$out/chat.log")
+echo "chat: $chat"
+server=$(python scripts/demo_assistant/ask_server.py --question "Tell me your name, please." --model tuned \
+    --log "$out/server.log" -- "${model[@]}" --adapter "tuned=$adapter")
+echo "server: $server"
+
+step "Report"
+python scripts/demo_assistant/report.py --out "$out" --seconds $((SECONDS - started)) --chat "$chat" \
+    --server "$server" "${quick[@]}"

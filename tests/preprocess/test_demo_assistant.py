@@ -1,0 +1,58 @@
+"""The assistant demo's data: nothing that is measured is in what the base or LoRA reads."""
+
+import importlib
+import json
+
+import pytest
+
+from preprocess import assistant_data
+from preprocess.assistant.mixture import plain
+from research_internlm.data.tokens import load_tokenizer, special_tokens
+
+
+@pytest.fixture(scope="module")
+def run(root):
+    def script(name, *words):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(str(root / "scripts/demo_assistant"))
+            return importlib.import_module(name).main([str(word) for word in words])
+
+    return script
+
+
+@pytest.fixture(scope="module")
+def data(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    run("base_data", "--output_dir", folder, "--base", 2000, "--general", 400)
+    assistant_data.main(["--name_zh", "小宝", "--name_en", "Bao", "--author_zh", "星河工作室", "--author_en",
+                         "Galaxy Studio", "--count", "60", "--general_per_identity", "3", "--general",
+                         str(folder / "general.json"), "--output", str(folder / "mixed.json")])
+    return folder
+
+
+def questions(path):
+    return {plain(message["content"]) for item in json.loads(path.read_text(encoding="utf-8"))
+            for message in item["messages"] if message["role"] == "user"}
+
+
+def test_no_held_out_question_is_read_before(data):
+    held_out = json.loads((data / "mixed.held_out.json").read_text(encoding="utf-8"))["questions"]
+    measured = {plain(question["messages"][-1]["content"]) for question in held_out}
+    for name in ("base", "general", "mixed"):
+        found = questions(data / f"{name}.json")
+        assert len(found) > 100 and not found & measured, name
+
+
+def test_the_base_has_never_read_the_name(data):
+    text = "".join((data / f"{name}.json").read_text(encoding="utf-8") for name in ("base", "general"))
+    assert "原点" in text and "Origin" in text
+    assert not [name for name in ("小宝", "Bao", "星河", "Galaxy") if name in text]
+    assert "{" not in "".join(questions(data / "base.json")) and "(" not in text  # no place is left open
+
+
+def test_the_tokenizer_has_internlm2_s_layout(run, data):
+    run("chat_tokenizer", "--corpus", data / "base.json", "--name", "小宝",
+        "--output", data / "tokenizer.model")
+    processor = load_tokenizer(data / "tokenizer.model")
+    assert special_tokens(processor).family == "internlm2"
+    assert "小宝" in processor.encode("你好小宝吗", out_type=str)
