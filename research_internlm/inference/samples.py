@@ -59,10 +59,10 @@ def encode_sample(content: Content, codec: TextCodec) -> Sample:
     return Sample(*encode(render_item(content, codec.special.family), codec.processor, codec.special))
 
 
-def windows(sample: Sample, length: int) -> list[list[int]]:
-    """Cuts a sample into pieces of at most `length` tokens; each but the first gets a `<s>` of its own.
+def windows(ids: list[int], length: int) -> list[list[int]]:
+    """Cuts the ids of a sample into pieces of at most `length`; each but the first gets a `<s>` of its own.
 
     So every token after the first is predicted exactly once.
     """
-    bos, rest = sample.ids[0], sample.ids[1:]
+    bos, rest = ids[0], ids[1:]
     return [[bos, *rest[start:start + length - 1]] for start in range(0, max(len(rest), 1), length - 1)]

@@ -39,7 +39,7 @@ def read_sequences(path: str | Path, codec: TextCodec, count: int, length: int) 
     for content in read_contents(path, "--calibration"):
         sample = encode_sample(content, codec)
         total += len(sample.ids)
-        for piece in windows(sample, length) if sample.supervised is None else (sample.ids,):
+        for piece in windows(sample.ids, length) if sample.supervised is None else (sample.ids,):
             if found and len(found[-1]) < length and sample.supervised is not None:
                 found[-1] += piece[:length - len(found[-1])]
             else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from research_internlm.quantisation import kv_statistics
 from research_internlm.quantisation.awq_format import BITS
 from research_internlm.quantisation.formats import FORMATS
 from research_internlm.quantisation.quantize import METHODS, Request, quantize_model
@@ -20,6 +21,15 @@ Add = Callable[[str, str], argparse.ArgumentParser]
 
 def add_commands(add: Add) -> None:
     """Adds the sub-commands; `add` makes one of a name and a description."""
+    _add_quantize(add)
+    command = add("calibrate", "statistics of keys and values for a key-value cache of 8 bits, per layer "
+                  "(the files of LMDeploy 0.1 to 0.3) and per head")
+    _add_model_options(command)
+    command.add_argument("--calibration", type=Path, required=True, metavar="F", help="items (.json, .jsonl) "
+                         "or a text, best the training data")
+
+
+def _add_quantize(add: Add) -> None:
     command = add("quantize", "weights in 4 bits (AWQ's GEMM form, as a Llama folder) or 8, a layer in "
                   "memory at a time; the same command goes on after a kill")
     _add_model_options(command)
@@ -90,5 +100,11 @@ def _errors(facts: Mapping[str, Any]) -> list[str]:
             f"median {gains[len(gains) // 2]:.2f}, from {gains[0]:.2f} to {gains[-1]:.2f}"] if gains else []
 
 
+def calibrate(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    """Runs `calibrate`."""
+    return kv_statistics.calibrate(_source(arguments), arguments.output, arguments.calibration,
+                                   arguments.samples, arguments.length, arguments.overwrite)
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], Mapping[str, Any]]] = MappingProxyType({
-    "quantize": quantize})
+    "quantize": quantize, "calibrate": calibrate})

@@ -12,8 +12,9 @@ from research_internlm.shared.result_set import ResultSet, result_set
 
 WEIGHTS = "model.safetensors"
 CHECKPOINT = "model.ckpt"  # of the format that MindSpore reads
-TOOLS = ("weights.py quantize", "weights.py calibrate")
-MANIFESTED = (WEIGHTS, CHECKPOINT, "kv_cache.json")
+_TOOLS = ("weights.py quantize", "weights.py calibrate")
+KV_STATISTICS = "kv_cache.json"
+_MANIFESTED = (WEIGHTS, CHECKPOINT, KV_STATISTICS)
 
 
 @contextlib.contextmanager
@@ -23,10 +24,10 @@ def output_folder(output: Path, overwrite: bool, inputs: Sequence[Path]) -> Iter
     Raises:
         ToolkitError: It exists and `overwrite` is False, or holds something that the toolkit did not write.
     """
-    vouching = next((name for name in MANIFESTED if manifest_path(output / name).exists()), WEIGHTS)
+    vouching = next((name for name in _MANIFESTED if manifest_path(output / name).exists()), WEIGHTS)
     with result_set(output, overwrite, {output: manifest_path(output / vouching)}, inputs, is_folder=True
                     ) as results:
-        if output.exists() and (read_manifest(output / vouching) or {}).get("tool") not in TOOLS:
+        if output.exists() and (read_manifest(output / vouching) or {}).get("tool") not in _TOOLS:
             raise ToolkitError(f"{output} is not a folder of quantised weights or statistics of this "
                                "toolkit, so --overwrite does not replace it; name another folder")
         yield results

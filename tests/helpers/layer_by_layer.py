@@ -13,23 +13,24 @@ import numpy as np
 
 from research_internlm import recipes, weights
 from research_internlm.inference.engine import Engine
+from research_internlm.inference.text_codec import TextCodec
 from research_internlm.quantisation import quantize
+from research_internlm.quantisation.calibration import read_sequences
 from research_internlm.quantisation.layer_network import LayerNetwork
 from research_internlm.quantisation.source import Weights, layer_name
 from tests.helpers.commands import ROOT
-from tests.helpers.tiny_quantised import GROUP, GROUPED, make_model
+from tests.helpers.tiny_quantised import GROUP, make_model
 
 
-def command(folder, name, *more):
-    """The arguments of a quantisation."""
-    return ["quantize", "--model", str(folder / "model.ckpt"), "--config", str(folder / "model.yaml"),
+def command(kind, folder, name):
+    """The arguments of a calibrated command."""
+    return [kind, "--model", str(folder / "model.ckpt"), "--config", str(folder / "model.yaml"),
             "--model_file", str(folder.parent / "tokenizer.model"), "--output", str(folder / name),
-            "--group_size", str(GROUP), *more]
+            "--calibration", str(folder.parent / "items.json"), "--samples", "6", "--length", "48"]
 
 
 def awq(folder, name):
-    return command(folder, name, "--calibration", str(folder.parent / "items.json"), "--samples", "6",
-                   "--length", "48")
+    return [*command("quantize", folder, name), "--group_size", str(GROUP)]
 
 
 def killed_after_two_layers(folder):
@@ -51,13 +52,13 @@ def killed_after_two_layers(folder):
 
 def main():
     folder = Path(sys.argv[1])
-    biased, grouped = folder / "biased", folder / "grouped"
+    biased = folder / "biased"
     checkpoint, _, _, config = make_model(biased, folder / "tokenizer.model")
-    make_model(grouped, folder / "tokenizer.model", GROUPED)
     killed_after_two_layers(biased)
     done = {"stages": sorted(path.name for path in (biased / "continued.stages").iterdir())}
-    for target, name in ((biased, "continued"), (biased, "at_once"), (grouped, "awq")):
-        weights.main(awq(target, name))
+    weights.main(awq(biased, "continued"))
+    weights.main(awq(biased, "at_once"))
+    weights.main(command("calibrate", biased, "statistics"))
     # The layers one by one are the network: hidden states of both, after the last layer.
     ids = np.random.default_rng(1).integers(3, config["vocab_size"], (3, 40))
     network = LayerNetwork(config, *ids.shape)
@@ -73,6 +74,15 @@ def main():
         f"model.model_config.{key}={f'{value:f}' if isinstance(value, float) else value}"
         for key, value in config.items() if key != "type"])
     engine = Engine(resolved, checkpoint, (2,))
+    ids_of_calibration, _ = read_sequences(folder / "items.json", TextCodec(
+        folder / "tokenizer.model", config["vocab_size"]), 6, 48)
+    with Weights(checkpoint) as values:
+        first = values.embed(ids_of_calibration)
+        first = first / np.sqrt((first ** 2).mean(-1, keepdims=True) + config["rms_norm_eps"])
+        first = first * values.read("model.layers.0.attention_norm.weight")
+        made = first @ values.read("model.layers.0.attention.wv.weight").T
+        made += values.read("model.layers.0.attention.wv.bias")
+    done["values"] = made.reshape(-1, 4, 16).max((0, 2)).tolist()
     asked = [[5, 6, 7]] * len(ids)
     done["logits"] = [logits[:, 5:8].tolist(), engine.next_token_scores(ids.tolist(), asked).tolist()]
     (folder / "done.json").write_text(json.dumps(done))

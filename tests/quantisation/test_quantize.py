@@ -1,6 +1,7 @@
 """weights.py quantize: the folder it writes, what smoothing changes, a kill, and the way back."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from research_internlm import weights
 from research_internlm.checkpoints import weight_names
 from research_internlm.quantisation import loading
 from research_internlm.quantisation.awq_format import quantize, to_gemm
+from research_internlm.quantisation.layer_quantizer import Inputs, quantize_layer
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_manifest
 from tests.helpers.commands import exam_items
@@ -217,36 +219,78 @@ def test_a_killed_command_goes_on_and_ends_at_the_same_bytes(made):
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(("name", "config"), [("biased/at_once", CONFIG), ("grouped/awq", GROUPED)])
-def test_smoothing_moves_scales_and_changes_nothing_else(made, name, config):
+def test_smoothing_moves_scales_and_changes_nothing_else(made):
     folder, _ = made
-    written = load_file(folder / name / "model.safetensors")
-    choices = read_manifest(folder / name / "model.safetensors")["layers"]
-    tensors = weights_of({**config, "vocab_size": len(written["lm_head.weight"])})
-    assert all(("wo" in layer) == (config is CONFIG) for layer in choices)  # v -> o left out under GQA
-    assert sum(choice["ratio"] is not None for layer in choices for choice in layer.values()) > 6
+    written = load_file(folder / "biased" / "at_once" / "model.safetensors")
+    choices = read_manifest(folder / "biased" / "at_once" / "model.safetensors")["layers"]
+    tensors = weights_of({**CONFIG, "vocab_size": len(written["lm_head.weight"])})
     for layer, found in enumerate(choices):
-        assert all(choice["error"] <= choice["plain_error"] for choice in found.values())
         own = {key.removeprefix(f"model.layers.{layer}."): value for key, value in tensors.items()
                if key.startswith(f"model.layers.{layer}.")}
+        groups = {cell: linear(written, f"model.layers.{layer}.{cell}") for cell in LINEARS}
+        plain = {name: written[weight_names.to_hf(f"model.layers.{layer}.{name}")].astype(np.float32)
+                 for name in own if "norm" in name or name.endswith("bias")}
+        require_same_layer(own, groups, plain)
+        assert set(found) == {"qkv", "wo", "gate_up", "w2"}
+        assert all(choice["error"] <= choice["plain_error"] for choice in found.values())
+    assert sum(choice["ratio"] is not None for layer in choices for choice in layer.values()) > 6
 
-        def norm(name, layer=layer, own=own):
-            now = written[weight_names.to_hf(f"model.layers.{layer}.{name}.weight")].astype(np.float32)
-            return np.divide(own[f"{name}.weight"], now, out=np.ones_like(now), where=now != 0)
 
-        qkv, gate_up = norm("attention_norm"), norm("ffn_norm")
-        assert qkv[1] == gate_up[1] == 1  # a norm's weight of 0 cannot be divided
-        columns = dict.fromkeys(LINEARS[:3], qkv) | {"feed_forward.w1": gate_up}
-        rows = {}
-        if config is CONFIG:
-            bias = written[weight_names.to_hf(f"model.layers.{layer}.attention.wv.bias")].astype(np.float32)
-            columns["attention.wo"] = rows["attention.wv"] = own["attention.wv.bias"] / bias
-        for cell, scale in columns.items():
-            expected = own[f"{cell}.weight"] * scale / rows.get(cell, np.ones(1))[:, None]
-            step = np.abs(expected).max() * 2 / 15
-            assert np.abs(linear(written, f"model.layers.{layer}.{cell}") - expected).max() < 0.55 * step
-        # What w3 and w2 make together: rows of the one and columns of the other cancel.
-        up, down = (linear(written, f"model.layers.{layer}.feed_forward.{cell}") for cell in ("w3", "w2"))
-        joint = down @ (up / gate_up)
-        expected = own["feed_forward.w2.weight"] @ own["feed_forward.w3.weight"]
-        assert np.abs(joint - expected).mean() < 0.1 * np.abs(expected).mean()
+def require_same_layer(own, groups, plain):
+    """Checks that rounded weights are the layer's own, scaled in a way that cancels."""
+    def ratio(name):
+        return np.divide(own[name], plain[name], out=np.ones_like(own[name]), where=plain[name] != 0)
+
+    qkv, gate_up = ratio("attention_norm.weight"), ratio("ffn_norm.weight")
+    assert qkv[1] == gate_up[1] == 1  # a norm's weight of 0 cannot be divided
+    columns = dict.fromkeys(LINEARS[:3], qkv) | {"feed_forward.w1": gate_up}
+    rows = {}
+    if "attention.wv.bias" in own:
+        columns["attention.wo"] = rows["attention.wv"] = ratio("attention.wv.bias")
+    for cell, scale in columns.items():
+        expected = own[f"{cell}.weight"] * scale / rows.get(cell, np.ones(1))[:, None]
+        # Half a step of a group, and the scales' own rounding to float16.
+        steps = np.ptp(np.append(expected, 0)) / 15
+        assert np.abs(groups[cell] - expected).max() < 0.55 * steps
+    # w3's rows are divided by what is written nowhere; w2's columns take it back.
+    joint = groups["feed_forward.w2"] @ (groups["feed_forward.w3"] / gate_up)
+    expected = own["feed_forward.w2.weight"] @ own["feed_forward.w3.weight"]
+    assert np.abs(joint - expected).mean() < 0.35 * np.abs(expected).mean()
+
+
+@pytest.mark.parametrize("config", [CONFIG, GROUPED])
+def test_a_layer_is_the_same_function_after_smoothing_and_wo_stays_out_under_grouped_queries(config):
+    tensors = weights_of({**config, "vocab_size": 20, "num_layers": 1}, seed=8)
+    own = {name.removeprefix("model.layers.0."): value for name, value in tensors.items() if "layers" in name}
+    random = np.random.default_rng(2)
+    inputs = {}
+    for name, width in (("qkv", 64), ("wo", 64), ("gate_up", 64), ("w2", 96)):
+        values = random.normal(0, 1, (2, 30, width)).astype(np.float32)
+        values[..., random.integers(0, width, 4)] *= 30
+        inputs[name] = Inputs()
+        inputs[name].see(values, 0.5)
+        assert len(np.concatenate(inputs[name].some)) == 30
+        assert np.allclose(inputs[name].magnitude, np.abs(values).mean((0, 1)))
+    made = quantize_layer(own.__getitem__, list(own), GROUP, inputs)
+    require_same_layer(own, {cell: group.values().astype(np.float32) for cell, group in made.groups.items()},
+                       made.plain)
+    assert ("wo" in made.choices) == (config is CONFIG)
+
+
+@pytest.mark.model
+def test_statistics_of_the_cache_byte_for_byte(made):
+    folder = made[0] / "biased" / "statistics"
+    stated = json.loads((folder / "kv_cache.json").read_text())
+    assert (stated["bits"], len(stated["layers"])) == (8, 3) and "which meant 8 bits there" in stated["note"]
+    for number, layer in enumerate(stated["layers"]):
+        content = (folder / f"layers.{number}.past_kv_scale.0.weight").read_bytes()
+        k_scale, k_zp, v_scale, v_zp = struct.unpack("<4f", content)
+        for scale, zero, kind in ((k_scale, k_zp, "key_heads"), (v_scale, v_zp, "value_heads")):
+            heads = layer[kind]
+            low, high = min(head["min"] for head in heads), max(head["max"] for head in heads)
+            assert len(heads) == 4
+            assert scale == pytest.approx((high - low) / 255)
+            assert zero == pytest.approx((high + low) / 2, abs=1e-6)
+            assert all(head["absmax"] == max(-head["min"], head["max"]) for head in heads)
+    seen = made[1]["values"]  # of the first layer, computed by numpy
+    assert [head["max"] for head in stated["layers"][0]["value_heads"]] == pytest.approx(seen, rel=1e-4)
