@@ -150,7 +150,7 @@ def lines(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     Args:
         rows: `quantised` of a result.
     """
-    titles = max(map(len, rows))
+    titles = max(map(len, rows), default=0)
     for title, row in rows.items():
         metrics = ", ".join(f"{name} {_number(metric)}" for name, metric in row["metrics"].items())
         changed = f", {len(row['changed'])} of {row['questions']} answers changed" if (

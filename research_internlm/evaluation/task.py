@@ -97,13 +97,14 @@ class Task(ABC):
 
     def metrics(self, items: Sequence[Any], answers: Sequence[Any], result: Mapping[str, Any]
                 ) -> dict[str, Metric]:
-        """The few numbers that weights are compared by (side_by_side.py).
+        """The few numbers that weights are compared by (side_by_side.py); a task without any compares
+        answers.
 
         Args:
             items, answers: As for `score`.
             result: Of `score`.
         """
-        raise NotImplementedError(f"{self.name} is not compared between weights")
+        return {}
 
     def decisions(self, items: Sequence[Any], answers: Sequence[Any]) -> dict[str, Any]:
         """What was answered to each question by its id, to list what changed; called after `score`."""

@@ -11,7 +11,6 @@ from research_internlm.data.chat_template import encode
 from research_internlm.data.item_files import read_items
 from research_internlm.data.items import render_item
 from research_internlm.inference.text_codec import TextCodec
-from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_text
 
 ITEM_SUFFIXES = (".json", ".jsonl")
@@ -44,12 +43,8 @@ def read_contents(path: str | Path, what: str) -> Iterator[Content]:
     path = Path(path)
     if path.suffix.lower() not in ITEM_SUFFIXES:
         yield read_text(path, what)
-        return
-    item = None
-    for item in read_items(path, what):
-        yield item
-    if item is None:
-        raise ToolkitError(f"{what} {path} holds no items")
+    else:
+        yield from read_items(path, what)
 
 
 def encode_sample(content: Content, codec: TextCodec) -> Sample:
