@@ -133,7 +133,8 @@ def test_the_command_compares_losses(tiny, demo_data, tmp_path):
     done = run_warm(
         "research_internlm/evaluate.py", "loss", "--config", "yaml/predict_mmlu.yaml", "--overlay",
         "yaml/overlays/cpu_tiny.yaml", "--load_checkpoint", folder / "model.ckpt", "--model_file",
-        demo_data / "tokenizer.model", "--file", folder / "test.json", "--limit", 3, "--quantized", folder / "w4",
+        demo_data / "tokenizer.model", "--file", folder / "test.json", "--limit", 3, "--quantized",
+        folder / "w4",
         "--kv_bits", 8, "--output", tmp_path / "loss.json", *overrides, "runner_config.batch_size=8")
     rows = json.loads((tmp_path / "loss.json").read_text())["quantised"]
     losses = {title: row["metrics"]["loss"]["value"] for title, row in rows.items()}
