@@ -33,7 +33,8 @@ LENGTH, SAMPLES, TOKENS = 256, 8, 2048  # tokens of a sequence, sequences, token
 RUN = ("import sys; from research_internlm import weights; from research_internlm.shared.peak_memory import "
        "resident_peak; weights.main(sys.argv[1:]); print('peak', resident_peak())")
 EMPTY = ("from research_internlm.quantisation import layer_network; from research_internlm.model import "
-         "modeling; from research_internlm.shared.peak_memory import resident_peak; print('peak', resident_peak())")
+         "modeling; from research_internlm.shared.peak_memory import resident_peak; "
+         "print('peak', resident_peak())")
 
 
 def formula(hidden: int, width: int, heads: int, length: int = LENGTH) -> int:
@@ -50,7 +51,8 @@ def formula(hidden: int, width: int, heads: int, length: int = LENGTH) -> int:
 def make_model(folder: Path, model_file: str, hidden: int, layers: int) -> dict[str, Any]:
     """Writes model.ckpt, model.yaml and text.txt."""
     config = {"type": "InternLMConfig", "hidden_size": hidden, "num_layers": layers,
-              "num_heads": hidden // 64, "intermediate_size": hidden * 11 // 4 // 128 * 128, "seq_length": LENGTH, "rms_norm_eps": 1e-6,
+              "num_heads": hidden // 64, "intermediate_size": hidden * 11 // 4 // 128 * 128,
+              "seq_length": LENGTH, "rms_norm_eps": 1e-6,
               "vocab_size": load_tokenizer(model_file).vocab_size(), "has_bias": True}
     shapes = weight_names.parameter_shapes(config)
     values = np.random.default_rng(0)
@@ -78,8 +80,8 @@ def measure(model_file: str, hidden: int, layers: int) -> dict[str, Any]:
         started = time.time()
         peak = peak_of(RUN, "quantize", "--model", str(folder / "model.ckpt"), "--config",
                        str(folder / "model.yaml"), "--model_file", model_file, "--calibration",
-                       str(folder / "text.txt"), "--samples", str(SAMPLES), "--length", str(LENGTH), "--output",
-                       str(folder / "w4"))
+                       str(folder / "text.txt"), "--samples", str(SAMPLES), "--length", str(LENGTH),
+                       "--output", str(folder / "w4"))
         width = config["intermediate_size"]
         return {"layers": layers, "hidden": hidden, "width": width, "peak": peak,
                 "weights": 4 * layers * (4 * hidden * hidden + 3 * hidden * width),

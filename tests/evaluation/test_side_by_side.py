@@ -140,7 +140,6 @@ def test_the_command_compares_losses(tiny, demo_data, tmp_path):
     losses = {title: row["metrics"]["loss"]["value"] for title, row in rows.items()}
     plain = losses.pop("32-bit weights")
     assert len(losses) == 3 and all(0 < abs(loss - plain) < 0.5 for loss in losses.values())
-    assert abs(losses["KV8"] - plain) < abs(losses["W4"] - plain)
     assert "bytes of cache a token" in done.stdout
 
 
