@@ -8,6 +8,7 @@ no training can have held, because they were written later. Well below 0, the mo
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,9 +61,11 @@ class LossTask(Task):
     help: ClassVar[str] = "mean loss a token and perplexity of texts, items or conversations"
 
     def __post_init__(self) -> None:
-        self.items = [LossItem(f"{origin} {number}", origin, content)
-                      for origin, path in ((FILE, self.file), (REFERENCE, self.reference)) if path
-                      for number, content in enumerate(read_contents(path, f"--{origin}"), 1)]
+        files = [[LossItem(f"{origin} {number}", origin, content)
+                  for number, content in enumerate(read_contents(path, f"--{origin}"), 1)]
+                 for origin, path in ((FILE, self.file), (REFERENCE, self.reference)) if path]
+        # In turns, so that a limit leaves both.
+        self.items = [item for items in itertools.zip_longest(*files) for item in items if item]
 
     @staticmethod
     def add_options(parser: argparse.ArgumentParser) -> None:

@@ -119,6 +119,13 @@ def test_a_model_that_knows_the_file_is_found_out(codec, tmp_path, items):
     assert high - low == pytest.approx(2 * 1.959964 * math.hypot(*errors))
 
 
+def test_a_limit_leaves_both_files(tmp_path, items):
+    task = LossTask(write(tmp_path / "train.json", items[:9]), write(tmp_path / "later.json", items[9:12]))
+    assert [item.name for item in task.items[:7]] == [
+        "file 1", "reference 1", "file 2", "reference 2", "file 3", "reference 3", "file 4"]
+    assert len(task.items) == 12
+
+
 def test_a_file_without_items_is_refused(tmp_path):
     with pytest.raises(ToolkitError, match=r"none\.json is not a list of items"):
         LossTask(write(tmp_path / "text.txt", "words"), write(tmp_path / "none.json", []))
