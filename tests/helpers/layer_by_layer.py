@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+import mindspore
 import numpy as np
 
 from research_internlm import recipes, weights
@@ -59,6 +60,10 @@ def main():
     weights.main(awq(biased, "continued"))
     weights.main(awq(biased, "at_once"))
     weights.main(command("calibrate", biased, "statistics"))
+    weights.main([*awq(biased, "golden_stick"), "--format", "mindspore"])
+    loaded = mindspore.load_checkpoint(str(biased / "golden_stick" / "model.ckpt"))
+    packed = loaded["model.layers.1.feed_forward.w2._layer.weight"]
+    done["packed"] = [str(packed.dtype), list(packed.shape)]
     # The layers one by one are the network: hidden states of both, after the last layer.
     ids = np.random.default_rng(1).integers(3, config["vocab_size"], (3, 40))
     network = LayerNetwork(config, *ids.shape)

@@ -31,6 +31,7 @@ def command(folder, name, *more):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, demo_data):
     folder = tmp_path_factory.mktemp("model")
+    (folder / "tokenizer.model").write_bytes((demo_data / "tokenizer.model").read_bytes())
     return folder, *make_model(folder, demo_data / "tokenizer.model")
 
 
@@ -89,6 +90,19 @@ def test_the_way_back_is_the_format_s_formula(model, rounded, tmp_path):
             name = f"model.layers.{layer}.{cell}"
             assert np.allclose(back[f"{name}.weight"], linear(written, name), rtol=1e-3, atol=1e-7)
     assert (back["lm_head.weight"] == tensors["lm_head.weight"].astype(np.float16)).all()
+
+
+def test_a_hugging_face_folder_gives_the_same_and_its_tokenizer_goes_along(model, rounded):
+    folder, checkpoint, recipe, *_ = model
+    tokenizer = folder / "tokenizer.model"
+    weights.main(["to-hf", str(checkpoint), str(folder / "hf"), "--config", str(recipe), "--model_file",
+                  str(tokenizer)])
+    weights.main(["quantize", "--model", str(folder / "hf"), "--method", "rtn", "--group_size", str(GROUP),
+                  "--output", str(folder / "from_hf")])
+    written, expected = (load_file(path / "model.safetensors") for path in (folder / "from_hf", rounded))
+    assert set(written) == set(expected) and all((written[name] == expected[name]).all() for name in written)
+    assert (folder / "from_hf" / "tokenizer.model").read_bytes() == tokenizer.read_bytes()
+    assert "chat_template" in json.loads((folder / "from_hf" / "tokenizer_config.json").read_text())
 
 
 def test_internlm2_s_fused_weights_are_cut_after_they_are_dequantised(tmp_path):
@@ -275,6 +289,11 @@ def test_a_layer_is_the_same_function_after_smoothing_and_wo_stays_out_under_gro
     require_same_layer(own, {cell: group.values().astype(np.float32) for cell, group in made.groups.items()},
                        made.plain)
     assert ("wo" in made.choices) == (config is CONFIG)
+
+
+@pytest.mark.model
+def test_mindspore_reads_the_checkpoint_for_golden_stick_as_its_own_type(made):
+    assert made[1]["packed"] == ["Int4", [96, 32]]
 
 
 @pytest.mark.model

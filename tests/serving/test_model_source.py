@@ -8,10 +8,10 @@ from tests.helpers.tiny_quantised import GROUP, make_model
 from tests.helpers.weight_files import read
 
 
-def test_a_quantised_folder_is_dequantised_into_a_temporary_file_and_that_is_said(tmp_path, demo_data, capsys):
+def test_a_quantised_folder_is_dequantised_for_loading_and_that_is_said(tmp_path, demo_data, capsys):
     checkpoint, recipe, tensors, _ = make_model(tmp_path, demo_data / "tokenizer.model")
-    weights.main(["quantize", "--model", str(checkpoint), "--config", str(recipe), "--output", str(tmp_path / "w4"),
-                  "--group_size", str(GROUP), "--method", "rtn"])
+    weights.main(["quantize", "--model", str(checkpoint), "--config", str(recipe), "--method", "rtn",
+                  "--group_size", str(GROUP), "--output", str(tmp_path / "w4")])
     with ModelSource("yaml/predict_mmlu.yaml", str(tmp_path / "w4")).weights() as path:
         loaded = read(path)
     assert not path.exists()
