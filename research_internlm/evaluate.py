@@ -1,4 +1,4 @@
-"""Entry point: MMLU accuracy, SQuAD F1/EM, AI-text detection of a checkpoint; scores of a prediction file.
+"""Entry point: MMLU accuracy, SQuAD F1/EM, AI-text detection, loss of a checkpoint; scores of predictions.
 
     python research_internlm/evaluate.py mmlu  --config yaml/predict_mmlu.yaml --load_checkpoint CKPT \\
         --model_file tokenizer.model --test_file test_alpaca_format.json --output results_mmlu.json
@@ -6,7 +6,9 @@
         --model_file tokenizer.model --squad_file dev-v1.1.json --output results_squad.json
     python research_internlm/evaluate.py squad-score --squad_file dev-v1.1.json \\
         --predictions predictions.json --output results_squad.json    (and detection-score: no model either)
+    python research_internlm/evaluate.py loss  --file train.json --reference later.json ...   (as for mmlu)
 
+Every task takes --quantized DIR and --kv_bits 8, which ask quantised weights and a quantised cache beside it.
 The prompts are those of training (research_internlm/data/chat_template.py).
 """
 
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from research_internlm import recipes
-from research_internlm.evaluation import runner
+from research_internlm.evaluation import runner, side_by_side
 from research_internlm.evaluation.scorings import SCORINGS
 from research_internlm.evaluation.tasks import TASKS
 from research_internlm.recipes.for_mindformers import set_scratch_log_folder
@@ -39,6 +41,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     for name, task in TASKS.items():
         command = commands.add_parser(name, help=task.help)
         runner.add_model_options(command)
+        side_by_side.add_options(command)
         _add_output_options(command, in_run_folder=True)
         task.add_options(command)
     for name, scoring in SCORINGS.items():
@@ -72,14 +75,15 @@ def evaluate(arguments: argparse.Namespace, started: float, staged: Path) -> dic
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
 
     kind = TASKS[arguments.command]
-    task = kind(**{option.name: getattr(arguments, option.name) for option in fields(kind)})
+    options = {option.name: getattr(arguments, option.name) for option in fields(kind)}
     model = runner.EvaluatedModel(arguments.config, arguments.load_checkpoint, arguments.model_file,
                                   arguments.overlay, arguments.overrides, arguments.device_target)
-    result, predictions = runner.evaluate(task, model, arguments.limit, started)
-    write_json(staged.with_suffix(PREDICTIONS), predictions)
-    task.draw(result, predictions, staged)
-    print("\n".join(task.lines(result)))
-    return result
+    task, others = kind(**options), side_by_side.compared(arguments)
+    outcome = side_by_side.evaluate(task, lambda: kind(**options), model, others, arguments.limit, started)
+    write_json(staged.with_suffix(PREDICTIONS), outcome.predictions)
+    task.draw(outcome.result, outcome.predictions, staged)
+    print("\n".join([*task.lines(outcome.result), *side_by_side.lines(outcome.result.get("quantised", {}))]))
+    return outcome.result
 
 
 def go_into_run_folder(arguments: argparse.Namespace) -> None:

@@ -1,13 +1,11 @@
-"""Entry point: weights in and out. Convert, merge an adapter, export for transformers and PEFT.
+"""Entry point: weights in and out. Convert, merge an adapter, export for transformers and PEFT, quantise.
 
     python research_internlm/weights.py from-hf internlm-7b base.ckpt --dtype fp16
-    python research_internlm/weights.py merge --base base.ckpt \\
-        --adapter output/run1/checkpoint_trainable/rank_0/x.ckpt --output merged.ckpt
-    python research_internlm/weights.py to-hf merged.ckpt exported --config yaml/lora_finetune.yaml \\
-        --model_file tokenizer.model
-    python research_internlm/weights.py to-peft output/run1/checkpoint_trainable/rank_0/x.ckpt adapter
+    python research_internlm/weights.py merge --base base.ckpt --adapter RUN/.../x.ckpt --output merged.ckpt
+    python research_internlm/weights.py to-hf merged.ckpt hf --config yaml/lora_finetune.yaml --model_file F
+    python research_internlm/weights.py quantize --model hf --calibration train.json --output hf_w4
 
-Needs no MindSpore and, but for pytorch_model*.bin, no torch. Every output has a manifest beside it.
+Only calibration needs MindSpore, only pytorch_model*.bin needs torch. Every output has a manifest beside it.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from research_internlm.checkpoints.hf_export import export_adapter, export_model
 from research_internlm.checkpoints.hf_import import describe_import, import_model
 from research_internlm.checkpoints.merging import merge
 from research_internlm.checkpoints.tensor_files import SUFFIXES
+from research_internlm.quantisation import command as quantisation
 from research_internlm.shared.errors import run_main
 
 
@@ -38,13 +37,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                          "from (.ckpt or .safetensors)")
     command.add_argument("--adapter", type=Path, required=True, metavar="F", help="the adapter inside its "
                          "run's folder, e.g. RUN/checkpoint_trainable/rank_0/x.ckpt, or a full checkpoint")
-    command.add_argument("--output", type=Path, required=True, metavar="F", help="merged weights; the suffix "
-                         "says the format")
+    command.add_argument("--output", type=Path, required=True, metavar="F", help="merged .ckpt/.safetensors")
     command = _command(commands, "to-peft", "export an adapter for PEFT, to lay over the base of to-hf")
     command.add_argument("adapter", type=Path, help="the adapter inside its run's folder")
     command.add_argument("output", type=Path, help="folder to make")
+    quantisation.add_commands(lambda name, text: _command(commands, name, text))
     arguments = recipes.parse_command_line(parser, argv)
-    if arguments.overrides and arguments.command != "to-hf":
+    if arguments.overrides and not hasattr(arguments, "config"):
         parser.error(f"unrecognized arguments: {' '.join(arguments.overrides)}")
     return arguments
 
@@ -103,7 +102,8 @@ def _export(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 _COMMANDS = {
     "from-hf": _import, "to-hf": _export, "merge": _merge,
-    "to-peft": lambda given: export_adapter(given.adapter, given.output, given.overwrite)}
+    "to-peft": lambda given: export_adapter(given.adapter, given.output, given.overwrite),
+    **quantisation.COMMANDS}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Evaluates a checkpoint of a run; results and log stay in RUN_DIR, where report and submission look for them.
 #
-#   bash scripts/evaluate.sh RUN_DIR mmlu|squad [evaluate.py options]
+#   bash scripts/evaluate.sh RUN_DIR mmlu|squad|detection|loss [evaluate.py options]
 #
 #   bash scripts/evaluate.sh output/run1 squad --config yaml/predict_eval_squad.yaml --load_checkpoint CKPT \
 #       --model_file tokenizer.model --squad_file dev-v1.1.json

@@ -13,7 +13,8 @@ from tests.helpers.commands import ROOT
 
 FLOORS = [
     {"shared"}, {"data", "storage", "installing"}, {"recipes", "model", "preprocess", "machine"},
-    {"checkpoints"}, {"runs", "inference"}, {"training", "evaluation", "planning", "mirroring", "serving"},
+    {"checkpoints"}, {"runs", "inference"}, {"quantisation"},
+    {"training", "evaluation", "planning", "mirroring", "serving"},
     {"launching", "contest"}, {"commands"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -24,6 +25,7 @@ COMMANDS = {name for name, path in MODULES.items() if name.count(".") == 1 and p
 # What builds or runs a network. Everything else (data up to the MindRecord writer, weights, metrics,
 # planning, logs, launch, report, submission) starts without MindSpore and MindFormers.
 NETWORK = ("research_internlm.inference", "research_internlm.training", "research_internlm.recipes.check",
+           "research_internlm.quantisation.layer_network",
            *(f"research_internlm.model.{name}" for name in ("config", "cpu_cells", "modeling", "packed_mask",
                                                             "tokenizer")))
 FORBID = """

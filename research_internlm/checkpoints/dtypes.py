@@ -15,6 +15,7 @@ from research_internlm.shared.errors import ToolkitError
 
 BF16 = np.dtype([("bf16", "<u2")])
 FP64 = np.dtype("<f8")  # read, and written only as another type
+INT4X2 = np.dtype([("int4x2", "u1")])  # two of MindSpore's qint4x2 in a byte, which its .ckpt calls Int4
 FLAG_TYPES = {"fp16": np.dtype("<f2"), "bf16": BF16, "fp32": np.dtype("<f4")}  # --dtype
 
 # numpy type, its name in safetensors, its name in a MindSpore .ckpt (mindspore/train/serialization.py)
@@ -31,9 +32,9 @@ _TABLE = (
     (np.dtype("?"), "BOOL", "Bool"),
 )
 FROM_SAFETENSORS = {code: dtype for dtype, code, _ in _TABLE}
-FROM_CKPT = {code: dtype for dtype, _, code in _TABLE}
+FROM_CKPT = {code: dtype for dtype, _, code in _TABLE} | {"Int4": INT4X2}
 TO_SAFETENSORS = {dtype: code for dtype, code, _ in _TABLE}
-TO_CKPT = {dtype: code for dtype, _, code in _TABLE}
+TO_CKPT = {dtype: code for dtype, _, code in _TABLE} | {INT4X2: "Int4"}
 
 _INFINITE_BITS = {np.dtype("<f2"): 0x7C00, BF16: 0x7F80, np.dtype("<f4"): 0x7F800000}
 _QUIET_NAN = 0x7FC0

@@ -26,7 +26,8 @@ from research_internlm.evaluation.classification import (
     reliability,
     roc_auc,
 )
-from research_internlm.evaluation.task import Task
+from research_internlm.evaluation.mmlu import wilson_interval
+from research_internlm.evaluation.task import Metric, Task
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.arguments import whole
 from research_internlm.shared.errors import ToolkitError
@@ -138,7 +139,7 @@ class DetectionTask(Task):
             raise ToolkitError("no texts to score; check --test_file and --limit")
         labels = [item["label"] for item in test]
         threshold = self._threshold(answers[len(self._test):])
-        calls = [_call(answer, threshold["value"] if threshold else None) for answer in given]
+        self._calls = calls = [_call(answer, threshold["value"] if threshold else None) for answer in given]
         manifest = read_manifest(self.test_file) or {}
         return {
             "mode": self.mode, "evaluation_kind": manifest.get("evaluation_kind", "unknown"),
@@ -187,6 +188,24 @@ class DetectionTask(Task):
                  "probability": answer.probability, "text": answer.text, "bag_of_words": float(words)}
                 for item, answer, words in zip(items[:len(self._test)], answers[:len(self._test)],
                                                self._words, strict=True)]
+
+    def metrics(self, items: Sequence[Item], answers: Sequence[Answer], result: Mapping[str, Any]
+                ) -> dict[str, Metric]:
+        """Accuracy, precision and recall with unanswered texts as wrong, and ROC-AUC where it is known."""
+        scores = result["unanswered_wrong"]
+        counts = scores["confusion"]
+        metrics = {name: Metric(scores[name], wilson_interval(right, of) if of else None)
+                   for name, right, of in (
+                       ("accuracy", counts["tp"] + counts["tn"], sum(counts.values())),
+                       ("precision", counts["tp"], counts["tp"] + counts["fp"]),
+                       ("recall", counts["tp"], counts["tp"] + counts["fn"]))}
+        if result["roc_auc"]:
+            metrics["ROC-AUC"] = Metric(result["roc_auc"]["auc"], result["roc_auc"]["interval_95"])
+        return metrics
+
+    def decisions(self, items: Sequence[Item], answers: Sequence[Answer]) -> dict[str, int | None]:
+        """What each test text was called, at the threshold chosen with the same weights."""
+        return {str(item["id"]): call for item, call in zip(items, self._calls, strict=False)}
 
     def facts(self) -> dict[str, Any]:
         """Hashes of the files."""

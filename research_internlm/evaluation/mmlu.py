@@ -19,7 +19,7 @@ import numpy as np
 from research_internlm.data.chat_template import render_chat
 from research_internlm.data.choice import EXAM_WORDING, LETTERS, ChoiceQuestion, answer_position, read_choice
 from research_internlm.evaluation.answers import extract_letter
-from research_internlm.evaluation.task import Task
+from research_internlm.evaluation.task import Metric, Task
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_json, read_manifest, sha256_of
@@ -104,6 +104,16 @@ class MmluTask(Task):
         """Right letter, read letter and text of each question."""
         return [{"id": answer.item.id, "answer": answer.item.answer, "letter": answer.letter,
                  "text": answer.text} for answer in answers]
+
+    def metrics(self, items: Sequence[ChoiceQuestion], answers: Sequence[ChoiceResult],
+                result: Mapping[str, Any]) -> dict[str, Metric]:
+        """Accuracy."""
+        return {"accuracy": Metric(result["overall"]["accuracy"], result["overall"]["interval_95"])}
+
+    def decisions(self, items: Sequence[ChoiceQuestion], answers: Sequence[ChoiceResult]
+                  ) -> dict[str, str | None]:
+        """The letters; the name is the id and the ordering of the question."""
+        return {f"{number} {answer.item.id}": answer.letter for number, answer in enumerate(answers, 1)}
 
     def facts(self) -> dict[str, Any]:
         """The test file's hash."""

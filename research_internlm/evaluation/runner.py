@@ -14,10 +14,12 @@ import numpy as np
 from research_internlm import recipes
 from research_internlm.checkpoints.model_match import require_weights
 from research_internlm.data.chat_template import PROMPT_VERSION
-from research_internlm.evaluation.task import Task
+from research_internlm.evaluation.task import Metric, Task
 from research_internlm.inference.engine import Engine
+from research_internlm.inference.kv_quantization import KvQuantization
 from research_internlm.inference.model_protocol import Model
 from research_internlm.inference.predict_recipe import predict_recipe
+from research_internlm.inference.samples import windows
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.recipes.schedule import whole_number
 from research_internlm.runs.results import RESULTS
@@ -52,6 +54,7 @@ class EvaluatedModel:
         config, overlays, overrides, device_target: As for `predict_recipe`.
         checkpoint: Base or merged weights, or a full LoRA checkpoint.
         model_file: tokenizer.model of the weights.
+        kv: How a key-value cache of few bits is simulated; None for none.
         recipe: The resolved recipe.
         codec: The tokenizer.
 
@@ -65,6 +68,7 @@ class EvaluatedModel:
     overlays: Sequence[str] = ()
     overrides: Sequence[str] = ()
     device_target: str | None = None
+    kv: KvQuantization | None = None
     recipe: recipes.Recipe = field(init=False)
     codec: TextCodec = field(init=False)
 
@@ -80,7 +84,7 @@ class EvaluatedModel:
 
     def load(self, longest: int) -> Engine:
         """The model, built for prompt and answer of `longest` tokens together."""
-        return Engine(self.recipe, self.checkpoint, self.codec.special.stop_ids, longest)
+        return Engine(self.recipe, self.checkpoint, self.codec.special.stop_ids, longest, self.kv)
 
     def facts(self) -> dict[str, Any]:
         """Which weights, config, tokenizer and chat template made a result."""
@@ -97,8 +101,25 @@ class EvaluatedModel:
         }
 
 
-def evaluate(task: Task, model: EvaluatedModel, limit: int | None, started: float
-             ) -> tuple[dict[str, Any], Any]:
+@dataclass(frozen=True)
+class Outcome:
+    """What a checkpoint answered.
+
+    Attributes:
+        result: The scores, and what made them.
+        predictions: The raw answers, as JSON.
+        metrics: The numbers that weights are compared by; empty where the task knows none.
+        decisions: Question -> what was answered.
+    """
+
+    result: dict[str, Any]
+    predictions: Any
+    metrics: dict[str, Metric]
+    decisions: dict[str, Any]
+
+
+def evaluate(task: Task, model: EvaluatedModel, limit: int | None, started: float, compared: bool = False
+             ) -> Outcome:
     """Asks a checkpoint a task's questions.
 
     Args:
@@ -106,20 +127,21 @@ def evaluate(task: Task, model: EvaluatedModel, limit: int | None, started: floa
         model: The checkpoint.
         limit: Only so many questions, the first ones; None asks all.
         started: When the command began, in seconds since the epoch.
-
-    Returns:
-        The result, and the raw predictions.
+        compared: Whether metrics and decisions are wanted.
 
     Raises:
         ToolkitError: No prompt fits, or the checkpoint does not fit the recipe.
     """
     items = task.items[:limit]
     answers = ask(task, items, model.codec, model.model_config, model.load)
-    result = {"task": task.name, **task.score(items, answers), "task_version": task.version, **task.facts(),
+    scores = task.score(items, answers)
+    result = {"task": task.name, **scores, "task_version": task.version, **task.facts(),
               **model.facts(), "limit": limit, "seconds": round(time.time() - started, 1)}
     if task.name in RESULTS:  # what report and hand-in read is written as they read it
         result = schema.to_json(schema.parse(RESULTS[task.name], result, "the result"))
-    return result, task.predictions(items, answers)
+    return Outcome(result, task.predictions(items, answers),
+                   task.metrics(items, answers, scores) if compared else {},
+                   task.decisions(items, answers) if compared else {})
 
 
 def ask(task: Task, items: Sequence[Any], codec: TextCodec, model_config: Mapping[str, Any], load: Load
@@ -140,7 +162,9 @@ def ask(task: Task, items: Sequence[Any], codec: TextCodec, model_config: Mappin
         ToolkitError: No prompt fits.
     """
     prompts = [task.prompt(item, codec) for item in items]
-    if task.compares:
+    if task.measures:
+        replies = _measure(task.name, prompts, model_config, load)
+    elif task.compares:
         candidates = [task.candidates(item, codec) for item in items]
         replies = _compare(task.name, prompts, candidates, model_config, load)
     else:
@@ -168,6 +192,15 @@ def _compare(name: str, prompts: Prompts, candidates: Sequence[tuple[list[int], 
     scores = load(max(map(len, asked))).next_token_scores(
         asked, [candidates[index][1] for index in indices], name)
     return dict(zip(indices, scores, strict=True))
+
+
+def _measure(name: str, prompts: Prompts, model_config: Mapping[str, Any], load: Load
+             ) -> dict[int, list[np.ndarray]]:
+    """Losses of the tokens after the first by prompt index, an array a window."""
+    cut = [windows(ids, model_config["seq_length"]) for ids in prompts]
+    whole = [window for parts in cut for window in parts]
+    losses = iter(load(max(map(len, whole))).token_losses(whole, name))
+    return {index: [next(losses) for _ in parts] for index, parts in enumerate(cut)}
 
 
 def _fitting(prompts: Prompts, seq_length: int, room: int) -> list[int]:

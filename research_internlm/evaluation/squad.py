@@ -11,14 +11,19 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, ClassVar
+
+import numpy as np
 
 from research_internlm.data.items import SQUAD_WORDING, render_squad
 from research_internlm.evaluation import contest_metric, official_metric
-from research_internlm.evaluation.task import Task
+from research_internlm.evaluation.task import Metric, Task
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_json, sha256_of
+
+_Z_95 = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,23 @@ class SquadTask(Task):
         """The official form; a question that was not asked has none."""
         return {item.id: answer for item, answer in zip(items, answers, strict=True) if answer is not None}
 
+    def metrics(self, items: Sequence[SquadQuestion], answers: Sequence[str | None],
+                result: Mapping[str, Any]) -> dict[str, Metric]:
+        """F1 and EM of both metrics, in percent, with the normal interval of a mean."""
+        given = dict(zip((item.id for item in items), answers, strict=True))
+        metrics = {}
+        for name, questions, score in (("contest", contest_questions(items), _contest),
+                                       ("official", items, _official)):
+            scores = 100 * np.array([score(question, given[question.id]) for question in questions])
+            for column, kind in enumerate(("F1", "EM")):
+                metrics[f"{name} {kind}"] = _percentage(scores[:, column])
+        return metrics
+
+    def decisions(self, items: Sequence[SquadQuestion], answers: Sequence[str | None]
+                  ) -> dict[str, str | None]:
+        """The answers."""
+        return {item.id: answer for item, answer in zip(items, answers, strict=True)}
+
     def facts(self) -> dict[str, Any]:
         """The SQuAD file's hash."""
         return {"squad_file_sha256": sha256_of(self.squad_file)}
@@ -94,6 +116,14 @@ class SquadTask(Task):
     def lines(self, result: Mapping[str, Any]) -> Iterator[str]:
         """Both verdicts, and warnings."""
         return verdict_lines(result)
+
+
+def _percentage(scores: np.ndarray) -> Metric:
+    mean = float(scores.mean())
+    if len(scores) < 2:
+        return Metric(mean, None)
+    reach = _Z_95 * float(scores.std(ddof=1)) / len(scores) ** 0.5
+    return Metric(mean, (max(mean - reach, 0.0), min(mean + reach, 100.0)))
 
 
 def verdict_lines(result: Mapping[str, Any]) -> Iterator[str]:

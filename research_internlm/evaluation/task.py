@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from research_internlm.inference.text_codec import TextCodec
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a result is known by.
+
+    Attributes:
+        value: The number.
+        interval_95: Its 95 % interval; None where the task knows none.
+    """
+
+    value: float
+    interval_95: Sequence[float] | None
 
 
 class Task(ABC):
@@ -44,6 +58,11 @@ class Task(ABC):
         """Whether candidates are compared (`candidates`) in place of reading a generated answer."""
         return False
 
+    @property
+    def measures(self) -> bool:
+        """Whether the losses of the prompt's own tokens are asked for; prompts of any length are then."""
+        return False
+
     @abstractmethod
     def prompt(self, item: Any, codec: TextCodec) -> list[int]:
         """Token ids of the question."""
@@ -53,13 +72,14 @@ class Task(ABC):
         raise NotImplementedError(f"{self.name} compares no candidates")
 
     @abstractmethod
-    def read_answer(self, item: Any, reply: str | np.ndarray | None) -> Any:
+    def read_answer(self, item: Any, reply: str | np.ndarray | list[np.ndarray] | None) -> Any:
         """The answer in the form that `score` takes.
 
         Args:
             item: The question.
-            reply: The generated text, or the candidates' logits (float32) where the task compares; None for a
-                question that was too long to be asked.
+            reply: The generated text, or the candidates' logits (float32) where the task compares; where it
+                measures, the losses of the tokens after the first, an array a window; None for a question
+                that was too long to be asked.
         """
 
     @abstractmethod
@@ -75,6 +95,21 @@ class Task(ABC):
     def predictions(self, items: Sequence[Any], answers: Sequence[Any]) -> Any:
         """The raw answers, as JSON, for the file beside the results."""
 
+    def metrics(self, items: Sequence[Any], answers: Sequence[Any], result: Mapping[str, Any]
+                ) -> dict[str, Metric]:
+        """The few numbers that weights are compared by (side_by_side.py); a task without any compares
+        answers.
+
+        Args:
+            items, answers: As for `score`.
+            result: Of `score`.
+        """
+        return {}
+
+    def decisions(self, items: Sequence[Any], answers: Sequence[Any]) -> dict[str, Any]:
+        """What was answered to each question by its id, to list what changed; called after `score`."""
+        return {}
+
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """Hashes of the task's own files, for the results."""
@@ -83,7 +118,7 @@ class Task(ABC):
     def lines(self, result: dict[str, Any]) -> Iterator[str]:
         """What is printed at the end."""
 
-    def draw(self, result: dict[str, Any], predictions: Any, output: Path) -> None:  # noqa: B027 (may be empty)
+    def draw(self, result: dict[str, Any], predictions: Any, output: Path) -> None:  # noqa: B027
         """Draws pictures beside the results; most tasks have none.
 
         Args:

@@ -19,7 +19,9 @@ from tqdm import tqdm
 from research_internlm import recipes
 from research_internlm.checkpoints.model_match import require_weights
 from research_internlm.data.tokens import PAD_ID
+from research_internlm.inference import kv_quantization
 from research_internlm.inference.batching import choose_lengths, make_batches
+from research_internlm.inference.kv_quantization import KvQuantization
 from research_internlm.inference.rows import RowDecoder
 from research_internlm.inference.sampling import Sampling, choose
 from research_internlm.inference.scoring import PromptScorer
@@ -45,17 +47,20 @@ class Engine:
         checkpoint: Base or merged weights, or a full LoRA checkpoint.
         stop_ids: Tokens that end an answer.
         seq_length: Longest prompt and answer together, in tokens; None takes the recipe's.
+        kv: Rounds keys and values as a cache of few bits would (kv_quantization.py); on a CPU only.
 
     Raises:
         ToolkitError: Config, device and checkpoint do not fit together.
     """
 
     def __init__(self, recipe: Mapping[str, Any], checkpoint: str | Path, stop_ids: Sequence[int],
-                 seq_length: int | None = None) -> None:
+                 seq_length: int | None = None, kv: KvQuantization | None = None) -> None:
         self._recipe = copy.deepcopy(dict(recipe))
-        self._checkpoint = checkpoint
+        self._checkpoint, self._kv = checkpoint, kv
         model_config = recipes.model_config(self._recipe)
         self._device = self._recipe["context"]["device_target"]
+        if kv:
+            kv_quantization.require_simulated(kv, model_config, self._device)
         self.stop_ids = tuple(stop_ids)
         self.max_new_tokens = model_config.get("max_new_tokens", 0)
         self.min_new_tokens = model_config.get("min_new_tokens") or 0
@@ -88,7 +93,10 @@ class Engine:
         model_config = recipes.model_config(recipe)
         model_config.update(changes)
         cpu_patches.check_model_config(model_config, self._device)
-        return _build(recipe, self.batch_size, self._checkpoint, self._pet_config)
+        network = _build(recipe, self.batch_size, self._checkpoint, self._pet_config)
+        if self._kv:
+            kv_quantization.install(network, self._kv)
+        return network
 
     def load(self) -> None:
         """Loads the weights for answers now, not at the first question."""
@@ -267,6 +275,26 @@ class Engine:
                 last[row] = len(prompts[index]) - 1
             scores[batch] = self._scorer(Tensor(ids), Tensor(last), Tensor(wanted)).asnumpy()[:len(batch)]
         return scores
+
+    def token_losses(self, prompts: Sequence[Sequence[int]], describe: str = "loss") -> list[np.ndarray]:
+        """Losses of the tokens of prompts.
+
+        Args:
+            prompts: Token ids, at least one each and at most `seq_length`.
+            describe: Label of the progress bar.
+
+        Returns:
+            For each prompt of n tokens the losses (n - 1,) of those after the first, in nats, float32.
+        """
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        losses: list[np.ndarray] = [np.zeros(0, np.float32)] * len(prompts)
+        for start in tqdm(range(0, len(order), self.batch_size), desc=describe, unit="batch",
+                          disable=len(order) <= self.batch_size):
+            batch = order[start:start + self.batch_size]
+            scores = self.prompt_scorer.score([prompts[index] for index in batch], 1)
+            for index, score in zip(batch, scores, strict=True):
+                losses[index] = -score.logprobs
+        return losses
 
 
 def _build(recipe: Mapping[str, Any], batch_size: int, checkpoint: str | Path, pet_config: Any) -> Any:

@@ -18,13 +18,11 @@ import numpy as np
 from mindspore import Parameter, Tensor, dtype, nn, ops
 
 from research_internlm.data.tokens import PAD_ID
-
-_MASKED = -10000.0  # what MindFormers adds to the scores it masks
-Triple = tuple[Tensor, Tensor, Tensor]
+from research_internlm.inference.plain_layer import MASKED, PlainLayer, Triple, causal_mask, rotary_angles
 
 
-class _CachedLayer(nn.Cell):
-    """What prompts and single tokens share of a decoder layer, with that layer's cache.
+class _CachedLayer(PlainLayer):
+    """A decoder layer with its cache.
 
     Args:
         layer: MindFormers' LLamaDecodeLayer, its projections plain or LoRA-wrapped.
@@ -32,50 +30,9 @@ class _CachedLayer(nn.Cell):
     """
 
     def __init__(self, layer: nn.Cell, keys: Parameter, values: Parameter) -> None:
-        super().__init__(auto_prefix=False)
-        self.layer = layer
-        self.attention = layer.attention
+        super().__init__(layer)
         self.keys, self.values = keys, values
-        self.kv_heads, self.head_dim = keys.shape[1], keys.shape[3]
-        self.group = self.attention.n_head // self.kv_heads  # query heads that share a key head
-        self.scale = self.head_dim ** -0.5
-        self.compute_type, self.softmax_type = self.attention.dtype, self.attention.softmax_dtype
-        self.scores = ops.BatchMatMul(transpose_b=True)
-        self.weigh = ops.BatchMatMul()
-        self.softmax = ops.Softmax()
         self.write = ops.ScatterNdUpdate()
-
-    def heads(self, x: Tensor) -> Tensor:
-        """(batch, length, heads * head_dim) -> (batch, heads, length, head_dim)."""
-        batch, length, _ = x.shape
-        return x.reshape((batch, length, -1, self.head_dim)).swapaxes(1, 2)
-
-    def project(self, x: Tensor, freqs: Triple) -> Triple:
-        """Rotated queries and keys, and values, of the normalised x (batch, length, hidden)."""
-        x = self.layer.attention_norm(x)
-        query = self.heads(ops.cast(self.attention.wq(x), self.compute_type))
-        key = self.heads(ops.cast(self.attention.wk(x), self.compute_type))
-        value = self.heads(ops.cast(self.attention.wv(x), self.compute_type))
-        query, key = self.attention.apply_rotary_emb(query, key, freqs)
-        return query, key, value
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Attention of (batch, heads, queries, head_dim), merged to (batch, queries, hidden).
-
-        The query heads of one key head are rows of one product, so no key is repeated in memory.
-        """
-        batch, heads, length, _ = query.shape
-        query = query.reshape((batch, self.kv_heads, self.group * length, self.head_dim))
-        scores = self.scores(query * self.scale, key).reshape((batch, self.kv_heads, self.group, length, -1))
-        shares = self.softmax(ops.cast(scores + mask, self.softmax_type))
-        shares = ops.cast(shares, self.compute_type).reshape((batch, self.kv_heads, self.group * length, -1))
-        context = self.weigh(shares, value).reshape((batch, heads, length, self.head_dim))
-        return context.swapaxes(1, 2).reshape((batch, length, -1))
-
-    def finish(self, x: Tensor, context: Tensor) -> Tensor:
-        """Output projection, feed-forward and both residual sums."""
-        hidden = x + ops.cast(self.attention.wo(context), x.dtype)
-        return hidden + self.layer.feed_forward(self.layer.ffn_norm(hidden))
 
 
 class _PromptLayer(_CachedLayer):
@@ -83,7 +40,7 @@ class _PromptLayer(_CachedLayer):
 
     def construct(self, x: Tensor, freqs: Triple, mask: Tensor, rows: Tensor) -> Tensor:
         """Returns the layer's output; mask is (1, 1, 1, length, length), rows (prompts, 1) of the cache."""
-        query, key, value = self.project(x, freqs)
+        query, key, value = self.project(self.layer.attention_norm(x), freqs)
         batch, heads, length, width = key.shape
         rest = ops.zeros((batch, heads, self.keys.shape[2] - length, width), key.dtype)
         self.write(self.keys, rows, ops.concat((key, rest), 2))
@@ -96,7 +53,7 @@ class _TokenLayer(_CachedLayer):
 
     def construct(self, x: Tensor, freqs: Triple, mask: Tensor, places: Tensor) -> Tensor:
         """Returns the layer's output; mask is (batch, 1, 1, 1, seq_length), places (batch, kv_heads, 3)."""
-        query, key, value = self.project(x, freqs)
+        query, key, value = self.project(self.layer.attention_norm(x), freqs)
         # Written in place, and read through the result so that the order is fixed.
         keys = self.write(self.keys, places, key.squeeze(2))
         values = self.write(self.values, places, value.squeeze(2))
@@ -130,12 +87,9 @@ class _Prompts(_Decoder):
     def construct(self, ids: Tensor, last: Tensor, cache_rows: Tensor) -> Tensor:
         """Fills rows (prompts, 1) of the cache and returns the logits of the tokens that follow."""
         batch, length = ids.shape
-        places = ops.arange(0, length)
         # Padding is on the right, later than every token: causality hides it, whatever its id.
-        later = places.reshape((1, length)) > places.reshape((length, 1))
-        mask = (ops.cast(later, self.compute_type) * _MASKED).reshape((1, 1, 1, length, length))
-        freqs = (self.cosines[:length].reshape((1, 1, length, -1)),
-                 self.sines[:length].reshape((1, 1, length, -1)), self.swap)
+        mask = causal_mask(length, self.compute_type)
+        freqs = rotary_angles(self.cosines, self.sines, self.swap, length)
         x = self.embed(ids)
         for layer in self.layers:
             x = layer(x, freqs, mask, cache_rows)
@@ -222,7 +176,7 @@ class StaticCacheDecoder:
         places[..., 2] = positions[:, None]
         newest = np.take_along_axis(ids, positions[:, None], 1)
         hidden = (np.arange(self.seq_length) > positions[:, None])[:, None, None, None]
-        return self._tokens(self._int(newest), Tensor(hidden * np.float32(_MASKED), self._mask_type),
+        return self._tokens(self._int(newest), Tensor(hidden * np.float32(MASKED), self._mask_type),
                             self._int(positions), self._int(places)).asnumpy()
 
     def generate(self, prompts: Sequence[Sequence[int]], length: int, max_new_tokens: int,

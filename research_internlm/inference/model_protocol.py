@@ -25,3 +25,6 @@ class Model(Protocol):
     def next_token_scores(self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]],
                           describe: str = "score") -> np.ndarray:
         """Float32 logits (prompts, k) of the k candidates asked about to follow each prompt."""
+
+    def token_losses(self, prompts: Sequence[Sequence[int]], describe: str = "loss") -> list[np.ndarray]:
+        """For each prompt the losses (n - 1,) of its tokens after the first, in nats, float32."""

@@ -17,6 +17,7 @@ from research_internlm.checkpoints.merging import merge
 from research_internlm.inference.engine import Engine
 from research_internlm.inference.predict_recipe import predict_recipe
 from research_internlm.inference.text_codec import TextCodec
+from research_internlm.quantisation.loading import dequantize, is_quantized
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_json, require_file
 
@@ -29,7 +30,8 @@ class ModelSource:
 
     Attributes:
         config: Predict recipe; of a Hugging Face folder, config.json replaces what it says of the shape.
-        checkpoint: Base or merged weights, a full LoRA checkpoint, or a Hugging Face folder.
+        checkpoint: Base or merged weights, a full LoRA checkpoint, or a Hugging Face folder, whose weights
+            may be quantised.
         model_file: tokenizer.model; None looks beside the checkpoint, or into the folder.
         adapter: LoRA checkpoint of a run of the toolkit, to lay over the checkpoint; None for none.
         overlays, overrides, device_target: As for `predict_recipe`.
@@ -93,7 +95,12 @@ class ModelSource:
                      + ("; to keep them, use weights.py from-hf" if self.is_hf_folder else ""))
             if self.is_hf_folder:
                 path = folder / "base.safetensors"
-                import_model(Path(self.checkpoint), path, None, overwrite=False)
+                if is_quantized(Path(self.checkpoint)):
+                    _say(f"{self.checkpoint} holds quantised weights: they are dequantised to float16 for "
+                         "loading, so the model takes the memory of the 16-bit one")
+                    dequantize(Path(self.checkpoint), path)
+                else:
+                    import_model(Path(self.checkpoint), path, None, overwrite=False)
             if self.adapter:
                 merged = folder / "merged.safetensors"
                 merge(path, require_file(self.adapter, "--adapter"), merged, overwrite=False)
@@ -123,7 +130,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overlay", action="append", default=[], metavar="YAML",
                         help="yaml laid over the recipe (repeatable)")
     parser.add_argument("--load_checkpoint", required=True, metavar="P", help="base, merged or full LoRA "
-                        "checkpoint, or a Hugging Face folder, which is converted at every start")
+                        "checkpoint, or a Hugging Face folder, also of weights.py quantize, which is "
+                        "converted at every start")
     parser.add_argument("--model_file", metavar="F", help="tokenizer.model of the weights (default: the one "
                         "beside them)")
     parser.add_argument("--device_target", choices=("CPU", "Ascend"),

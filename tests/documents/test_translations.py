@@ -18,6 +18,7 @@ README = {
     "Training on 4 NPUs of 64 GB": "在 4 张 64 GB NPU 上训练",
     "Evaluation": "评测",
     "Who wrote this? Human or AI": "这是谁写的：人还是 AI",
+    "Fewer bits, and the loss of texts": "更少的比特，以及文本的 loss",
     "Chat and server": "对话与服务",
     "Around the run": "训练前后",
     "Where things are": "目录",

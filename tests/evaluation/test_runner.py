@@ -140,7 +140,8 @@ def test_a_result_names_task_version_weights_and_limit(codec, test_file):
     model = ScriptedModel(codec, right_answers(task.items))
     evaluated = SimpleNamespace(codec=codec, model_config=ROOMY, load=model.load,
                                 facts=lambda: finished_run.evaluation_facts("x"))
-    result, predictions = runner.evaluate(task, evaluated, 2, started=0)
+    outcome = runner.evaluate(task, evaluated, 2, started=0)
+    result, predictions = outcome.result, outcome.predictions
     assert (result["task"], result["mode"], result["limit"]) == ("mmlu", "generate", 2)
     assert result["task_version"] == task.version and result["checkpoint"] == "merged.ckpt"
     assert result["overall"]["total"] == len(predictions) == 2
