@@ -1,4 +1,4 @@
-"""Entry point: weights in and out. Convert, merge an adapter, export for transformers and PEFT.
+"""Entry point: weights in and out. Convert, merge an adapter, to and from transformers and PEFT.
 
     python research_internlm/weights.py from-hf internlm-7b base.ckpt --dtype fp16
     python research_internlm/weights.py merge --base base.ckpt \\
@@ -6,6 +6,7 @@
     python research_internlm/weights.py to-hf merged.ckpt exported --config yaml/lora_finetune.yaml \\
         --model_file tokenizer.model
     python research_internlm/weights.py to-peft output/run1/checkpoint_trainable/rank_0/x.ckpt adapter
+    python research_internlm/weights.py from-peft xtuner_adapter adapter --base base.ckpt
 
 Needs no MindSpore and, but for pytorch_model*.bin, no torch. Every output has a manifest beside it.
 """
@@ -13,15 +14,18 @@ Needs no MindSpore and, but for pytorch_model*.bin, no torch. Every output has a
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from research_internlm import recipes
+from research_internlm.checkpoints.adapter_commands import add_adapter_commands
 from research_internlm.checkpoints.dtypes import FLAG_TYPES
 from research_internlm.checkpoints.hf_export import export_adapter, export_model, export_settings
 from research_internlm.checkpoints.hf_import import describe_import, import_model
 from research_internlm.checkpoints.merging import merge
+from research_internlm.checkpoints.peft_import import import_adapter
 from research_internlm.checkpoints.tensor_files import SUFFIXES
 from research_internlm.shared.errors import run_main
 
@@ -33,16 +37,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_from_hf(commands)
     _add_to_hf(commands)
-    command = _command(commands, "merge", "fold an adapter into its base weights; the scaling is the run's")
-    command.add_argument("--base", type=Path, required=True, metavar="F", help="the weights the run started "
-                         "from (.ckpt or .safetensors)")
-    command.add_argument("--adapter", type=Path, required=True, metavar="F", help="the adapter inside its "
-                         "run's folder, e.g. RUN/checkpoint_trainable/rank_0/x.ckpt, or a full checkpoint")
-    command.add_argument("--output", type=Path, required=True, metavar="F", help="merged weights; the suffix "
-                         "says the format")
-    command = _command(commands, "to-peft", "export an adapter for PEFT, to lay over the base of to-hf")
-    command.add_argument("adapter", type=Path, help="the adapter inside its run's folder")
-    command.add_argument("output", type=Path, help="folder to make")
+    add_adapter_commands(functools.partial(_command, commands))
     arguments = recipes.parse_command_line(parser, argv)
     if arguments.overrides and arguments.command != "to-hf":
         parser.error(f"unrecognized arguments: {' '.join(arguments.overrides)}")
@@ -103,7 +98,8 @@ def _export(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 _COMMANDS = {
     "from-hf": _import, "to-hf": _export, "merge": _merge,
-    "to-peft": lambda given: export_adapter(given.adapter, given.output, given.overwrite)}
+    "to-peft": lambda given: export_adapter(given.adapter, given.output, given.overwrite, given.base_model),
+    "from-peft": lambda given: import_adapter(given.adapter, given.output, given.base, given.overwrite)}
 
 
 def main(argv: list[str] | None = None) -> int:

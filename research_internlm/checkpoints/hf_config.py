@@ -17,6 +17,8 @@ from research_internlm.shared.errors import ToolkitError
 _BY_MODEL_TYPE = {row.hf_model_type: row for row in FAMILIES.values()}
 _LLAMA = "llama"  # also accepted: a family's weights under Llama's names, as our exports are
 _MODEL_TYPES = (*_BY_MODEL_TYPE, _LLAMA)
+# Whose form an export has. Without it transformers 4.57.3 to 4.57.6 warn of a tokenizer that is right.
+_TRANSFORMERS_VERSION = "4.57.1"
 _TORCH_TYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 # "dynamic" NTK changes the rotary angles only beyond max_position_embeddings; "origin" is InternLM's word for
 # none.
@@ -265,6 +267,7 @@ def from_model_config(model_config: Mapping[str, Any], dtype: str) -> dict[str, 
         "initializer_range": 0.02,
         "use_cache": True,
         "torch_dtype": _TORCH_TYPES[dtype],
+        "transformers_version": _TRANSFORMERS_VERSION,
         **token_ids(model_config),
     }
 

@@ -56,6 +56,8 @@ class Family:
         hf_names: LLAMA_NAMES or INTERNLM2_NAMES, the spelling of the releases' tensors.
         tool_pieces: As `pieces`, the tokens of tool calls; empty for a family without them. A rehearsal's
             vocabulary may lack them.
+        release_texts: Piece of a special token -> its text in the releases' tokenizer_config.json, where that
+            is another one; other tools know it by that.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Family:
     hf_bias_key: str
     hf_names: str
     tool_pieces: Mapping[str, tuple[str, int]]
+    release_texts: Mapping[str, str]
 
     @property
     def stop_roles(self) -> tuple[str, ...]:
@@ -117,6 +120,7 @@ _INTERNLM = Family(
     hf_bias_key="bias",
     hf_names=LLAMA_NAMES,
     tool_pieces=MappingProxyType({}),
+    release_texts=MappingProxyType({}),
 )
 
 # <|im_end|> (92542) ends every turn, <|im_start|> (92543) begins it. Source: added_tokens_decoder and
@@ -149,6 +153,14 @@ _INTERNLM2 = Family(
         "action_start": ("[UNUSED_TOKEN_144]", -3),
         "action_end": ("[UNUSED_TOKEN_143]", -4),
         "plugin": ("[UNUSED_TOKEN_141]", -6),
+    }),
+    release_texts=MappingProxyType({
+        "[UNUSED_TOKEN_141]": "<|plugin|>",
+        "[UNUSED_TOKEN_142]": "<|interpreter|>",
+        "[UNUSED_TOKEN_143]": "<|action_end|>",
+        "[UNUSED_TOKEN_144]": "<|action_start|>",
+        "[UNUSED_TOKEN_145]": "<|im_end|>",
+        "[UNUSED_TOKEN_146]": "<|im_start|>",
     }),
 )
 

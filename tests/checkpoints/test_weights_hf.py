@@ -108,8 +108,9 @@ def test_an_adapter_of_peft_is_named_as_one(run, tmp_path, whole):
     words = "adapter of PEFT or XTuner" + (" with modules_to_save embed_tokens, lm_head;" if whole else ";")
     with pytest.raises(ToolkitError, match=words):
         import_model(folder, tmp_path / "x.ckpt", None, False)
+    advice = "merge this one with PEFT" if whole else "convert it with weights.py from-peft"
     for file in ("adapter_model.safetensors", "adapter_model.bin"):
-        with pytest.raises(ToolkitError, match=f"{words} this toolkit's merge takes adapters of its own"):
+        with pytest.raises(ToolkitError, match=f"{words} this toolkit's merge takes adapters .*: {advice}"):
             merge(run[1], folder / file, tmp_path / "m.ckpt", False)
 
 

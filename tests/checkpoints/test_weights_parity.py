@@ -13,8 +13,8 @@ import pytest
 
 from research_internlm import weights
 from research_internlm.checkpoints.dtypes import BF16
-from research_internlm.checkpoints.hf_export import tokenizer_texts
 from research_internlm.checkpoints.hf_folder import HfFolder
+from research_internlm.checkpoints.hf_tokenizer import tokenizer_texts
 from research_internlm.data.chat_template import encode, render_messages
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.shared.errors import ToolkitError
