@@ -51,7 +51,7 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
 
 
 def _add_from_hf(commands: Any) -> None:
-    command = _command(commands, "from-hf", "Hugging Face InternLM or InternLM2 to one MindSpore checkpoint")
+    command = _command(commands, "from-hf", "Hugging Face InternLM, 2, 2.5 or 3 to one MindSpore checkpoint")
     command.add_argument("hf_dir", type=Path, metavar="HF_DIR", help="folder with config.json and "
                          "model*.safetensors or pytorch_model*.bin (.bin needs torch)")
     command.add_argument("output", type=Path, metavar="OUT", help="file to make: .ckpt or .safetensors, or "

@@ -43,12 +43,13 @@ def tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[s
     return {
         "tokenizer.json": tokenizer_json(vocabulary, texts),
         "tokenizer_config.json": _json({
-            "tokenizer_class": "LlamaTokenizer", **{f"{role}_token": texts[special[role]] for role in plain},
+            # It takes tokenizer.json as it is; LlamaTokenizer builds another one, in each version otherwise.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **{f"{role}_token": texts[special[role]] for role in sorted(plain)},
             "pad_token": texts[special["unk"]], "add_bos_token": True, "add_eos_token": False,
-            "clean_up_tokenization_spaces": False, "legacy": False,
-            # transformers' fast tokenizer does not take it over from the model, and the releases have none.
+            "clean_up_tokenization_spaces": False, "model_input_names": ["input_ids", "attention_mask"],
+            # llama.cpp's converter knows the prefix and the special tokens from here alone.
             "add_prefix_space": False,
-            # llama.cpp's converter knows special tokens from here alone.
             "added_tokens_decoder": added_tokens(vocabulary, texts),
             "additional_special_tokens": [text for id_, text in texts.items()
                                           if id_ not in {special[role] for role in plain}],

@@ -17,6 +17,7 @@ from research_internlm.shared.errors import ToolkitError
 _KINDS = sentencepiece_model_pb2.ModelProto.SentencePiece
 # Pieces that are found in a text before it is split, as added tokens are.
 _WHOLE = (_KINDS.CONTROL, _KINDS.USER_DEFINED)
+_JOINED = (_KINDS.NORMAL, _KINDS.USER_DEFINED)  # what two pieces may become
 _SPACE = "\u2581"
 _BPE = sentencepiece_model_pb2.TrainerSpec.BPE
 
@@ -51,7 +52,9 @@ def tokenizer_json(model: sentencepiece_model_pb2.ModelProto, texts: Mapping[int
         model: From `read_vocabulary`.
         texts: Id to text of the special tokens, which may have another one than their piece.
     """
-    names = {id_: texts.get(id_, piece.piece) for id_, piece in enumerate(model.pieces)}
+    last = max(id_ for id_, piece in enumerate(model.pieces) if piece.type != _KINDS.UNUSED)
+    # The ids behind it fill an embedding and have no token.
+    names = {id_: texts.get(id_, piece.piece) for id_, piece in enumerate(model.pieces) if id_ <= last}
     ids = {name: id_ for id_, name in names.items()}
     return json.dumps({
         "version": "1.0", "truncation": None, "padding": None,
@@ -81,7 +84,8 @@ def added_tokens(model: sentencepiece_model_pb2.ModelProto, texts: Mapping[int, 
     """
     whole = {id_: piece.piece for id_, piece in enumerate(model.pieces) if piece.type in _WHOLE}
     return {id_: {"content": text, "single_word": False, "lstrip": False, "rstrip": False,
-                  "normalized": False, "special": id_ in texts}
+                  "normalized": False,
+                  "special": id_ in texts or model.pieces[id_].type == _KINDS.CONTROL}
             for id_, text in sorted((whole | dict(texts)).items())}
 
 
@@ -92,7 +96,7 @@ def merges(model: sentencepiece_model_pb2.ModelProto) -> Sequence[tuple[str, str
     equals, so among them the longer left part goes first: it gives SentencePiece's ids on every text
     measured, where the order of the ids alone does not.
     """
-    scores = {piece.piece: piece.score for piece in model.pieces}
+    scores = {piece.piece: piece.score for piece in model.pieces if piece.type in _JOINED}
     ranks = {piece: rank for rank, piece in enumerate(scores)}
 
     def pairs() -> Iterator[tuple[str, str]]:

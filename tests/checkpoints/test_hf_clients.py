@@ -18,6 +18,7 @@ import pytest
 from research_internlm import weights
 from research_internlm.checkpoints import weight_names
 from research_internlm.data.chat_template import encode, render_messages
+from research_internlm.data.families import FAMILIES
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from tests.helpers.commands import ROOT
 from tests.helpers.tiny_vocabulary import write_vocabulary
@@ -26,7 +27,7 @@ from tests.helpers.weight_files import write
 
 pytestmark = pytest.mark.model
 
-LENGTH, NEW_TOKENS, FAMILIES = 192, 12, ("internlm", "internlm2")
+LENGTH, NEW_TOKENS = 192, 12
 SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "n_kv_heads": 2, "multiple_of": 16,
          "seq_length": LENGTH}
 CONVERSATIONS = [
@@ -44,12 +45,11 @@ def pythons():
 
 
 def config_words(folder, family, vocab_size):
-    values = {**SHAPE, "vocab_size": vocab_size}
-    if family == "internlm2":
-        values |= {"type": "InternLM2Config", "has_bias": "False", "theta": "1.0e+6",
-                   "rms_norm_eps": "1.0e-5"}
+    row = FAMILIES[family]
+    values = {**SHAPE, "vocab_size": vocab_size, "type": row.config_type, "has_bias": row.has_bias,
+              "theta": row.theta, "rms_norm_eps": f"{row.rms_norm_eps:.1e}"}
     return [*(f"model.model_config.{key}={value}" for key, value in values.items()), f"output_dir={folder}",
-            *(["model.arch.type=InternLM2ForCausalLM"] if family == "internlm2" else [])]
+            f"model.arch.type={row.config_type.replace('Config', 'ForCausalLM')}"]
 
 
 def random_base(path, model_config):
@@ -78,8 +78,7 @@ def export(folder, family):
     special = special_tokens(processor)
     words = config_words(folder, family, special.vocab_size)
     prompts = [encode(render_messages(messages, family), processor, special)[0] for messages in CONVERSATIONS]
-    shape = {**SHAPE, "vocab_size": special.vocab_size, "type": "InternLM2Config" if family == "internlm2"
-             else "InternLMConfig"}
+    shape = {**SHAPE, "vocab_size": special.vocab_size, "type": FAMILIES[family].config_type}
     base, merged = random_base(folder / "base.ckpt", shape), folder / "merged.ckpt"
     plain = mindformers(folder, "base", words, base, prompts, adapter_run=str(folder / "run"))
     adapter = folder / "run/checkpoint_trainable/rank_0/adapter.ckpt"

@@ -16,7 +16,7 @@ def write_vocabulary(path, family="internlm", size=700, **settings):
 
     Args:
         path: File to make.
-        family: A key of FAMILIES.
+        family: A key of FAMILIES; None for a vocabulary without the pieces of any.
         size: Trained pieces.
         **settings: Of SentencePiece's trainer, to be another kind of vocabulary.
     """
@@ -31,9 +31,10 @@ def write_vocabulary(path, family="internlm", size=700, **settings):
     model = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
     # Newlines are text in the releases too; the byte piece is the template's alone.
     model.pieces.add(piece="\n", type=_PIECE.USER_DEFINED, score=0.0)
-    row = FAMILIES[family]
-    last = {place: piece for piece, place in (*row.pieces.values(), *row.tool_pieces.values()) if place < 0}
-    for place in range(min(last), 0):
+    row = FAMILIES.get(family)
+    pieces = (*row.pieces.values(), *row.tool_pieces.values()) if row else ()
+    last = {place: piece for piece, place in pieces if place < 0}
+    for place in range(min(last, default=0), 0):
         model.pieces.add(piece=last.get(place, f"<unused{place}>"), type=_PIECE.USER_DEFINED, score=0.0)
     path.write_bytes(model.SerializeToString())
     return path
