@@ -6,7 +6,7 @@
 Takes files of preprocess/alpaca_data_preprocess_v1.py and of upstream's converter, which have no manifest:
 the repaired one has. Checks the .db beside it, the manifest, length and type of every row, that labels are
 -100 or the id at their place, that every sample begins with <s> and ends in a supervised end token, ids
-outside the vocabulary and repeated samples. Exit code 2 where there is a problem and no --fix.
+outside the vocabulary and repeated samples. Exit code 1 where there is a problem and no --fix.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from research_internlm.data.manifest import MindRecordManifest, read_mindrecord_
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.recipes.data_check import check_mindrecord, require_unchanged
 from research_internlm.shared.arguments import whole
-from research_internlm.shared.errors import USER_ERROR_EXIT_CODE, ToolkitError, run_main
+from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import manifest_path, sha256_of, write_manifest
 from research_internlm.shared.process_role import leave_job_variables_out
 from research_internlm.shared.result_set import result_set
@@ -45,16 +45,19 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def manifest_problems(path: Path, manifest: MindRecordManifest | None, model_file: str) -> list[str]:
-    """What the manifest says that is not so, or that it is missing."""
+    """What the manifest says that is not so, or that it is missing.
+
+    Raises:
+        ToolkitError: The files are not those it was written for; MindSpore can crash on damaged ones.
+    """
     if manifest is None:
         return [f"no manifest {manifest_path(path).name}: training refuses the file; --fix writes one"]
+    require_unchanged(path, "the data set")
     problems = []
-    for check in (lambda: check_mindrecord(path, manifest.record_length, "the data set", "its own manifest"),
-                  lambda: require_unchanged(path, "the data set")):
-        try:
-            check()
-        except ToolkitError as error:
-            problems.append(str(error))
+    try:
+        check_mindrecord(path, manifest.record_length, "the data set", "its own manifest")
+    except ToolkitError as error:
+        problems.append(str(error))
     if manifest.tokenizer_sha256 != sha256_of(model_file):
         problems.append(f"the data set was made with another tokenizer than {model_file} (sha256 in its "
                         "manifest)")
@@ -91,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"--- row {number}\n{marked(sample, processor, rule.special)}")
     print("\n".join([*lines(found), *(f"problem: {text}" for text in problems)]))
     if not arguments.fix:
-        return USER_ERROR_EXIT_CODE if problems or found.problems else 0
+        return 1 if problems or found.problems else 0
     fix(arguments, parts, manifest, rule, found.length, found.packed)
     return 0
 
