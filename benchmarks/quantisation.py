@@ -89,14 +89,14 @@ def measure(model_file: str, hidden: int, layers: int) -> dict[str, Any]:
                 "seconds": round(time.time() - started, 1)}
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Prints a line a depth, and what the formula says of InternLM-7B."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_file", required=True, metavar="F", help="tokenizer.model of a known family")
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 4, 8, 16])
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     empty = peak_of(EMPTY)
     print(f"imports alone: {empty / 1e6:,.0f} MB")
     for layers in arguments.layers:

@@ -23,6 +23,7 @@ COMMANDS = {
     "detection-csv2json": "preprocess.detection_csv2json",
     "assistant": "preprocess.assistant_data",
     "convert": "preprocess.alpaca_data_preprocess_v1",
+    "doctor-data": "research_internlm.doctor_data",
     "lengths": "research_internlm.lengths",
     "weights": "research_internlm.weights",
     "probe": "research_internlm.probe",

@@ -1,8 +1,10 @@
-"""Entry point: weights in and out. Convert, merge an adapter, export for transformers and PEFT, quantise.
+"""Entry point: weights in and out. Convert, merge an adapter, to and from transformers and PEFT, quantise.
 
     python research_internlm/weights.py from-hf internlm-7b base.ckpt --dtype fp16
     python research_internlm/weights.py merge --base base.ckpt --adapter RUN/.../x.ckpt --output merged.ckpt
     python research_internlm/weights.py to-hf merged.ckpt hf --config yaml/lora_finetune.yaml --model_file F
+    python research_internlm/weights.py to-peft RUN/.../x.ckpt adapter
+    python research_internlm/weights.py from-peft xtuner_adapter adapter --base base.ckpt
     python research_internlm/weights.py quantize --model hf --calibration train.json --output hf_w4
 
 Only calibration needs MindSpore, only pytorch_model*.bin needs torch. Every output has a manifest beside it.
@@ -11,15 +13,18 @@ Only calibration needs MindSpore, only pytorch_model*.bin needs torch. Every out
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from research_internlm import recipes
+from research_internlm.checkpoints.adapter_commands import add_adapter_commands
 from research_internlm.checkpoints.dtypes import FLAG_TYPES
 from research_internlm.checkpoints.hf_export import export_adapter, export_model, export_settings
 from research_internlm.checkpoints.hf_import import describe_import, import_model
 from research_internlm.checkpoints.merging import merge
+from research_internlm.checkpoints.peft_import import import_adapter
 from research_internlm.checkpoints.tensor_files import SUFFIXES
 from research_internlm.quantisation import command as quantisation
 from research_internlm.shared.errors import run_main
@@ -32,16 +37,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_from_hf(commands)
     _add_to_hf(commands)
-    command = _command(commands, "merge", "fold an adapter into its base weights; the scaling is the run's")
-    command.add_argument("--base", type=Path, required=True, metavar="F", help="the weights the run started "
-                         "from (.ckpt or .safetensors)")
-    command.add_argument("--adapter", type=Path, required=True, metavar="F", help="the adapter inside its "
-                         "run's folder, e.g. RUN/checkpoint_trainable/rank_0/x.ckpt, or a full checkpoint")
-    command.add_argument("--output", type=Path, required=True, metavar="F", help="merged .ckpt/.safetensors")
-    command = _command(commands, "to-peft", "export an adapter for PEFT, to lay over the base of to-hf")
-    command.add_argument("adapter", type=Path, help="the adapter inside its run's folder")
-    command.add_argument("output", type=Path, help="folder to make")
-    quantisation.add_commands(lambda name, text: _command(commands, name, text))
+    add_adapter_commands(functools.partial(_command, commands))
+    quantisation.add_commands(functools.partial(_command, commands))
     arguments = recipes.parse_command_line(parser, argv)
     if arguments.overrides and not hasattr(arguments, "config"):
         parser.error(f"unrecognized arguments: {' '.join(arguments.overrides)}")
@@ -55,7 +52,7 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
 
 
 def _add_from_hf(commands: Any) -> None:
-    command = _command(commands, "from-hf", "Hugging Face InternLM or InternLM2 to one MindSpore checkpoint")
+    command = _command(commands, "from-hf", "Hugging Face InternLM, 2, 2.5 or 3 to one MindSpore checkpoint")
     command.add_argument("hf_dir", type=Path, metavar="HF_DIR", help="folder with config.json and "
                          "model*.safetensors or pytorch_model*.bin (.bin needs torch)")
     command.add_argument("output", type=Path, metavar="OUT", help="file to make: .ckpt or .safetensors, or "
@@ -102,7 +99,8 @@ def _export(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 _COMMANDS = {
     "from-hf": _import, "to-hf": _export, "merge": _merge,
-    "to-peft": lambda given: export_adapter(given.adapter, given.output, given.overwrite),
+    "to-peft": lambda given: export_adapter(given.adapter, given.output, given.overwrite, given.base_model),
+    "from-peft": lambda given: import_adapter(given.adapter, given.output, given.base, given.overwrite),
     **quantisation.COMMANDS}
 
 

@@ -87,9 +87,10 @@ def require_no_peft(path: Path) -> None:
     config = read_json(config_file, "the adapter's config") if config_file.is_file() else {}
     whole = config.get("modules_to_save") if isinstance(config, dict) else None
     named = f" with modules_to_save {', '.join(map(str, whole))}" if isinstance(whole, list) and whole else ""
+    advice = ("merge this one with PEFT (merge_and_unload), then convert the merged model with weights.py "
+              "from-hf" if named else "convert it with weights.py from-peft")
     raise ToolkitError(f"{path} is an adapter of PEFT or XTuner{named}; this toolkit's merge takes "
-                       "adapters of its own runs: merge this one with PEFT (merge_and_unload), then convert "
-                       "the merged model with weights.py from-hf")
+                       f"adapters of its own form: {advice}")
 
 
 def run_config_of(path: Path) -> Path:
@@ -162,14 +163,14 @@ def _base_sha256(config_file: Path) -> str | None:
     return schema.read(path, BaseOfRun, "the run's facts", "restore the run's own").load_checkpoint_sha256
 
 
-def peft_config(adapter: Adapter) -> str:
-    """adapter_config.json as PEFT reads it."""
+def peft_config(adapter: Adapter, base_model: str | None) -> str:
+    """adapter_config.json as PEFT reads it; `base_model` is what AutoPeftModelForCausalLM loads below it."""
     pet = adapter.pet_config
     cells = {weight_names.to_hf(name).split(".")[-2] for name in adapter.weights}
     return json.dumps({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": None,
+        "base_model_name_or_path": base_model,
         "r": lora.setting(pet, "lora_rank"),
         "lora_alpha": lora.setting(pet, "lora_alpha"),
         "lora_dropout": lora.setting(pet, "lora_dropout"),

@@ -1,7 +1,7 @@
 """The owner of config.json: Hugging Face's description of a model <-> a recipe's `model_config`.
 
 Exports are Llama configurations, because transformers then needs no remote code: InternLM is Llama with
-attention biases, InternLM2 is Llama with grouped-query attention.
+attention biases, InternLM2 and InternLM3 are Llama with grouped-query attention.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from research_internlm.data.families import FAMILIES, INTERNLM, LLAMA_NAMES, Family, by_config_type
+from research_internlm.data.families import FAMILIES, INTERNLM, INTERNLM3, LLAMA_NAMES, Family, by_config_type
 from research_internlm.model import shape
+from research_internlm.recipes.positions import length_problem
 from research_internlm.shared.arguments import is_number, is_whole
 from research_internlm.shared.errors import ToolkitError
 
 _BY_MODEL_TYPE = {row.hf_model_type: row for row in FAMILIES.values()}
 _LLAMA = "llama"  # also accepted: a family's weights under Llama's names, as our exports are
 _MODEL_TYPES = (*_BY_MODEL_TYPE, _LLAMA)
+# Whose form an export has. Without it transformers 4.57.3 to 4.57.6 warn of a tokenizer that is right.
+_TRANSFORMERS_VERSION = "4.57.1"
 _TORCH_TYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 # "dynamic" NTK changes the rotary angles only beyond max_position_embeddings; "origin" is InternLM's word for
 # none.
@@ -33,7 +36,8 @@ _HF_KINDS = {
     **dict.fromkeys(_NEEDED, _COUNT),
     **dict.fromkeys(("num_key_value_heads", "head_dim", "max_position_embeddings"), _COUNT),
     **dict.fromkeys(("rms_norm_eps", "rope_theta"), _POSITIVE),
-    **dict.fromkeys(("bias", "attention_bias", "mlp_bias", "tie_word_embeddings"), _SWITCH),
+    **dict.fromkeys(("bias", "qkv_bias", "attention_bias", "mlp_bias", "tie_word_embeddings"),
+                    _SWITCH),
     **dict.fromkeys(("rope_scaling", "rope_parameters", "rotary"), _MAPPING),
 }
 # What a recipe's model_config must say for its weights to be named, merged and exported.
@@ -45,6 +49,7 @@ _RECIPE_KINDS = {
     **dict.fromkeys(("has_bias", "qkv_has_bias", "attn_proj_has_bias", "tie_word_embeddings", "qkv_concat"),
                     _SWITCH),
     "pet_config": _MAPPING,
+    "rope_scaling": _MAPPING,
 }
 _MOST_LAYERS = 10_000  # names of parameters are listed layer by layer
 # Other keys that an export reads.
@@ -96,13 +101,22 @@ def to_model_config(config: Any) -> dict[str, Any]:
         "theta": next(iter(_thetas(config).values()), 10000.0),
         "max_position_embedding": _given(config, "max_position_embeddings", 2048),
         "has_bias": has_bias,
+        **_carried_scaling(config),
     }
+
+
+def _carried_scaling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The scaling of the rotary angles beyond max_position_embeddings, as a recipe keeps it."""
+    rope = _rope(config)
+    if _rope_type(rope) != "dynamic" or rope.get("factor") is None:
+        return {}
+    return {"rope_scaling": {"rope_type": "dynamic", "factor": rope["factor"]}}
 
 
 def left_out(config: Mapping[str, Any]) -> list[str]:
     """What of a config.json a recipe does not take over, for the user to read."""
     rope = _rope(config)
-    if _rope_type(rope) != "dynamic":
+    if _rope_type(rope) != "dynamic" or _carried_scaling(config):
         return []
     longest = _given(config, "max_position_embeddings", 2048)
     return [f"config.json's dynamic rotary scaling {dict(rope)} is left out: it changes the angles only "
@@ -122,9 +136,11 @@ def check_model_config(model_config: Mapping[str, Any], where: str) -> None:
         ToolkitError: Values are missing, impossible, or describe another structure; all at once.
     """
     wrong = shape_problems(model_config)
+    if not wrong and (problem := length_problem(model_config)):
+        wrong.append(problem)
     for key in ("tie_word_embeddings", "qkv_concat"):
         if model_config.get(key) is True:
-            wrong.append(f"{key} is True (InternLM and InternLM2 have separate weights there; leave it out)")
+            wrong.append(f"{key} is True (InternLM's models have separate weights there; leave it out)")
     if wrong:
         raise ToolkitError(f"{where}, model.model_config: {'; '.join(wrong)}")
 
@@ -168,7 +184,7 @@ def _uneven(heads: int, hidden: int, groups: int | None, groups_key: str) -> lis
 
 
 def _require_internlm(config: Any) -> None:
-    """Raises a ToolkitError unless a config.json describes a model of InternLM's or InternLM2's structure."""
+    """Raises a ToolkitError unless a config.json describes a model of one of the families' structure."""
     if not isinstance(config, dict):
         raise ToolkitError(f"config.json holds a {type(config).__name__}, not a mapping of settings; "
                            "download it again")
@@ -181,7 +197,7 @@ def _require_internlm(config: Any) -> None:
     if not wrong:
         wrong = _unsupported(config)
     if wrong:
-        raise ToolkitError(f"config.json does not describe InternLM or InternLM2: {'; '.join(wrong)}")
+        raise ToolkitError(f"config.json does not describe one of InternLM's models: {'; '.join(wrong)}")
 
 
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -209,6 +225,8 @@ def _unsupported(config: Mapping[str, Any]) -> list[str]:
         wrong.append(f"hidden_act {config['hidden_act']} (theirs is silu)")
     if config.get("mlp_bias"):
         wrong.append("mlp_bias True (their feed-forward layers have none)")
+    if config["model_type"] == INTERNLM3 and (config.get("bias") or config.get("qkv_bias")):
+        wrong.append("bias or qkv_bias True (no InternLM3 release has biases)")
     heads, hidden, head_size = (config.get(key) for key in ("num_attention_heads", "hidden_size", "head_dim"))
     if head_size and head_size * heads != hidden:
         wrong.append(f"head_dim {head_size} x {heads} heads is not hidden_size {hidden}")
@@ -219,6 +237,8 @@ def _unsupported(config: Mapping[str, Any]) -> list[str]:
     elif len(set(thetas.values())) > 1:
         wrong.append("the rotary base is stated twice with different values ("
                      + ", ".join(f"{key} {value}" for key, value in thetas.items()) + ")")
+    if (factor := rope.get("factor")) is not None and not (is_number(factor) and factor >= 1):
+        wrong.append(f"the rotary factor is {factor!r}, not a number of at least 1")
     if _rope_type(rope) not in _HARMLESS_ROPE_TYPES:
         wrong.append(f"rope_scaling {_rope_type(rope)} (only {', '.join(_HARMLESS_ROPE_TYPES)} leave the "
                      "angles within max_position_embeddings alone)")
@@ -242,6 +262,10 @@ def from_model_config(model_config: Mapping[str, Any], dtype: str) -> dict[str, 
     if model_config.get("extend_method", "None") not in (None, "None"):
         raise ToolkitError(f"the config's extend_method {model_config['extend_method']} has no counterpart "
                            "in transformers' Llama; export without it")
+    scaling = model_config.get("rope_scaling") or {}
+    if scaling and (scaling.get("rope_type") != "dynamic" or not is_number(scaling.get("factor"))):
+        raise ToolkitError(f"the config's rope_scaling is {dict(scaling)}; an export carries the releases' "
+                           "own, {rope_type: dynamic, factor: NUMBER}")
     family = by_config_type(model_config.get("type")) or FAMILIES[INTERNLM]
     heads = model_config["num_heads"]
     return {
@@ -256,6 +280,8 @@ def from_model_config(model_config: Mapping[str, Any], dtype: str) -> dict[str, 
         "vocab_size": model_config["vocab_size"],
         "rms_norm_eps": model_config.get("rms_norm_eps", family.rms_norm_eps),
         "rope_theta": model_config.get("theta", family.theta),
+        # Under both names: transformers before 4.43 and llama.cpp read `type`.
+        **({"rope_scaling": {"type": "dynamic", **scaling}} if scaling else {}),
         "attention_bias": biases.pop(),
         "mlp_bias": False,
         # As MindFormers' FreqsMgr takes the two.
@@ -265,6 +291,7 @@ def from_model_config(model_config: Mapping[str, Any], dtype: str) -> dict[str, 
         "initializer_range": 0.02,
         "use_cache": True,
         "torch_dtype": _TORCH_TYPES[dtype],
+        "transformers_version": _TRANSFORMERS_VERSION,
         **token_ids(model_config),
     }
 

@@ -10,18 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sentencepiece import SentencePieceProcessor
 
 from research_internlm import recipes
 from research_internlm.checkpoints import dtypes, hf_config, weight_names
 from research_internlm.checkpoints.adapters import open_adapter, peft_config
 from research_internlm.checkpoints.dtypes import Entry
+from research_internlm.checkpoints.hf_tokenizer import TOKENIZER_FILES, tokenizer_texts
 from research_internlm.checkpoints.model_match import require_recorded_config
 from research_internlm.checkpoints.tensor_files import TensorFile, row_blocks, write_tensors
-from research_internlm.data.chat_template import render_turn
-from research_internlm.data.families import ASSISTANT, FAMILIES, UPSTREAM_END
-from research_internlm.data.segments import Segment
-from research_internlm.data.tokens import SpecialTokens, load_tokenizer, special_tokens
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import manifest_path, sha256_of, write_manifest
 from research_internlm.shared.result_set import ResultSet, result_set
@@ -30,10 +26,8 @@ _WEIGHTS = "model.safetensors"
 _ADAPTER = "adapter_model.safetensors"
 # All an export can leave in its folder.
 _MODEL_FILES = frozenset({_WEIGHTS, manifest_path(_WEIGHTS).name, "config.json", "generation_config.json",
-                          "tokenizer.model", "tokenizer_config.json"})
+                          *TOKENIZER_FILES})
 _ADAPTER_FILES = frozenset({_ADAPTER, manifest_path(_ADAPTER).name, "adapter_config.json"})
-_CONTENT = "\0"  # stands for a message's text while a turn is made into a template
-_DUMMY_PREFIX = "\u2581"
 
 
 def export_settings(config: str, overlays: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -78,8 +72,9 @@ def export_model(checkpoint: Path, output: Path, model_config: Mapping[str, Any]
         require_recorded_config(checkpoint, model_config)
         dtype = next((flag for flag, dtype in dtypes.FLAG_TYPES.items()
                       if dtype == weights["lm_head.weight"].dtype), "fp32")
-        texts = {"config.json": _json(hf_config.from_model_config(model_config, dtype)),
-                 "generation_config.json": _json({"do_sample": False, **hf_config.token_ids(model_config)})}
+        texts = {"config.json": json.dumps(hf_config.from_model_config(model_config, dtype), indent=2),
+                 "generation_config.json": json.dumps(
+                     {"do_sample": False, **hf_config.token_ids(model_config)}, indent=2)}
         copies = {}
         if model_file:
             texts |= tokenizer_texts(model_file, model_config)
@@ -137,13 +132,15 @@ def _export(output: Path, weights_name: str, overwrite: bool, inputs: Iterable[P
         yield results
 
 
-def export_adapter(adapter_path: Path, output: Path, overwrite: bool) -> dict[str, Any]:
+def export_adapter(adapter_path: Path, output: Path, overwrite: bool, base_model: str | None = None
+                   ) -> dict[str, Any]:
     """Writes adapter_model.safetensors and adapter_config.json for PEFT, to lay over `to-hf`'s base.
 
     Args:
         adapter_path: The adapter, in its run's folder.
         output: Folder to make.
         overwrite: Replace an existing export.
+        base_model: Name or folder of the base for PEFT, which may then load it by itself.
 
     Returns:
         The facts written into the manifest.
@@ -158,7 +155,7 @@ def export_adapter(adapter_path: Path, output: Path, overwrite: bool) -> dict[st
             matrices = [name for name in file.entries if weight_names.is_adapter(name)]
             folder = _write_folder(results, output.name, _ADAPTER, file,
                                    {weight_names.to_peft(name): name for name in matrices},
-                                   {"adapter_config.json": peft_config(adapter)}, {})
+                                   {"adapter_config.json": peft_config(adapter, base_model)}, {})
             others = len(file.entries) - len(matrices)
         facts = {"tool": "weights.py to-peft", "inputs": {adapter_path.name: sha256_of(adapter_path)},
                  "counts": {"in": others + len(matrices), "out": len(matrices),
@@ -189,70 +186,3 @@ def _write_folder(results: ResultSet, name: str, weights_name: str, file: Tensor
     for copy_name, source in copies.items():
         shutil.copyfile(source, folder / copy_name)
     return folder
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2)
-
-
-def tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[str, str]:
-    """tokenizer_config.json for the SentencePiece model, and the ids generation stops at."""
-    processor = load_tokenizer(model_file)
-    special = special_tokens(processor)
-    if special.vocab_size != model_config["vocab_size"]:
-        raise ToolkitError(f"{model_file} has {special.vocab_size} pieces, the config's vocab_size is "
-                           f"{model_config['vocab_size']}; give the tokenizer.model of these weights")
-    return {
-        "tokenizer_config.json": _json({
-            "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
-            "unk_token": "<unk>", "pad_token": "<unk>", "add_bos_token": True, "add_eos_token": False,
-            "clean_up_tokenization_spaces": False, "legacy": False,
-            # transformers' fast tokenizer does not take it over from the model, and the releases have none.
-            "add_prefix_space": processor.encode("a", out_type=str)[0].startswith(_DUMMY_PREFIX),
-            **chat_settings(processor, special)}),
-        "generation_config.json": _json({"do_sample": False, **hf_config.token_ids(model_config),
-                                         "eos_token_id": list(special.stop_ids)}),
-    }
-
-
-def chat_settings(processor: SentencePieceProcessor, special: SpecialTokens) -> dict[str, Any]:
-    """A chat template of any number of turns that prompts as training did: the ids of render_messages.
-
-    transformers encodes an earlier answer together with the text before it. That gives the same ids, unless
-    the answer begins with a character that the vocabulary joins to that text: a newline in ChatML, a
-    newline or one of many punctuation marks after InternLM's `<|Bot|>:`.
-    """
-    row = FAMILIES[special.family]
-
-    def branch(role: str, is_last: bool) -> str:
-        segments = render_turn({"role": role, "content": _CONTENT}, row.name, UPSTREAM_END, is_last)
-        return f"message['role'] == {role!r}{' and loop.last' if is_last else ''} %}}" + spelled(segments)
-
-    def spelled(segments: Iterable[Segment]) -> str:
-        return "{{ " + _expression(segments, processor, special) + " }}"
-
-    turns = [branch(ASSISTANT, True), *(branch(role, False) for role in row.turns)]
-    unknown = f"{{{{ raise_exception('a message has a role other than {', '.join(row.turns)}') }}}}"
-    opening = spelled(row.turns[ASSISTANT].before)
-    return {
-        "additional_special_tokens": sorted({piece for role, (piece, _) in row.pieces.items()
-                                             if role not in ("unk", "bos", "eos")}),
-        "chat_template": "{{ '<s>' }}{% for message in messages %}{% if " + "{% elif ".join(turns)
-                         + "{% else %}" + unknown + "{% endif %}{% endfor %}{% if not messages or "
-                         f"messages[-1]['role'] != {ASSISTANT!r} %}}{opening}{{% endif %}}",
-    }
-
-
-def _expression(segments: Iterable[Segment], processor: SentencePieceProcessor, special: SpecialTokens
-                ) -> str:
-    """A Jinja expression of the segments' text; as plain text Jinja would drop newlines here and there."""
-    prefix = " " if processor.encode("a", out_type=str)[0].startswith(_DUMMY_PREFIX) else ""
-    text, follows_text = "", False
-    for segment in segments:
-        if segment.is_token:
-            text += processor.id_to_piece(special[segment.content])
-        else:
-            # Training encodes the second of two texts on its own, with the dummy prefix.
-            text += prefix * follows_text + segment.content
-        follows_text = not segment.is_token
-    return " + message['content'] + ".join(map(repr, text.split(_CONTENT)))

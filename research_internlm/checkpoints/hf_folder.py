@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,18 @@ from research_internlm.checkpoints.tensor_files import TensorFile
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import lfs_pointers, read_json, require_file
 
-_KINDS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
+MODEL_FILES = (("model", ".safetensors"), ("pytorch_model", ".bin"))
+ADAPTER_FILES = (("adapter_model", ".safetensors"), ("adapter_model", ".bin"))
 
 
-def shards_of(folder: str | os.PathLike) -> list[Path]:
+def shards_of(folder: str | os.PathLike, kinds: Sequence[tuple[str, str]] = MODEL_FILES) -> list[Path]:
     """The weight files of a model folder, in the index file's order.
 
     Safetensors are preferred where a folder has both forms.
+
+    Args:
+        folder: The folder.
+        kinds: MODEL_FILES or ADAPTER_FILES, stem and suffix of their names.
 
     Raises:
         ToolkitError: The folder is missing, holds no weights or Git LFS pointers, or lacks a shard its index
@@ -35,7 +41,7 @@ def shards_of(folder: str | os.PathLike) -> list[Path]:
     if not folder.is_dir():
         raise ToolkitError(f"the model folder {folder} is missing or is not a folder; give the folder that "
                            "holds config.json and the weights")
-    for stem, suffix in _KINDS:
+    for stem, suffix in kinds:
         index = folder / f"{stem}{suffix}.index.json"
         if index.exists():
             return _require_shards(folder, index)
@@ -45,7 +51,8 @@ def shards_of(folder: str | os.PathLike) -> list[Path]:
         if pieces:
             raise ToolkitError(f"{folder} holds {len(pieces)} shards such as {pieces[0].name} but no "
                                f"{index.name}, which lists them all; download it too")
-    raise ToolkitError(f"{folder} holds neither model*.safetensors nor pytorch_model*.bin")
+    names = " nor ".join(f"{stem}*{suffix}" for stem, suffix in kinds)
+    raise ToolkitError(f"{folder} holds neither {names}")
 
 
 def _require_fetched(shards: list[Path]) -> list[Path]:
@@ -92,6 +99,7 @@ class HfFolder:
 
     Args:
         folder: Holds config.json and the weights.
+        kinds: As for `shards_of`.
 
     Attributes:
         shards: The weight files.
@@ -102,8 +110,8 @@ class HfFolder:
         ToolkitError: Weights are missing, damaged, or in two shards at once.
     """
 
-    def __init__(self, folder: str | os.PathLike) -> None:
-        self.shards = shards_of(folder)
+    def __init__(self, folder: str | os.PathLike, kinds: Sequence[tuple[str, str]] = MODEL_FILES) -> None:
+        self.shards = shards_of(folder, kinds)
         self.place: dict[str, Path] = {}
         self.entries: dict[str, Entry] = {}
         self._opened: tuple[Path, Any] | None = None

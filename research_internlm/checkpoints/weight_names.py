@@ -7,6 +7,7 @@ Llama's (internlm-7b's modeling_internlm.py), and InternLM2's, where wq, wk and 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ _LAYER_NAME = re.compile(r"(model\.layers\.\d+\.)(.+)\.(\w+)")
 _OPTIMIZER_PREFIXES = ("adam_m.", "adam_v.", "moments.", "exp_avg")
 _ONE_LAYER = re.compile(r"(model\.layers\.)(\d+)(\..+)")
 _PEFT_PREFIX = "base_model.model."
+_PEFT_MATRIX = re.compile(re.escape(_PEFT_PREFIX) + r"(.+)\.lora_[AB]\.weight")
 _QUANTISED_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 _PEFT_SUFFIXES = {"mindpet_delta_lora_a": "lora_A.weight", "mindpet_delta_lora_b": "lora_B.weight"}
 
@@ -144,6 +146,18 @@ def to_peft(name: str) -> str:
     """PEFT's name of a LoRA matrix; the shapes are the same, A (rank, in) and B (out, rank)."""
     cell, _, kind = name.rpartition(".")
     return f"{_PEFT_PREFIX}{to_hf(cell + '.weight').removesuffix('weight')}{_PEFT_SUFFIXES[kind]}"
+
+
+def from_peft(name: str) -> tuple[str, tuple[str, ...]]:
+    """The spelling of a PEFT tensor's name, and the MindFormers weights that it adapts.
+
+    No weights where the tensor is no LoRA matrix, or not one of a model that is known here.
+    """
+    match = _PEFT_MATRIX.fullmatch(name)
+    for spelling in _SPELLINGS if match else ():
+        with contextlib.suppress(KeyError):
+            return spelling, from_hf(f"{match[1]}.weight", spelling)
+    return LLAMA_NAMES, ()
 
 
 def parameter_shapes(model_config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""The owner of model families: all that tells InternLM from InternLM2, one row a family.
+"""The owner of model families: all that tells InternLM, InternLM2 and InternLM3 apart, one row a family.
 
 A new family is one row here, a config and a model class in model/ where its network differs, and an overlay
 in yaml/overlays with the sizes of its releases. Releases that differ in sizes alone (InternLM2.5) need the
@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from research_internlm.data.segments import Segment, special_token
 
-INTERNLM, INTERNLM2 = "internlm", "internlm2"
+INTERNLM, INTERNLM2, INTERNLM3 = "internlm", "internlm2", "internlm3"
 # How Hugging Face's tensors are named: as Llama's, or as InternLM2's, whose wq, wk and wv are one tensor.
 LLAMA_NAMES, INTERNLM2_NAMES = "llama", "internlm2"
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"  # roles of messages, as OpenAI's API names them
@@ -46,7 +46,7 @@ class Family:
         turns: Role of a message -> what stands around it.
         end_markers: Name of a way to end an answer -> roles of the special tokens. The first one is where
             generation stops; the others only close the text, and a further turn takes their place.
-        vocab_size: Pieces of the releases' vocabulary.
+        vocab_size: Rows of the releases' embedding.
         config_type: Class of `model.model_config.type`.
         has_bias: Whether wq, wk, wv and wo have biases, where the recipe does not say.
         rms_norm_eps: The norms' epsilon, where the recipe does not say.
@@ -56,6 +56,11 @@ class Family:
         hf_names: LLAMA_NAMES or INTERNLM2_NAMES, the spelling of the releases' tensors.
         tool_pieces: As `pieces`, the tokens of tool calls; empty for a family without them. A rehearsal's
             vocabulary may lack them.
+        release_texts: Piece of a special token -> its text in the releases' tokenizer_config.json, where that
+            is another one; other tools know it by that.
+        pieces_in_file: Pieces of the releases' tokenizer.model where `added_tokens` are not among them.
+        added_tokens: Texts of the tokens that the releases' tokenizer adds after those pieces, in the order
+            of their ids; the rest of the `vocab_size` ids has no text.
     """
 
     name: str
@@ -72,6 +77,9 @@ class Family:
     hf_bias_key: str
     hf_names: str
     tool_pieces: Mapping[str, tuple[str, int]]
+    release_texts: Mapping[str, str]
+    pieces_in_file: int = 0
+    added_tokens: tuple[str, ...] = ()
 
     @property
     def stop_roles(self) -> tuple[str, ...]:
@@ -117,6 +125,7 @@ _INTERNLM = Family(
     hf_bias_key="bias",
     hf_names=LLAMA_NAMES,
     tool_pieces=MappingProxyType({}),
+    release_texts=MappingProxyType({}),
 )
 
 # <|im_end|> (92542) ends every turn, <|im_start|> (92543) begins it. Source: added_tokens_decoder and
@@ -150,9 +159,53 @@ _INTERNLM2 = Family(
         "action_end": ("[UNUSED_TOKEN_143]", -4),
         "plugin": ("[UNUSED_TOKEN_141]", -6),
     }),
+    release_texts=MappingProxyType({
+        "[UNUSED_TOKEN_141]": "<|plugin|>",
+        "[UNUSED_TOKEN_142]": "<|interpreter|>",
+        "[UNUSED_TOKEN_143]": "<|action_end|>",
+        "[UNUSED_TOKEN_144]": "<|action_start|>",
+        "[UNUSED_TOKEN_145]": "<|im_end|>",
+        "[UNUSED_TOKEN_146]": "<|im_start|>",
+    }),
 )
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({row.name: row for row in (_INTERNLM, _INTERNLM2)})
+# Its tokenizer.model has no special tokens but <unk>, <s> and </s>; the tokenizer's Python code adds 22.
+# <|im_end|> is 128131 (generation_config.json), the others follow from additional_special_tokens, whose order
+# runs down from 128132 as InternLM2's does. Source: tokenizer_config.json of internlm3-8b-instruct. Its
+# tokenizer.model was not seen here: the number of its pieces is a conclusion, and another number is refused.
+_THOUGHTS = ("conclude", "retry", "summarize", "review", "execution", "recollect", "planning", "restate")
+_INTERNLM3 = Family(
+    name=INTERNLM3,
+    title="InternLM3",
+    pieces=MappingProxyType({
+        **_COMMON_PIECES,
+        "end_of_assistant": ("<|im_end|>", -2),
+        "end_of_user": ("<|im_end|>", -2),
+        "turn_start": ("<|im_start|>", -1),
+    }),
+    turns=_INTERNLM2.turns,
+    end_markers=_INTERNLM2.end_markers,
+    vocab_size=128512,
+    config_type="InternLM3Config",
+    has_bias=False,
+    rms_norm_eps=1e-5,
+    theta=50000000.0,
+    hf_model_type="internlm3",
+    hf_bias_key="qkv_bias",
+    hf_names=LLAMA_NAMES,
+    tool_pieces=MappingProxyType({
+        "action_start": ("<|action_start|>", -3),
+        "action_end": ("<|action_end|>", -4),
+        "plugin": ("<|plugin|>", -6),
+    }),
+    release_texts=MappingProxyType({}),
+    pieces_in_file=128111,
+    added_tokens=(*(text for name in _THOUGHTS for text in (f"</{name}>", f"<{name}>")), "<|plugin|>",
+                  "<|interpreter|>", "<|action_end|>", "<|action_start|>", "<|im_end|>", "<|im_start|>"),
+)
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({
+    row.name: row for row in (_INTERNLM, _INTERNLM2, _INTERNLM3)})
 END_MARKERS = tuple(FAMILIES[INTERNLM].end_markers)  # their names; every family knows the same
 
 

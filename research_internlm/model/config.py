@@ -1,4 +1,4 @@
-"""Configuration classes of InternLM and InternLM2, registered with MindFormers."""
+"""Configuration classes of InternLM, InternLM2 and InternLM3, registered with MindFormers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 from mindformers.models.llama import LlamaConfig
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
-from research_internlm.data.families import FAMILIES, INTERNLM, INTERNLM2, by_config_type
+from research_internlm.data.families import FAMILIES, INTERNLM, INTERNLM2, INTERNLM3, by_config_type
 
-_INTERNLM, _INTERNLM2 = FAMILIES[INTERNLM], FAMILIES[INTERNLM2]
+_INTERNLM, _INTERNLM2, _INTERNLM3 = FAMILIES[INTERNLM], FAMILIES[INTERNLM2], FAMILIES[INTERNLM3]
 
 
 @MindFormerRegister.register(MindFormerModuleType.CONFIG)
@@ -24,6 +24,9 @@ class InternLMConfig(LlamaConfig):
         packed: Rows hold several samples that must not see each other (packed_mask.py).
         labels_per_row: Most labels in a training row, so that head and loss are computed at no more
             positions; 0 computes them everywhere, as MindFormers does.
+        rope_scaling: The releases' "dynamic" scaling of the rotary angles. It acts only beyond
+            max_position_embedding, which no row may exceed (recipes/positions.py), so nothing here computes
+            it; exports pass it on.
         **kwargs: Everything LlamaConfig takes.
     """
 
@@ -36,6 +39,7 @@ class InternLMConfig(LlamaConfig):
         multiple_of: int = 256,
         packed: bool = False,
         labels_per_row: int = 0,
+        rope_scaling: dict | None = None,
         **kwargs: Any,
     ) -> None:
         family = by_config_type(type(self).__name__)
@@ -45,6 +49,7 @@ class InternLMConfig(LlamaConfig):
         self.has_bias = has_bias
         self.packed = packed
         self.labels_per_row = labels_per_row
+        self.rope_scaling = rope_scaling
 
 
 @MindFormerRegister.register(MindFormerModuleType.CONFIG)
@@ -61,5 +66,23 @@ class InternLM2Config(InternLMConfig):
     model_type = _INTERNLM2.hf_model_type
 
     def __init__(self, has_bias: bool = _INTERNLM2.has_bias, vocab_size: int = _INTERNLM2.vocab_size,
+                 **kwargs: Any) -> None:
+        super().__init__(has_bias=has_bias, vocab_size=vocab_size, **kwargs)
+
+
+@MindFormerRegister.register(MindFormerModuleType.CONFIG)
+class InternLM3Config(InternLMConfig):
+    """InternLM3's shape: as InternLM2's, with another vocabulary and other angles.
+
+    Args:
+        has_bias: As InternLMConfig's; no InternLM3 release has biases.
+        vocab_size: Rows of the embedding.
+        **kwargs: Everything LlamaConfig takes; yaml/overlays/internlm3_8b.yaml has the release's size.
+            Source: config.json of internlm3-8b-instruct.
+    """
+
+    model_type = _INTERNLM3.hf_model_type
+
+    def __init__(self, has_bias: bool = _INTERNLM3.has_bias, vocab_size: int = _INTERNLM3.vocab_size,
                  **kwargs: Any) -> None:
         super().__init__(has_bias=has_bias, vocab_size=vocab_size, **kwargs)

@@ -1,8 +1,8 @@
-"""InternLM and InternLM2 for causal language modelling: MindFormers' Llama under their names.
+"""InternLM, InternLM2 and InternLM3 for causal language modelling: MindFormers' Llama under their names.
 
 With biases on the attention projections, MindFormers 1.9.0's Llama is InternLM's structure, with
-grouped-query attention it is InternLM2's, so no layer is computed here. What is added serves training: the
-mask of packed rows, and a head that is computed only where there is a label.
+grouped-query attention it is InternLM2's and InternLM3's, so no layer is computed here. What is added serves
+training: the mask of packed rows, and a head that is computed only where there is a label.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mindformers.models.llama import LlamaForCausalLM
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindspore import Tensor, dtype, ops
 
-from research_internlm.model.config import InternLM2Config, InternLMConfig
+from research_internlm.model.config import InternLM2Config, InternLM3Config, InternLMConfig
 from research_internlm.model.packed_mask import PackedCausalMask
 
 
@@ -86,3 +86,10 @@ class InternLM2ForCausalLM(_InternLMForCausalLM):
     """InternLM2 with a language-model head."""
 
     config_class = InternLM2Config
+
+
+@MindFormerRegister.register(MindFormerModuleType.MODELS)
+class InternLM3ForCausalLM(_InternLMForCausalLM):
+    """InternLM3 with a language-model head."""
+
+    config_class = InternLM3Config

@@ -18,6 +18,7 @@ from mindformers.tools.register import MindFormerRegister
 from mindformers.tools.register.template import CONFIG_NAME_TO_CLASS, GeneralConfig
 
 from research_internlm.recipes import renamed
+from research_internlm.recipes.positions import length_problem
 from research_internlm.shared.errors import ToolkitError
 
 # Keys that MindFormers reads although no constructor or template names them.
@@ -102,6 +103,8 @@ def _check_model(model: Mapping[str, Any]) -> Iterable[str]:
     yield from _check_component(model.get("model_config"), Module.CONFIG, "model.model_config",
                                 _GENERATION_KEYS)
     yield from _check_component(model.get("arch"), Module.MODELS, "model.arch")
+    if problem := length_problem(model.get("model_config") or {}):
+        yield problem
     pet = (model.get("model_config") or {}).get("pet_config")
     if pet:
         yield from _check_mapping(pet, {"pet_type": str, **_parameter_types(LoraConfig)},

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from research_internlm.checkpoints.hf_export import chat_settings
+from research_internlm.checkpoints.hf_tokenizer import chat_template
 from research_internlm.serving import openai_api
 from research_internlm.serving.answering import Answering
 from research_internlm.serving.chats import Chat
@@ -223,7 +223,8 @@ class _Server:
                   for role in ("bos", "eos", "unk")}
         return JSONResponse({"tokenizer_class": type(codec.processor).__name__, **tokens,
                              "pad_token": tokens["eos_token"],
-                             "chat_template": chat_settings(codec.processor, codec.special)["chat_template"]})
+                             "chat_template": chat_template(codec.processor, codec.special,
+                                                           codec.processor.id_to_piece)})
 
     async def _read(self, request: Request, kind: type[T]) -> T:
         """The body as a request of a kind."""

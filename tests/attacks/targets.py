@@ -12,7 +12,22 @@ from pathlib import Path
 import yaml
 
 from preprocess import alpaca_data_preprocess_v1, data_preprocess, detection_csv2json, mmlu_cmmlu_csv2json
-from research_internlm import answers, evaluate, lengths, logs, plan, recipes, report, score, submit, weights
+from preprocess.mindrecord import synthetic
+from research_internlm import (
+    answers,
+    doctor_data,
+    evaluate,
+    lengths,
+    logs,
+    plan,
+    recipes,
+    report,
+    score,
+    submit,
+    weights,
+)
+from research_internlm.checkpoints.hf_export import export_adapter
+from research_internlm.checkpoints.hf_import import import_model
 from research_internlm.data.choice import choice_input, choice_instruction, choice_output
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.runs.answers_file import Answer, StepAnswers, append
@@ -20,6 +35,7 @@ from research_internlm.shared.files import sha256_of, write_manifest
 from tests.attacks import sandbox, stand_ins
 from tests.helpers.run_checkpoints import checkpoint
 from tests.helpers.run_info import manifest
+from tests.helpers.tiny_vocabulary import write_vocabulary
 from tests.helpers.weight_files import CONFIG, hf_release, make_run, random_tensors, write
 
 OUTPUT = "out"
@@ -75,13 +91,22 @@ def make_files(folder: Path, root: Path, tokenizer: Path, finished_run: Path) ->
     _json(folder / "texts.json", [{"id": n, "text": text, "label": n % 2} for n, text in enumerate(texts)])
     _json(folder / "answers.json", {str(n): "AI" for n in range(30)})
     hf_release(folder / "release")
+    import_model(folder / "release", folder / "converted.ckpt", None, False)
     base = write(folder / "base.ckpt", random_tensors_of_config())
     write(folder / "base.safetensors", random_tensors_of_config())
     make_run(folder / "run1", base)
+    export_adapter(folder / _RUN1, folder / "peft", False)
     (folder / "model.yaml").write_text(yaml.safe_dump({"model": {"model_config": CONFIG}}))
+    size = load_tokenizer(write_vocabulary(folder / "bpe.model")).vocab_size()
+    exported = {**CONFIG, "vocab_size": size}
+    write(folder / "bpe.ckpt", random_tensors_of_config(exported))
+    (folder / "bpe.yaml").write_text(yaml.safe_dump({"model": {"model_config": exported}}))
     shutil.copytree(finished_run, folder / "finished", symlinks=True)
     _make_training(folder)
     _make_answers(folder / "answered")
+    vocab_size = load_tokenizer(folder / "tokenizer.model").vocab_size()
+    synthetic.write_rows(folder / "made.mindrecord", synthetic.samples(12, vocab_size, 100), 200, vocab_size,
+                         False)
     (folder / "worker_0.log").write_text((finished_run / "msrun_log/worker_0.log").read_text())
 
 
@@ -195,8 +220,8 @@ TARGETS: dict[Target, tuple[str, ...]] = {
     _target("from-hf safetensors", weights.main, "from-hf release out.safetensors --dtype fp16"):
         ("release/config.json", "release/model.safetensors"),
     _target("to-hf with tokenizer", weights.main,
-            "to-hf model.ckpt out --config lora_finetune.yaml --overlay tiny.yaml --model_file "
-            "tokenizer.model"): ("model.ckpt", "tokenizer.model", "tiny.yaml"),
+            "to-hf bpe.ckpt out --config bpe.yaml --model_file bpe.model"):
+        ("bpe.ckpt", "bpe.model", "bpe.yaml"),
     _target("evaluate mmlu", stand_ins.evaluate_main,
             f"mmlu {_PREDICT} --load_checkpoint model.ckpt --test_file items.json --output out.json"):
         (*_PREDICT_FILES, "items.json", "model.ckpt"),
@@ -238,6 +263,11 @@ TARGETS: dict[Target, tuple[str, ...]] = {
     _target("detection-score", evaluate.main,
             "detection-score --test texts.json --predictions answers.json --output out.json"):
         ("texts.json", "answers.json"),
+    _target("from-peft", weights.main, "from-peft peft out --base converted.ckpt"):
+        ("peft/adapter_config.json", "peft/adapter_model.safetensors", "converted.ckpt.manifest.json"),
+    _target("doctor-data", doctor_data.main,
+            "made.mindrecord --model_file tokenizer.model --fix out.mindrecord"):
+        ("made.mindrecord", "made.mindrecord.db", "made.mindrecord.manifest.json", "tokenizer.model"),
     _target("lengths", lengths.main, "items.json --model_file tokenizer.model --output out.json"):
         ("items.json", "tokenizer.model"),
 }

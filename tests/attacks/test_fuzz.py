@@ -104,7 +104,7 @@ def silent_losses(target: Target, folder: Path) -> list[str]:
         counts = json.loads(path.read_text("utf-8")).get("counts") or {}
         listed = [value for key, value in counts.items()
                   if key in ("dropped", "too_long", "buffers") and isinstance(value, int)]
-        if target.name.startswith(("csv2json", "converter")):
+        if target.name.startswith(("csv2json", "converter", "doctor-data")):
             made = counts.get("samples", counts["out"])
             if counts["in"] != made + sum(listed):
                 found.append(f"{path.name}: {counts} do not add up")

@@ -89,6 +89,8 @@ VICTIMS = (
     of_target("merge", "", *with_manifests("out.ckpt")),
     of_target("to-hf", "model.model_config.theta=5", "out"),
     of_target("to-peft", "", "out"),
+    of_target("from-peft", "", "out"),
+    of_target("doctor-data", "", "out.mindrecord.db", *with_manifests("out.mindrecord")),
     of_target("report", "--lang zh", "finished/analysis", *with_manifests("finished/report.md")),
     of_target("submit", "", "out/t.zip"),
     Victim("upload", upload.main, "base.ckpt obs://BUCKET/runKILL --record links.json", "",

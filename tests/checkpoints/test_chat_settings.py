@@ -1,11 +1,9 @@
 """The chat template of an export against the toolkit's own rendering of the same messages."""
 
-import json
-
 import jinja2
 import pytest
 
-from research_internlm.checkpoints.hf_export import tokenizer_texts
+from research_internlm.checkpoints.hf_tokenizer import chat_template
 from research_internlm.data.chat_template import render_messages
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from tests.helpers.commands import run_script
@@ -31,15 +29,15 @@ def model_file(request, demo_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def template(model_file):
-    size = load_tokenizer(model_file).vocab_size()
-    settings = json.loads(tokenizer_texts(model_file, {"vocab_size": size})["tokenizer_config.json"])
+    processor = load_tokenizer(model_file)
+    text = chat_template(processor, special_tokens(processor), processor.id_to_piece)
 
     def fail(text):
         raise ValueError(text)
 
     # As transformers builds it: utils/chat_template_utils.py.
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(settings["chat_template"], {"raise_exception": fail})
+    return environment.from_string(text, {"raise_exception": fail})
 
 
 @pytest.mark.parametrize("roles", CONVERSATIONS)

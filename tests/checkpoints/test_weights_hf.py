@@ -9,7 +9,7 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from research_internlm import recipes
-from research_internlm.checkpoints import dtypes, hf_config, hf_folder
+from research_internlm.checkpoints import dtypes, hf_config, hf_folder, weight_names
 from research_internlm.checkpoints.dtypes import BF16
 from research_internlm.checkpoints.hf_export import export_adapter, export_model
 from research_internlm.checkpoints.hf_import import import_model
@@ -108,8 +108,9 @@ def test_an_adapter_of_peft_is_named_as_one(run, tmp_path, whole):
     words = "adapter of PEFT or XTuner" + (" with modules_to_save embed_tokens, lm_head;" if whole else ";")
     with pytest.raises(ToolkitError, match=words):
         import_model(folder, tmp_path / "x.ckpt", None, False)
+    advice = "merge this one with PEFT" if whole else "convert it with weights.py from-peft"
     for file in ("adapter_model.safetensors", "adapter_model.bin"):
-        with pytest.raises(ToolkitError, match=f"{words} this toolkit's merge takes adapters of its own"):
+        with pytest.raises(ToolkitError, match=f"{words} this toolkit's merge takes adapters .*: {advice}"):
             merge(run[1], folder / file, tmp_path / "m.ckpt", False)
 
 
@@ -137,7 +138,7 @@ def test_a_tied_head_becomes_a_copy_of_the_embedding(tmp_path):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"model_type": "qwen2"}, "model_type 'qwen2'; this toolkit knows internlm, internlm2, llama"),
+    ({"model_type": "qwen2"}, "model_type 'qwen2'; this toolkit knows internlm, internlm2, internlm3, llama"),
     ({"hidden_act": "gelu", "rope_scaling": {"type": "linear", "factor": 2}},
      "hidden_act gelu.*rope_scaling linear"),
     ({"head_dim": 16}, "head_dim 16 x 4 heads is not hidden_size 8"),
@@ -163,14 +164,83 @@ def test_a_config_json_that_is_no_mapping_is_refused(tmp_path):
         import_model(folder, tmp_path / "x.ckpt", None, False)
 
 
-def test_a_dynamic_rotary_scaling_is_said_to_be_left_out(tmp_path):
-    folder = hf_release(tmp_path / "hf")
+@pytest.mark.parametrize("stated", [
+    {"rope_scaling": {"type": "dynamic", "factor": 2.5}},
+    {"rope_scaling": {"rope_type": "dynamic", "factor": 2.5}},
+    {"rope_parameters": {"rope_type": "dynamic", "factor": 2.5, "rope_theta": 7e6}, "rope_theta": None}])
+def test_a_rotary_scaling_beyond_the_longest_position_goes_through(stated):
+    config = {**hf_config.from_model_config(CONFIG, "fp32"), "rope_theta": 7e6, **stated}
+    found = hf_config.to_model_config(config)
+    assert (found["rope_scaling"], found["theta"]) == ({"rope_type": "dynamic", "factor": 2.5}, 7e6)
+    assert not hf_config.left_out(config)
+    again = hf_config.from_model_config({**CONFIG, **found}, "fp32")
+    assert again["rope_scaling"] == {"type": "dynamic", "rope_type": "dynamic", "factor": 2.5}
+    assert again["max_position_embeddings"] == 16
+    with pytest.raises(ToolkitError, match=r"length is 17, but beyond max_position_embedding 16 .*most 16"):
+        hf_config.check_model_config({**CONFIG, **found, "seq_length": 17}, "x.yaml")
+    hf_config.check_model_config({**CONFIG, **found}, "x.yaml")
+
+
+@pytest.mark.parametrize("scaling", [{"type": "linear", "factor": 2.0}, {"rope_type": "dynamic"}])
+def test_another_scaling_of_a_recipe_is_not_exported(scaling):
+    with pytest.raises(ToolkitError, match="an export carries the releases' own"):
+        hf_config.from_model_config({**CONFIG, "rope_scaling": scaling}, "fp32")
+
+
+def test_a_dynamic_scaling_without_a_factor_is_said_to_be_left_out():
+    """InternLM-7B's own config.json has one."""
+    config = {**hf_config.from_model_config(CONFIG, "fp32"), "rotary": {"base": 10000, "type": "dynamic"}}
+    assert "rope_scaling" not in hf_config.to_model_config(config)
+    assert "is left out: it changes the angles only beyond 16 tokens" in hf_config.left_out(config)[0]
+
+
+def test_a_tiny_internlm3_goes_in_and_out_bit_by_bit(tmp_path):
+    """Its tensors have Llama's names, so the export has the release's tensors."""
+    own = {**CONFIG, "type": "InternLM3Config", "has_bias": False}
+    folder = hf_release(tmp_path / "hf", own, weight_names.parameter_shapes(own))
     config = json.loads((folder / "config.json").read_text())
-    for scaling in ({"type": "dynamic", "factor": 2.0}, {"type": "default"}):
-        (folder / "config.json").write_text(json.dumps({**config, "rope_scaling": scaling}))
-        done = run_script(WEIGHTS, "from-hf", folder, tmp_path / f"{scaling['type']}.ckpt")
-        assert ("note: config.json's dynamic rotary scaling {'type': 'dynamic', 'factor': 2.0} is left out: "
-                "it changes the angles only beyond 16 tokens" in done.stdout) == ("factor" in scaling)
+    del config["bias"]
+    config |= {"model_type": "internlm3", "qkv_bias": False, "bias": False, "head_dim": 2,
+               "rope_scaling": {"rope_type": "dynamic", "factor": 6.0}}
+    (folder / "config.json").write_text(json.dumps(config))
+    found = import_model(folder, tmp_path / "x.ckpt", None, False)["model_config"]
+    assert (found["type"], found["has_bias"]) == ("InternLM3Config", False)
+    export_model(tmp_path / "x.ckpt", tmp_path / "out", {**found, "seq_length": 16}, None, False)
+    expected, exported = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "out"))
+    assert exported.keys() == expected.keys()
+    assert all(np.array_equal(exported[name], value) for name, value in expected.items())
+    assert json.loads((tmp_path / "out/config.json").read_text())["rope_scaling"]["factor"] == 6.0
+
+
+def test_what_transformers_5_writes_is_read(tmp_path):
+    """`dtype` and `rope_parameters` stand for `torch_dtype` and `rope_theta`; the types are the tensors'."""
+    folder = hf_release(tmp_path / "hf", **{"model.norm.weight": np.ones(8, np.float16)})
+    config = json.loads((folder / "config.json").read_text())
+    for old in ("torch_dtype", "rope_theta"):
+        del config[old]
+    config |= {"dtype": "bfloat16", "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert import_model(folder, tmp_path / "x.ckpt", None, False)["model_config"]["theta"] == 5e5
+    assert read(tmp_path / "x.ckpt")["model.norm_out.weight"].dtype == np.float16
+
+
+def internlm3_config(**more):
+    """config.json of internlm3-8b-instruct, notes of the release."""
+    return {"architectures": ["InternLM3ForCausalLM"], "model_type": "internlm3", "hidden_size": 4096,
+            "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128,
+            "intermediate_size": 10240, "vocab_size": 128512, "max_position_embeddings": 32768,
+            "rope_theta": 50000000, "rope_scaling": {"rope_type": "dynamic", "factor": 6.0},
+            "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": False, "bias": False,
+            "qkv_bias": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, **more}
+
+
+def test_internlm3_s_config_is_read_and_its_overlay_says_the_same():
+    found = hf_config.to_model_config(internlm3_config())
+    laid = recipes.model_config(recipes.resolve(ROOT / "yaml/lora_finetune.yaml",
+                                                [ROOT / "yaml/overlays/internlm3_8b.yaml"]))
+    assert {key: laid[key] for key in found} == found
+    with pytest.raises(ToolkitError, match=r"bias or qkv_bias True \(no InternLM3 release has biases"):
+        hf_config.to_model_config(internlm3_config(bias=True))
 
 
 def test_config_goes_both_ways():

@@ -13,8 +13,8 @@ import pytest
 
 from research_internlm import weights
 from research_internlm.checkpoints.dtypes import BF16
-from research_internlm.checkpoints.hf_export import tokenizer_texts
 from research_internlm.checkpoints.hf_folder import HfFolder
+from research_internlm.checkpoints.hf_tokenizer import tokenizer_texts
 from research_internlm.data.chat_template import encode, render_messages
 from research_internlm.data.tokens import load_tokenizer, special_tokens
 from research_internlm.shared.errors import ToolkitError
@@ -225,8 +225,7 @@ def test_merged_logits_are_the_adapter_s(case):
 
 
 @pytest.mark.parametrize("family", ["internlm", "internlm2"])
-@pytest.mark.parametrize("use_fast", [False, True])
-def test_the_exported_tokenizer_gives_training_s_ids(real_data, tmp_path, family, use_fast):
+def test_the_exported_tokenizer_gives_training_s_ids(real_data, tmp_path, family):
     model_file = real_data / "tokenizers" / f"{family}.model"
     processor = load_tokenizer(model_file)
     special = special_tokens(processor)
@@ -234,8 +233,8 @@ def test_the_exported_tokenizer_gives_training_s_ids(real_data, tmp_path, family
     (tmp_path / "tokenizer.model").write_bytes(model_file.read_bytes())
     for name, text in tokenizer_texts(model_file, {"vocab_size": special.vocab_size}).items():
         (tmp_path / name).write_text(text)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, use_fast=use_fast)
-    assert tokenizer.is_fast == use_fast and len(tokenizer) == special.vocab_size
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert len(tokenizer) == special.vocab_size
     for text in ("The right option is A.", "  two  spaces\n\n中文，", "<|User|>:x"):
         assert tokenizer(text)["input_ids"] == [special["bos"], *processor.encode(text)]
         assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import io
 import json
+import shutil
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -140,8 +141,8 @@ def main():
         recipe = recipes.resolve(CONFIG, [OVERLAY], options)
         codec = TextCodec(tokenizer, vocab)
         adapter = make_weights(folder, recipe)
-        export_model(folder / "base.ckpt", folder / "hf", recipes.model_config(recipe), Path(tokenizer),
-                     overwrite=False)
+        export_model(folder / "base.ckpt", folder / "hf", recipes.model_config(recipe), None, overwrite=False)
+        shutil.copy(tokenizer, folder / "hf" / "tokenizer.model")
         random = np.random.default_rng(1)
         prompts = [[int(i) for i in random.integers(300, vocab - 2, length)] for length in PROMPTS]
         base, full = (Engine(recipe, folder / f"{name}.ckpt", codec.special.stop_ids)

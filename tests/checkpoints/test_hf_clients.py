@@ -1,0 +1,125 @@
+"""From a tuned model to the export to a chat in other people's libraries: our answers token for token.
+
+The clients are the test's own Python where it has torch and peft (pip install -e '.[hf]'), and those of
+TOOLKIT_CLIENT_PYTHONS, paths of interpreters with other versions of transformers and peft, joined by `:`.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from research_internlm import weights
+from research_internlm.checkpoints import weight_names
+from research_internlm.data.chat_template import encode, render_messages
+from research_internlm.data.families import FAMILIES
+from research_internlm.data.tokens import load_tokenizer, special_tokens
+from tests.helpers.commands import ROOT
+from tests.helpers.tiny_vocabulary import write_vocabulary
+from tests.helpers.warm import run_warm
+from tests.helpers.weight_files import write
+
+pytestmark = pytest.mark.model
+
+LENGTH, NEW_TOKENS = 192, 12
+SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "n_kv_heads": 2, "multiple_of": 16,
+         "seq_length": LENGTH}
+CONVERSATIONS = [
+    [{"role": "user", "content": "Who wrote the README?\n\n  中文，二"}],
+    [{"role": "system", "content": "You are Bao."}, {"role": "user", "content": "What is a MindRecord?"}],
+    [{"role": "user", "content": "One"}, {"role": "assistant", "content": "Two"},
+     {"role": "user", "content": "Three\n"}],
+]
+
+
+def pythons():
+    others = filter(None, os.environ.get("TOOLKIT_CLIENT_PYTHONS", "").split(os.pathsep))
+    own = PathFinder.find_spec("torch") and importlib.util.find_spec("peft")
+    return [*([sys.executable] if own else []), *others]
+
+
+def config_words(folder, family, vocab_size):
+    row = FAMILIES[family]
+    values = {**SHAPE, "vocab_size": vocab_size, "type": row.config_type, "has_bias": row.has_bias,
+              "theta": row.theta, "rms_norm_eps": f"{row.rms_norm_eps:.1e}"}
+    return [*(f"model.model_config.{key}={value}" for key, value in values.items()), f"output_dir={folder}",
+            f"model.arch.type={row.config_type.replace('Config', 'ForCausalLM')}"]
+
+
+def random_base(path, model_config):
+    random = np.random.default_rng(7)
+    return write(path, {name: random.normal(1.0 if "norm" in name else 0.0, 0.3, shape).astype(np.float32)
+                        for name, shape in weight_names.parameter_shapes(model_config).items()})
+
+
+def mindformers(folder, name, words, checkpoint, prompts, **more):
+    ids = np.zeros((len(prompts), LENGTH), np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, :len(prompt)] = prompt
+    np.save(folder / "ids.npy", ids)
+    job = {"overrides": words, "checkpoint": str(checkpoint), "ids": str(folder / "ids.npy"),
+           "output": str(folder / f"{name}.npz"), "new_tokens": NEW_TOKENS, **more}
+    (folder / "job.json").write_text(json.dumps(job))
+    run_warm("-m", "tests.helpers.mindformers_model", folder / "job.json")
+    return np.load(folder / f"{name}.npz")["generated"].tolist()
+
+
+def export(folder, family):
+    """Tunes, merges and exports a tiny model; returns what a client loads, and our prompts and answers."""
+    folder.mkdir()
+    model_file = write_vocabulary(folder / "tokenizer.model", family)
+    processor = load_tokenizer(model_file)
+    special = special_tokens(processor)
+    words = config_words(folder, family, special.vocab_size)
+    prompts = [encode(render_messages(messages, family), processor, special)[0] for messages in CONVERSATIONS]
+    shape = {**SHAPE, "vocab_size": special.vocab_size, "type": FAMILIES[family].config_type}
+    base, merged = random_base(folder / "base.ckpt", shape), folder / "merged.ckpt"
+    plain = mindformers(folder, "base", words, base, prompts, adapter_run=str(folder / "run"))
+    adapter = folder / "run/checkpoint_trainable/rank_0/adapter.ckpt"
+    resolved = folder / "run/resolved_config.yaml"
+    for line in (f"merge --base {base} --adapter {adapter} --output {merged}",
+                 f"to-hf {merged} {folder}/hf --config {resolved} --model_file {model_file}",
+                 f"to-hf {base} {folder}/hf_base --config {resolved} --model_file {model_file}",
+                 f"to-peft {adapter} {folder}/peft --base_model {folder}/hf_base"):
+        assert not weights.main(line.split())
+    tuned = mindformers(folder, "merged", words, merged, prompts)
+    assert tuned != plain
+    return {"hf": str(folder / "hf"), "peft": str(folder / "peft"), "stops": special.stop_ids,
+            "prompts": prompts, "answers": tuned}
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    if not pythons():
+        pytest.skip("no client: install torch and peft (pip install -e '.[hf]'), or name Pythons that have "
+                    "transformers in TOOLKIT_CLIENT_PYTHONS")
+    folder = tmp_path_factory.mktemp("clients")
+    return {family: export(folder / family, family) for family in FAMILIES}
+
+
+@pytest.mark.parametrize("python", pythons() or ["none"])
+def test_a_client_reads_our_prompts_and_gives_our_answers(exports, tmp_path, python):
+    models = {}
+    for family, made in exports.items():
+        models[family] = {"folder": made["hf"], "adapter": None}
+        models[f"{family} adapter"] = {"folder": made["hf"], "adapter": made["peft"]}
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"messages": CONVERSATIONS, "new_tokens": NEW_TOKENS, "models": models}))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([python, Path(ROOT, "tests/helpers/hf_client.py"), job], capture_output=True,
+                          text=True, env=environment, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert "regex" not in done.stderr  # transformers 4.57.3 and later warn of tokenizers they think are wrong
+    for name in models:
+        made = exports[name.split()[0]]
+        assert [chat["prompt"] for chat in result[name]] == made["prompts"], (name, result["transformers"])
+        for chat, ours in zip(result[name], made["answers"], strict=True):
+            assert chat["answer"] == ours[:len(chat["answer"])], (name, result["transformers"])
+            assert len(chat["answer"]) == NEW_TOKENS or chat["answer"][-1] in made["stops"]
