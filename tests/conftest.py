@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 import research_internlm  # noqa: F401 (before transformers, which imports protobuf too)
 from tests.helpers.cheap_start import sitecustomize
 from tests.helpers.commands import ROOT, run_script
-from tests.helpers.launches import start_one, whole, work  # noqa: F401 (fixtures)
+from tests.helpers.launches import one, start_one, whole, work  # noqa: F401 (fixtures)
 from tests.helpers.real_exam import real_held_out, real_items  # noqa: F401 (fixtures)
 
 # A busy machine is no reason to fail.
