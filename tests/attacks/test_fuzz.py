@@ -1,6 +1,6 @@
 """Malformed inputs through every command's own main: one clear line or a right result, never anything else.
 
-ATTACK_INPUTS sets the number (300 by default), ATTACK_SEED the seed. A failing input is named by its seed,
+ATTACK_INPUTS sets the number (80 by default), ATTACK_SEED the seed. A failing input is named by its seed,
 and `ATTACK_ONLY=SEED` runs it alone and leaves its files in place.
 """
 
@@ -23,7 +23,7 @@ from tests.attacks.targets import OUTPUT, TARGETS, Target, make_files
 from tests.helpers import finished_run
 
 complete_run = finished_run.complete_run  # fixture
-INPUTS = int(os.environ.get("ATTACK_INPUTS", "300"))
+INPUTS = int(os.environ.get("ATTACK_INPUTS", "80"))
 SEED = int(os.environ.get("ATTACK_SEED", "20261125"))
 ONLY = os.environ.get("ATTACK_ONLY")
 

@@ -21,6 +21,13 @@ from tests.helpers.finished_run import TRAINABLE, checkpoint, edit_yaml, log_tex
 from tests.helpers.run_info import attempt
 
 run, complete_run = finished_run.run, finished_run.complete_run  # fixtures
+SOURCE = handin_zip._SOURCE
+
+
+@pytest.fixture
+def whole_source(run, monkeypatch):
+    """Packs all of the toolkit's source, see finished_run.run."""
+    monkeypatch.setattr(handin_zip, "_SOURCE", SOURCE)
 
 
 def found(run):
@@ -40,7 +47,7 @@ def test_attempts_are_packed_and_searched(run, tmp_path):
         handin_zip.package(run, "t", tmp_path, overwrite=True)
 
 
-def test_package_of_a_complete_run(run, tmp_path):
+def test_package_of_a_complete_run(run, whole_source, tmp_path):
     assert found(run) == ""
     first = handin_zip.package(run, "team-1", tmp_path / "a")
     copy = shutil.copytree(run, tmp_path / "copy" / "run1")
@@ -77,7 +84,7 @@ def empty_environment(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_packed_source_runs_as_its_readme_says(run, tmp_path, empty_environment):
+def test_the_packed_source_runs_as_its_readme_says(run, whole_source, tmp_path, empty_environment):
     target = handin_zip.package(run, "t", tmp_path)
     with zipfile.ZipFile(target) as archive:
         archive.extractall(tmp_path / "out")

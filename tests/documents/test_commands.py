@@ -6,11 +6,8 @@ OBS or an NPU are only parsed.
 
 import importlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from tests.helpers import command_lines
 from tests.helpers.commands import ROOT, exam_items
 from tests.helpers.documents import Document
 from tests.helpers.finished_run import complete_run  # noqa: F401 (fixture)
+from tests.helpers.warm import run_warm
 
 DOCUMENTS = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md")
                                          if not path.stem.endswith("_zh"))]
@@ -105,11 +103,10 @@ def workplace(tmp_path_factory, demo_data, complete_run):  # noqa: F811
 
 
 def run(line, folder):
-    """Runs a line in `folder`; the converter, which loads MindSpore, in a process of its own."""
+    """Runs a line in `folder`; the converter, which uses MindSpore, in a process of its own."""
     module, arguments = command_lines.module_and_arguments(line, folder / "stand_in")
     if module.endswith("alpaca_data_preprocess_v1"):
-        done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=folder, capture_output=True,
-                              text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        done = run_warm("-m", module, *arguments, check=False, place=folder)
         return done.returncode, done.stdout + done.stderr
     return importlib.import_module(module).main(arguments), ""
 

@@ -20,6 +20,7 @@ from research_internlm.shared import processes
 from research_internlm.training import command, worker
 from tests.helpers.commands import ROOT, convert_items, exam_items
 from tests.helpers.run_info import parameters
+from tests.helpers.warm import run_warm
 from tests.helpers.weight_files import random_tensors, write
 
 SEQ_LENGTH = 64
@@ -67,16 +68,31 @@ def whole(work):
     return work / "whole"
 
 
+@pytest.fixture(scope="session")
+def one(work):
+    """As `whole` with the same global batches in one worker, not launched; its graphs are for launches."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cache(work / "graphs_of_one").items():
+            patch.setenv(name, value)
+        run_warm("research_internlm/run_internlm.py", "--config", "yaml/lora_finetune.yaml", "--use_parallel",
+                 "False", *launch_command(work, "one", 1, "--load_checkpoint", str(base_weights(work)),
+                                          "callbacks.CheckpointMonitor.keep_checkpoint_max=5")[5:])
+    return work / "one"
+
+
+def cache(graphs):
+    return {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(graphs)}
+
+
 def environment(graphs=None):
     """Variables of a launch; `graphs` is a folder that holds or gets what workers compile.
 
     MindSpore checks the model's source files there, not its settings: only for launches with equal ones.
     """
-    cache = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(graphs)} if graphs else {}
     with socket.socket() as probe:
         probe.bind(("", 0))
         return os.environ | {"MASTER_PORT": str(probe.getsockname()[1]), "MS_SECRET_KEY": "hunter2",
-                             "GLOG_v": "3"} | cache
+                             "GLOG_v": "3"} | (cache(graphs) if graphs else {})
 
 
 def launch(*arguments, graphs=None, **keywords):
@@ -114,7 +130,7 @@ def prepare(command_line):
 
 @pytest.fixture
 def start_one(work, monkeypatch):
-    """Launches one worker that ends before its first step; returns the exit code and msrun's command."""
+    """Launches workers that end before their first step; returns the exit code and msrun's command."""
     from research_internlm.recipes import check  # noqa: F401
     from research_internlm.training import registered  # noqa: F401 (so that no launch imports it again)
 
@@ -122,7 +138,7 @@ def start_one(work, monkeypatch):
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
 
-    def run(output, *more, launcher=()):
+    def run(output, *more, launcher=(), workers=1):
         started = []
 
         def run_msrun(msrun, attempt, folder, has_scheduler):
@@ -131,7 +147,7 @@ def start_one(work, monkeypatch):
             return 0, None
 
         monkeypatch.setattr(msrun_module, "run_msrun", run_msrun)
-        words = launch_command(work, output, 1, *more, launcher=launcher)[2:]
+        words = launch_command(work, output, workers, *more, launcher=launcher)[2:]
         try:
             return launch_module.launch_run(options.parse(words, "")), started
         finally:

@@ -1,8 +1,9 @@
 """Loss and LoRA gradients of the same samples, unpacked and packed, with full head and head at labels.
 
 A process of its own, because MindFormers keeps one context per process. Compiling a network takes ten times
-as long as running it operator by operator, so one way alone is compiled, as training does. Usage:
-packed_and_unpacked.py FAMILY OUTPUT.npz; the arrays' names tell what they are.
+as long as running it operator by operator, so one way alone is compiled, as training does; all layers get the
+same mask and positions, so there is one. Usage: packed_and_unpacked.py FAMILY OUTPUT.npz; the arrays' names
+tell what they are.
 """
 
 import copy
@@ -83,7 +84,7 @@ def main():
         [ROOT / overlay for overlay in RECIPES[family]],
         ["runner_config.batch_size=2", "context.mode=PYNATIVE_MODE", "use_parallel=False",
          f"model.model_config.vocab_size={VOCAB}", f"model.model_config.seq_length={LENGTH}",
-         "model.model_config.num_layers=2", "model.model_config.hidden_size=64",
+         "model.model_config.num_layers=1", "model.model_config.hidden_size=64",
          "model.model_config.pet_config.lora_dropout=0.0"])
     found = list(samples())
     most = max(int(sum((found[sample][1] != -100).sum() for sample in row)) for row in ROWS)

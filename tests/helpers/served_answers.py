@@ -23,7 +23,7 @@ from research_internlm.checkpoints.hf_export import export_model
 from research_internlm.data.chat_template import render_chat
 from research_internlm.data.tokens import load_tokenizer
 from research_internlm.inference.engine import Engine
-from research_internlm.inference.sampling import Sampling
+from research_internlm.inference.sampling import Sampling, choose
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.model import lora
 from research_internlm.serving import server
@@ -67,12 +67,27 @@ def make_weights(folder, recipe):
     return write(folder / "run" / "checkpoint_trainable" / "rank_0" / "a.ckpt", pairs)
 
 
-def logprobs(engine, ids):
-    """Log-probabilities (tokens, vocab_size) by one pass of MindFormers' network."""
+def logits_of(engine, ids):
+    """Logits (tokens, vocab_size) by one pass of MindFormers' network."""
     padded = np.zeros((1, LENGTH), np.int32)
     padded[0, :len(ids)] = ids
-    logits = engine.score_network(mindspore.Tensor(padded))[0].asnumpy()[0, :len(ids)].astype(np.float64)
+    return engine.score_network(mindspore.Tensor(padded))[0].asnumpy()[0, :len(ids)]
+
+
+def logprobs(engine, ids):
+    logits = logits_of(engine, ids).astype(np.float64)
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def sampled(engine, prompt, sampling):
+    """What engine.stream draws, see engine_answers.py, without its graphs."""
+    seen, random = list(prompt), np.random.default_rng(sampling.seed)
+    while len(seen) < len(prompt) + NEW:
+        token = choose(logits_of(engine, seen)[-1], seen, sampling, random)
+        if token in engine.stop_ids:
+            break
+        seen.append(token)
+    return seen[len(prompt):]
 
 
 def chatted(folder, options):
@@ -112,7 +127,7 @@ def ask_server(source, adapter, prompts):
 
 def reference(engine, tuned, codec, prompts):
     """The same, by the engine and by forward passes."""
-    answers = engine.generate(prompts)
+    *answers, answer_in_chat = engine.generate([*prompts, codec.encode(render_chat(QUESTION, ""))])
     sampling = Sampling(NEW, temperature=1.5, seed=5)
     scored = []
     for prompt in prompts:
@@ -125,9 +140,9 @@ def reference(engine, tuned, codec, prompts):
     return {"answers": list(map(codec.decode, answers)), "scored": scored,
             "logprobs": [values[np.arange(len(answer)), answer].tolist()
                          for values, answer in zip(full, answers, strict=True)],
-            "sampled": [codec.decode(list(engine.stream(prompt, sampling))) for prompt in prompts[:2]],
+            "sampled": [codec.decode(sampled(engine, prompt, sampling)) for prompt in prompts[:2]],
             "tuned": values[np.arange(len(values) - 1), prompts[0][1:]].tolist(),
-            "chat": codec.decode(engine.generate([codec.encode(render_chat(QUESTION, ""))])[0])}
+            "chat": codec.decode(answer_in_chat)}
 
 
 def main():

@@ -27,14 +27,16 @@ LOADED = [f"research_internlm.{name}" for name in (
     "checkpoints.hf_import", "checkpoints.merging")] + ["preprocess.mindrecord.writer"]
 
 
-def run_warm(script: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess:
-    """As commands.run_script, without loading MindSpore and MindFormers again."""
+def run_warm(script: str, *arguments: object, check: bool = True, place: Path = ROOT
+             ) -> subprocess.CompletedProcess:
+    """As commands.run_script, without loading MindSpore and MindFormers again; `place` is its folder."""
     words = [script, *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, name) for name in ("stdout", "stderr")]
         server = _server()
-        server.stdin.write(json.dumps({"words": words, "outputs": [str(path) for path in outputs],
-                                       "environment": dict(os.environ)}) + "\n")
+        server.stdin.write(json.dumps({
+            "words": words, "place": str(place), "outputs": [str(path) for path in outputs],
+            "environment": dict(os.environ)}) + "\n")
         server.stdin.flush()
         answer = server.stdout.readline()
         assert answer, "the warm process has ended; its errors are above"
@@ -77,8 +79,9 @@ def main() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
 
 
-def _become(words: list[str], outputs: list[str], environment: dict[str, str]) -> None:
+def _become(words: list[str], place: str, outputs: list[str], environment: dict[str, str]) -> None:
     """Does what `python words...` does, in this process."""
+    os.chdir(place)
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.environ.clear()

@@ -91,15 +91,6 @@ def differing(one, other):
     return [name for name in one if one[name].asnumpy().tobytes() != other[name].asnumpy().tobytes()]
 
 
-@pytest.fixture(scope="module")
-def one(work):
-    """A run of 1 worker with the global batch of `whole`."""
-    done = launch(work, "one", 1, "--load_checkpoint", str(base_weights(work)),
-                  "callbacks.CheckpointMonitor.keep_checkpoint_max=5")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return work / "one"
-
-
 @pytest.mark.model
 def test_two_workers_have_the_loss_of_one_with_the_same_global_batches(whole, one):
     expected = lines(one, 0)
@@ -173,12 +164,13 @@ def test_a_run_keeps_the_checkpoints_its_plan_says(one):
 
 
 @pytest.mark.model
-def test_a_finished_run_says_so_and_another_command_is_refused(work, whole):
+def test_a_finished_run_says_so_and_another_command_is_refused(work, whole, start_one, capsys):
     before = sorted(whole.rglob("*"))
-    done = launch(work, "whole", 2, "--load_checkpoint", str(base_weights(work)))
-    assert done.returncode == 0 and "is finished" in done.stdout
-    done = launch(work, "whole", 2, "lr_schedule.learning_rate=3.0e-3", "seed=7")
-    assert_user_error(done, "holds another run", "lr_schedule.learning_rate: 0.01 -> 0.003", "seed: 0 -> 7")
+    base = "--load_checkpoint", str(base_weights(work))
+    assert start_one("whole", *base, workers=2) == (0, []) and "is finished" in capsys.readouterr().out
+    with pytest.raises(ToolkitError, match=r"holds another run.* lr_schedule\.learning_rate: 0\.01 -> 0\.003"
+                                           ".* seed: 0 -> 7"):
+        start_one("whole", "lr_schedule.learning_rate=3.0e-3", "seed=7", workers=2)
     assert sorted(whole.rglob("*")) == before
 
 

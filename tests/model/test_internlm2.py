@@ -104,7 +104,7 @@ def test_every_recipe_passes_the_check_with_every_size(recipe, size):
 
 
 @pytest.mark.model
-def test_the_main_job_on_a_tiny_internlm2(demo_data, tokenizer, tmp_path):
+def test_the_main_job_on_a_tiny_internlm2(demo_data, tokenizer, tmp_path, monkeypatch):
     """Convert, train, merge, evaluate: with GQA, and ChatML in the records."""
     convert_items(tmp_path, tokenizer, exam_items(demo_data)[:16], "--seq_length", 96)
     manifest = json.loads((tmp_path / "train.mindrecord.manifest.json").read_text())
@@ -125,6 +125,8 @@ def test_the_main_job_on_a_tiny_internlm2(demo_data, tokenizer, tmp_path):
     merged = tmp_path / "merged.safetensors"
     run_script("research_internlm/weights.py", "merge", "--base", full, "--adapter", full, "--output", merged)
     answers = []
+    monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")  # both evaluations have the same settings
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path / "graphs"))
     for checkpoint in (full, merged):
         result = tmp_path / f"{checkpoint.suffix}.json"
         run_warm("research_internlm/evaluate.py", "mmlu", "--config", YAML / "predict_mmlu.yaml",

@@ -1,4 +1,7 @@
-"""What a process is in a job comes from msrun's launch, not from variables that others set."""
+"""What a process is in a job comes from msrun's launch, not from variables that others set.
+
+A training under such variables is in tests/training/test_training.py.
+"""
 
 import json
 import os
@@ -10,7 +13,6 @@ import pytest
 from research_internlm.shared import process_role
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.processes import RUN_MARK
-from tests.helpers.commands import convert_items, exam_items, run_script
 
 OTHERS = {"MS_ROLE": "MS_SCHED", "MS_WORKER_NUM": "8", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "2229",
           "RANK_ID": "3", "RANK_SIZE": "8"}
@@ -77,31 +79,6 @@ except ToolkitError:
     done = subprocess.run([sys.executable, "-c", program], env=clean_environment() | OTHERS, cwd=tmp_path,
                           capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["refused"], done.stderr
-
-
-@pytest.mark.model
-def test_a_training_under_such_variables_is_one_of_one_worker(demo_data, tmp_path, monkeypatch):
-    for name, value in OTHERS.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv(RUN_MARK, raising=False)
-    data = convert_items(tmp_path, demo_data / "tokenizer.model", exam_items(demo_data)[:8],
-                         "--seq_length", 64)
-    vocab_size = json.loads((tmp_path / "train.mindrecord.manifest.json").read_text()
-                            )["special_ids"]["vocab_size"]
-    shape = [f"model.model_config.{setting}" for setting in (
-        f"vocab_size={vocab_size}", "seq_length=64", "hidden_size=32", "num_layers=1", "num_heads=2")]
-    overlay = ("--overlay", "yaml/overlays/cpu_tiny.yaml")
-    done = run_script(
-        "research_internlm/run_internlm.py", "--config", "yaml/lora_finetune.yaml", *overlay,
-        "--train_dataset", data, "--output_dir", tmp_path / "run", "--use_parallel", "False", *shape,
-        "do_eval=False", "runner_config.epochs=1", "callbacks.CheckpointMonitor.save_checkpoint_steps=2")
-    assert "not used: MS_ROLE, MS_WORKER_NUM" in done.stdout
-    assert json.loads((tmp_path / "run/run.json").read_text())["workers"] == 1
-    lines = [json.loads(line) for line in (tmp_path / "run/train_log.jsonl").read_text().splitlines()]
-    assert len(lines) == 2  # 8 rows, batch 4: all of them, no shard of 8 workers'
-    tokens = json.loads((tmp_path / "run/run.json").read_text())["data"]["train_dataset"]["tokens"]["total"]
-    assert lines[1]["useful_tokens_per_s"] == pytest.approx(tokens / 2 * 1000 / lines[1]["step_ms"], rel=1e-2)
-    assert list((tmp_path / "run/checkpoint/rank_0").glob("*.ckpt"))
 
 
 JOB = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "4", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "8118",

@@ -14,6 +14,7 @@ import yaml
 from research_internlm.checkpoints import weight_names
 from research_internlm.runs.loss_lines import Record, events
 from research_internlm.runs.train_log_file import read_lines
+from research_internlm.shared.processes import RUN_MARK
 from research_internlm.shared.run_layout import TRAIN_LOG
 from tests.helpers.commands import ROOT, assert_user_error, run_script
 from tests.helpers.warm import run_warm
@@ -49,8 +50,8 @@ def settings(work):
             "model.model_config.num_layers=1", "model.model_config.num_heads=2")
 
 
-def train(work, output, settings, *more, check=True):
-    return run_warm(
+def train(work, output, settings, *more, check=True, start=run_warm):
+    return start(
         TRAIN, "--config", "yaml/lora_finetune.yaml", *OVERLAY, "--train_dataset", work / "train.mindrecord",
         "--eval_dataset", work / "valid.mindrecord", "--output_dir", output, "--use_parallel", "False",
         *settings, "runner_config.epochs=2", "eval_step_interval=6",
@@ -58,10 +59,20 @@ def train(work, output, settings, *more, check=True):
         check=check)
 
 
+# Set by a job system for every process of a machine; of this run they say nothing.
+OTHERS = {"MS_ROLE": "MS_SCHED", "MS_WORKER_NUM": "8", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "2229",
+          "RANK_ID": "3", "RANK_SIZE": "8"}
+
+
 @pytest.fixture(scope="module")
 def run(work, settings):
-    """Output folder and log of one LoRA run."""
-    done = train(work, work / "run", settings, f"tensorboard={{tensorboard_dir: {work / 'curves'}}}")
+    """Output folder and log of one LoRA run, in a new process: it reads OTHERS before MindSpore does."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in OTHERS.items():
+            patch.setenv(name, value)
+        patch.delenv(RUN_MARK, raising=False)
+        done = train(work, work / "run", settings, f"tensorboard={{tensorboard_dir: {work / 'curves'}}}",
+                     start=run_script)
     return work / "run", done.stdout + done.stderr
 
 
@@ -76,6 +87,14 @@ def test_training_learns_and_logs_what_a_user_needs(run):
     assert np.mean(values[-3:]) < np.mean(values[:3])
     for words in ("useful_tokens_per_second", "per_step_time", "lr: ", "Eval result", "loss_scale: 16384"):
         assert words in log
+
+
+def test_under_the_variables_of_another_job_it_is_a_training_of_one_worker(run):
+    output, log = run
+    assert "not used: MS_ROLE, MS_WORKER_NUM" in log
+    assert json.loads((output / "run.json").read_text())["workers"] == 1
+    assert len(read_lines(output / TRAIN_LOG).records) == 12  # all rows: no shard of 8 workers'
+    assert [path.name for path in output.glob("checkpoint/rank_*")] == ["rank_0"]
 
 
 def test_train_log_says_what_the_log_says_unrounded(run):
