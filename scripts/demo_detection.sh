@@ -97,6 +97,13 @@ for mode in likelihood generate; do
     grep -A9 '^detection' "$out/log/$mode.log"
 done
 
+step "Does the model know its training texts? Their loss against that of texts it never saw"
+logged "$out/log/loss.log" python research_internlm/evaluate.py loss --config yaml/predict_mmlu.yaml \
+    --overlay yaml/overlays/cpu_tiny.yaml --load_checkpoint "$out/merged.ckpt" --model_file "$out/tokenizer.model" \
+    --file "$out/data/train_detection.json" --reference "$out/data/test_detection.json" --limit 200 \
+    --output "$out/loss.json" model.model_config.vocab_size="$vocab" runner_config.batch_size=32
+grep -E '^(loss of|difference)' "$out/log/loss.log"
+
 step "What this shows"
 tee "$out/README.txt" <<'TEXT'
 Shown: every command of the job runs, on a split that shares no near-duplicate, prompt or generator; both ways of

@@ -78,7 +78,7 @@ class Tensors:
         if part:
             if self._made[0] != name:
                 self._made = (name, self._layout.values(self._quantized(name)))
-            yield self._made[1][part]
+            yield self._check.see(self._made[1][part], tensor)
         elif self._layout.bits == BITS and name.startswith("model.layers."):
             yield self._check.see(self._stage(name)[_within(name)].astype(np.float16), tensor)
         else:

@@ -151,7 +151,7 @@ def _layers(source: Source, stages: Stages, ids: np.ndarray) -> list[LayerStatis
         if done < count:
             from research_internlm.quantisation.layer_network import LayerNetwork
 
-            network = LayerNetwork(source.model_config, *ids.shape)
+            network = LayerNetwork(source.model_config, ids.shape[1])
         for layer in tqdm(range(done, count), "keys and values", count, unit="layer", initial=done):
             network.load(lambda name, layer=layer: weights.read(layer_name(layer, name)))
             _see(network, stages, layer)

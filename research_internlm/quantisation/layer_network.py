@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from mindspore import GRAPH_MODE, Tensor, nn, set_context
+from mindspore import PYNATIVE_MODE, Tensor, nn, set_context
 
 from research_internlm.checkpoints.model_match import computed_by
 from research_internlm.inference.plain_layer import PlainLayer, Triple, causal_mask, rotary_angles
@@ -50,17 +50,16 @@ class LayerNetwork:
 
     Args:
         model_config: A recipe's `model.model_config`; its shape is used, in float32 on the CPU.
-        sequences: How many there are to compute.
-        length: Tokens of each.
+        length: Tokens of a sequence.
     """
 
-    def __init__(self, model_config: Mapping[str, Any], sequences: int, length: int) -> None:
+    def __init__(self, model_config: Mapping[str, Any], length: int) -> None:
         set_scratch_log_folder()
         cpu_patches.adapt("CPU")
         from research_internlm.model.config import InternLMConfig
         from research_internlm.model.modeling import InternLMForCausalLM
 
-        set_context(mode=GRAPH_MODE, device_target="CPU")
+        set_context(mode=PYNATIVE_MODE, device_target="CPU")  # a layer runs a few times: no use to compile it
         network = InternLMForCausalLM(InternLMConfig(
             **{**computed_by(model_config), **_ON_CPU}, seq_length=length,
             attn_proj_has_bias=shape.has_bias(model_config, "attn_proj_has_bias")))
@@ -69,7 +68,7 @@ class LayerNetwork:
         self._layer: nn.Cell = _SeenLayer(network.model.layers[0]).set_train(False)
         angles = network.model.freqs_mgr
         self._angles = (angles.freqs_cos, angles.freqs_sin, angles.swap_mask)
-        self._rows = min(max(_TOKENS // length, 1), sequences)
+        self._rows = max(_TOKENS // length, 1)
 
     def load(self, read: Callable[[str], np.ndarray]) -> None:
         """Takes the weights of another layer.
@@ -92,10 +91,6 @@ class LayerNetwork:
             rotated.
         """
         for start in range(0, len(hidden), self._rows):
-            block = np.ascontiguousarray(hidden[start:start + self._rows])
-            count = len(block)
-            # One shape is compiled; the last block is filled up with zeros, which see no other sequence.
-            padded = np.zeros((self._rows, *hidden.shape[1:]), np.float32)
-            padded[:count] = block
-            output, *seen = (part.asnumpy()[:count] for part in self._layer(Tensor(padded), *self._angles))
+            block = Tensor(np.ascontiguousarray(hidden[start:start + self._rows]))
+            output, *seen = (part.asnumpy() for part in self._layer(block, *self._angles))
             yield output, dict(zip((*INPUTS, "keys", "values"), seen, strict=True))

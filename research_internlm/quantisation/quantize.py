@@ -136,7 +136,7 @@ def _layers(source: Source, weights: Weights, request: Request, stages: Stages) 
         if done < count:
             from research_internlm.quantisation.layer_network import LayerNetwork
 
-            network = LayerNetwork(source.model_config, *ids.shape)
+            network = LayerNetwork(source.model_config, ids.shape[1])
     first = layer_name(0, "")
     names = [name.removeprefix(first) for name in weight_names.parameter_shapes(source.model_config)
              if name.startswith(first)]

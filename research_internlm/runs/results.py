@@ -178,6 +178,26 @@ class DetectionScores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossScores:
+    """How likely a model finds texts.
+
+    Attributes:
+        task: `loss`.
+        file: `all` and `answers`: loss, perplexity, intervals and counts; `answers` is None for plain text.
+        reference: The same; None where none was given.
+        difference: `all` and `answers`: loss of the file minus that of the reference, with its interval.
+        file_sha256, reference_sha256: Of the files.
+    """
+
+    task: Literal["loss"]
+    file: dict[str, Any]
+    reference: dict[str, Any] | None
+    difference: dict[str, Any] | None
+    file_sha256: str
+    reference_sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _SquadTask:
     """`task` and `questions` (`all` or `contest`), which stand first in the file."""
 
@@ -216,6 +236,11 @@ class DetectionResult(EvaluationFacts, DetectionScores):
     """Result of evaluate.py detection."""
 
 
-Result = MmluResult | SquadResult | PredictionScores | DetectionResult
+@dataclass(frozen=True, kw_only=True)
+class LossResult(EvaluationFacts, LossScores):
+    """Result of evaluate.py loss."""
+
+
+Result = MmluResult | SquadResult | PredictionScores | DetectionResult | LossResult
 RESULTS: dict[str, type] = {"mmlu": MmluResult, "squad": SquadResult, "squad-score": PredictionScores,
-                            "detection": DetectionResult}
+                            "detection": DetectionResult, "loss": LossResult}

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from research_internlm.data.tokens import load_tokenizer
 from research_internlm.evaluation import runner
 from research_internlm.evaluation.text_loss import LossTask, mean_loss
 from research_internlm.inference.text_codec import TextCodec
+from research_internlm.runs.result_files import read_result
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.commands import exam_items
+from tests.helpers.finished_run import evaluation_facts
 
 ROOMY = {"seq_length": 4096}
 
@@ -124,6 +127,19 @@ def test_a_limit_leaves_both_files(tmp_path, items):
     assert [item.name for item in task.items[:7]] == [
         "file 1", "reference 1", "file 2", "reference 2", "file 3", "reference 3", "file 4"]
     assert len(task.items) == 12
+
+
+def test_a_result_in_a_run_folder_is_read_again(codec, tmp_path, items):
+    task = LossTask(write(tmp_path / "items.json", items), write(tmp_path / "text.txt", "The river runs."))
+    model = Losses(lambda token: 1.0)
+    evaluated = SimpleNamespace(codec=codec, model_config=ROOMY, load=model.load,
+                                facts=lambda: evaluation_facts("x"))
+    result = runner.evaluate(task, evaluated, None, started=0).result
+    path = tmp_path / "results_loss_x.json"
+    path.write_text(json.dumps(result))
+    assert read_result(path).file["answers"]["loss"] == 1
+    assert result["difference"]["all"] == {"loss": 0.0, "interval_95": None}
+    assert result["difference"]["answers"] is None
 
 
 def test_a_file_without_items_is_refused(tmp_path):

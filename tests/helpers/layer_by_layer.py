@@ -66,7 +66,7 @@ def main():
     done["packed"] = [str(packed.dtype), list(packed.shape)]
     # The layers one by one are the network: hidden states of both, after the last layer.
     ids = np.random.default_rng(1).integers(3, config["vocab_size"], (3, 40))
-    network = LayerNetwork(config, *ids.shape)
+    network = LayerNetwork(config, ids.shape[1])
     with Weights(checkpoint) as values:
         hidden = values.embed(ids)
         for layer in range(config["num_layers"]):
