@@ -58,7 +58,8 @@ def _number_problems(recipe: recipes.Recipe) -> Iterator[str]:
     """Numbers of the right type that no run can have: MindSpore fails on them after the model is built."""
     config = recipes.model_config(recipe)
     yield from (f"in model.model_config, {problem}" for problem in hf_config.shape_problems(config))
-    asked = {"runner_config.batch_size": {}, "runner_config.epochs": {"default": 1},
+    # Where one must be there, recipes/structure.py says so.
+    asked = {"runner_config.batch_size": {"default": 1}, "runner_config.epochs": {"default": 1},
              "seed": {"least": 0, "default": 0}}
     if config.get("pet_config"):
         asked["model.model_config.pet_config.lora_rank"] = {"default": 8}  # LoraConfig's
