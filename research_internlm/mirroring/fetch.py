@@ -105,7 +105,8 @@ def _refuse_another_run(index: Index, folder: Path, url: str) -> None:
     if run is not None:
         different = list(differences(index, run.settings))
     else:
-        different = [str(path) for path in run_layout.rank_files(run_layout.checkpoint_dir(folder))
+        different = [str(path) for saves in (run_layout.checkpoint_dir(folder), run_layout.state_dir(folder))
+                     for path in run_layout.rank_files(saves)
                      if path.relative_to(folder).as_posix() not in index.files]
     if different:
         raise ToolkitError(f"{folder} holds another run than {url}: {'; '.join(different)}; fetch into "

@@ -18,6 +18,7 @@ from research_internlm import mirror
 from research_internlm.checkpoints.header import read_header, step_of
 from research_internlm.mirroring import beside_a_run, fetch, push, watch
 from research_internlm.mirroring.push import Pusher
+from research_internlm.runs.saved_steps import find_saves, last_save
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.processes import RUN_MARK, processes_of, workers_of
@@ -104,6 +105,28 @@ def test_a_growing_run_is_in_the_mirror_and_comes_back(bucket, run, tmp_path, ca
     assert "10 fetched" in out
     fetched(bucket, copy)
     assert "0 fetched, 10 there already" in capsys.readouterr().out
+
+
+def test_states_between_full_checkpoints_come_back_and_are_continued_from(bucket, run, tmp_path):
+    checkpoint(run, 4)
+    for step in (6, 10):  # neither is one of the five
+        full = checkpoint(run, step)
+        state = run_layout.state_dir(run) / "rank_0" / full.name
+        state.parent.mkdir(parents=True, exist_ok=True)
+        full.rename(state)
+        pusher(bucket, run).round(True)
+    assert mirrored_steps(bucket) == [4, 10]
+    copy = fetched(bucket, tmp_path / "copy")
+    found = find_saves(copy)
+    assert sorted(found.complete) == [4, 10]
+    assert last_save(found) == run_layout.state_dir(copy) / "rank_0" / state.name
+    for name in ("run.json", "resolved_config.yaml"):
+        (copy / name).unlink()
+    stranger = copy / "checkpoint_state" / "rank_0" / "other_rank_0-1_10.ckpt"
+    state.rename(run / "gone")
+    stranger.write_bytes((run / "gone").read_bytes())
+    with pytest.raises(ToolkitError, match=r"holds another run than .*other_rank_0-1_10\.ckpt"):
+        fetch.fetch(connect(bucket.name, None), "team/run", copy, print)
 
 
 def test_what_is_unfinished_is_not_sent(bucket, run):
