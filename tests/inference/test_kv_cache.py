@@ -32,12 +32,19 @@ def test_logits_of_every_step_are_those_of_a_whole_forward_pass(result):
 
 @pytest.mark.model
 def test_tokens_are_those_of_mindformers_generate(result):
-    assert result["cached_endless"] == result["stock_endless"] == result["merged_endless"]
+    assert result["cached_endless"] == result["stock_endless"]
     assert all(len(answer) == NEW for answer in result["cached_endless"])
     assert len({tuple(answer) for answer in result["cached_endless"]}) > 1  # the prompts matter
 
 
 @pytest.mark.model
+@pytest.mark.parametrize("result", ["internlm"], indirect=True)
+def test_merged_weights_give_the_tokens_of_the_adapter(result):
+    assert result["merged_endless"] == result["cached_endless"]
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("result", ["internlm2"], indirect=True)
 def test_a_batch_of_unlike_lengths_has_the_answers_of_its_prompts_alone(result):
     """MindFormers' own generate, which answers on Ascend; there with its paged cache, which a CPU lacks."""
     assert result["stock_endless"] == result["stock_alone"]

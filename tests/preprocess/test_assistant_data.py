@@ -109,9 +109,9 @@ def test_the_ratio_the_counts_and_the_seed_hold(tmp_path):
 
 def test_sampling_draws_every_conversation_alike(tmp_path):
     general = write(tmp_path / "g.json", [(f"{n}?", "x") for n in range(20)])
-    drawn = [int(messages[0]["content"][:-1]) for seed in range(300)
+    drawn = [int(messages[0]["content"][:-1]) for seed in range(100)
              for messages in read_general(general, BAO, 5, random.Random(seed)).chosen]
-    assert min(map(drawn.count, range(20))) > 40 and max(map(drawn.count, range(20))) < 115  # 75 expected
+    assert min(map(drawn.count, range(20))) > 6 and max(map(drawn.count, range(20))) < 45  # 25 expected
 
 
 def test_identity_conversations_vary():
