@@ -102,8 +102,11 @@ def _errors(facts: Mapping[str, Any]) -> list[str]:
 
 def calibrate(arguments: argparse.Namespace) -> Mapping[str, Any]:
     """Runs `calibrate`."""
-    return kv_statistics.calibrate(_source(arguments), arguments.output, arguments.calibration,
-                                   arguments.samples, arguments.length, arguments.overwrite)
+    facts = kv_statistics.calibrate(_source(arguments), arguments.output, arguments.calibration,
+                                    arguments.samples, arguments.length, arguments.overwrite)
+    print(f"keys and values of {facts['layers']} layers over {facts['tokens_used']:,} tokens, for "
+          f"{kv_statistics.BITS} bits; {kv_statistics.NOTE}")
+    return facts
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], Mapping[str, Any]]] = MappingProxyType({

@@ -24,7 +24,7 @@ from research_internlm.shared.files import require_file, sha256_of, write_json, 
 from research_internlm.shared.schema import Count
 
 BITS = 8
-_NOTE = ("LMDeploy 0.1 to 0.3 reads the .weight files with quant_policy = 4, which meant 8 bits there; since "
+NOTE = ("LMDeploy 0.1 to 0.3 reads the .weight files with quant_policy = 4, which meant 8 bits there; since "
          "0.4 quant_policy 8 means 8 bits, 4 means 4 bits, and no statistics are read")
 
 
@@ -134,9 +134,10 @@ def calibrate(source: Source, output: Path, calibration: Path, samples: int, len
             (folder / f"layers.{number}.past_kv_scale.0.weight").write_bytes(np.array(
                 [layer.k_scale, layer.k_zp, layer.v_scale, layer.v_zp], "<f4").tobytes())
         write_json(folder / KV_STATISTICS, schema.to_json(
-            KvStatistics(BITS, counts["tokens_used"], _NOTE, layers)))
+            KvStatistics(BITS, counts["tokens_used"], NOTE, layers)))
         facts = {"tool": "weights.py calibrate", "inputs": source.digests(), **settings, **counts,
-                 "counts": {"in": len(layers), "out": len(layers), "dropped": {}}}
+                 "layers": len(layers),
+                 "counts": {"in": 2 * len(layers), "out": 2 * len(layers), "dropped": {}}}
         write_manifest(folder / KV_STATISTICS, **facts)
         results.publish(output.name)
         stages.remove()

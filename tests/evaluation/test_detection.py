@@ -168,6 +168,21 @@ def test_the_count_of_words_gets_its_threshold_from_the_validation_texts_too(dat
     assert run(generate, codec, Model(codec))[0]["baseline"]["bag_of_words"]["threshold"] == 0.5
 
 
+def test_weights_are_compared_by_precision_and_recall_and_by_what_each_text_was_called(data, codec):
+    task, model = task_of(data), Model(codec, shift=3.0)
+    answers = runner.ask(task, task.items, codec, ROOMY, model.load)
+    result = task.score(task.items, answers)
+    metrics, decisions = task.metrics(task.items, answers, result), task.decisions(task.items, answers)
+    labels = {item["id"]: item["label"] for item in task.items[:60]}
+    assert decisions.keys() == labels.keys()
+    called = [name for name, call in decisions.items() if call == 1]
+    right = sum(labels[name] for name in called)
+    assert metrics["precision"].value == right / len(called) and metrics["recall"].value == right / 30
+    low, high = metrics["recall"].interval_95
+    assert low < metrics["recall"].value <= high
+    assert metrics["ROC-AUC"].value == result["roc_auc"]["auc"]
+
+
 def test_a_limit_asks_test_texts_and_says_that_nothing_chose_the_threshold(data, codec):
     result, _ = run(task_of(data), codec, Model(codec), limit=10)
     assert result["counts"]["total"] == 10 and result["threshold"] == {"value": 0.5, "validation_texts": 0}
