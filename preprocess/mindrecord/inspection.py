@@ -138,7 +138,7 @@ def _require_name(index: Path, part: Path) -> None:
     """Checks that an index is one, and of a file of this name."""
     try:
         with sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True) as database:
-            names = [Path(name).name for (name,) in database.execute("SELECT NAME FROM SHARD_NAME")]
+            names = [Path(str(name)).name for (name,) in database.execute("SELECT NAME FROM SHARD_NAME")]
     except sqlite3.Error as error:
         raise ToolkitError(f"{index} is not the index of a MindRecord ({error}); copy it again") from None
     if part.name not in names:
