@@ -253,7 +253,8 @@ def inspect(rows: Iterable[tuple[np.ndarray, np.ndarray]], rule: Rule, show: int
 
 def marked(sample: Sample, processor: sentencepiece.SentencePieceProcessor, special: SpecialTokens) -> str:
     """A sample as text, its supervised part between ⟦ and ⟧, special tokens by their role."""
-    names = {id_: f"<{printed_role(role)}>" for role, id_ in special.all_ids()}
+    names = {id_: printed_role(role) for role, id_ in special.all_ids()}
+    ending = special["end_of_assistant"]  # ChatML ends every turn with the same token
     text, run, inside = "", [], False
     for place, id_ in enumerate(sample.ids.tolist()):
         supervised = place < len(sample.labels) and sample.labels[place] != IGNORE_ID
@@ -263,7 +264,8 @@ def marked(sample: Sample, processor: sentencepiece.SentencePieceProcessor, spec
         if supervised != inside:
             text, inside = text + ("⟦" if supervised else "⟧"), supervised
         if id_ in names or not known:
-            text += names.get(id_, f"<id {id_}>")
+            name = printed_role("end_of_assistant") if supervised and id_ == ending else names.get(id_)
+            text += f"<{name or f'id {id_}'}>"
         else:
             run.append(id_)
     return text + processor.decode(run) + ("⟧" if inside else "")
