@@ -138,7 +138,7 @@ def _require_name(index: Path, part: Path) -> None:
     """Checks that an index is one, and of a file of this name."""
     try:
         with sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True) as database:
-            names = [Path(name).name for (name,) in database.execute("SELECT NAME FROM SHARD_NAME")]
+            names = [Path(str(name)).name for (name,) in database.execute("SELECT NAME FROM SHARD_NAME")]
     except sqlite3.Error as error:
         raise ToolkitError(f"{index} is not the index of a MindRecord ({error}); copy it again") from None
     if part.name not in names:
@@ -253,7 +253,8 @@ def inspect(rows: Iterable[tuple[np.ndarray, np.ndarray]], rule: Rule, show: int
 
 def marked(sample: Sample, processor: sentencepiece.SentencePieceProcessor, special: SpecialTokens) -> str:
     """A sample as text, its supervised part between ⟦ and ⟧, special tokens by their role."""
-    names = {id_: f"<{printed_role(role)}>" for role, id_ in special.all_ids()}
+    names = {id_: printed_role(role) for role, id_ in special.all_ids()}
+    ending = special["end_of_assistant"]  # ChatML ends every turn with the same token
     text, run, inside = "", [], False
     for place, id_ in enumerate(sample.ids.tolist()):
         supervised = place < len(sample.labels) and sample.labels[place] != IGNORE_ID
@@ -263,7 +264,8 @@ def marked(sample: Sample, processor: sentencepiece.SentencePieceProcessor, spec
         if supervised != inside:
             text, inside = text + ("⟦" if supervised else "⟧"), supervised
         if id_ in names or not known:
-            text += names.get(id_, f"<id {id_}>")
+            name = printed_role("end_of_assistant") if supervised and id_ == ending else names.get(id_)
+            text += f"<{name or f'id {id_}'}>"
         else:
             run.append(id_)
     return text + processor.decode(run) + ("⟧" if inside else "")

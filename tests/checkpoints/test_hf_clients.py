@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from research_internlm import weights
+from research_internlm import recipes, weights
 from research_internlm.checkpoints import weight_names
 from research_internlm.data.chat_template import encode, render_messages
 from research_internlm.data.families import FAMILIES
 from research_internlm.data.tokens import load_tokenizer, special_tokens
+from research_internlm.model import lora
+from research_internlm.shared.files import sha256_of
 from tests.helpers.commands import ROOT
 from tests.helpers.tiny_vocabulary import write_vocabulary
 from tests.helpers.warm import run_warm
@@ -28,6 +30,7 @@ from tests.helpers.weight_files import write
 pytestmark = pytest.mark.model
 
 LENGTH, NEW_TOKENS = 192, 12
+CONFIG, OVERLAY = ROOT / "yaml/predict_mmlu.yaml", ROOT / "yaml/overlays/cpu_tiny.yaml"
 SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "n_kv_heads": 2, "multiple_of": 16,
          "seq_length": LENGTH}
 CONVERSATIONS = [
@@ -52,46 +55,53 @@ def config_words(folder, family, vocab_size):
             f"model.arch.type={row.config_type.replace('Config', 'ForCausalLM')}"]
 
 
-def random_base(path, model_config):
-    random = np.random.default_rng(7)
-    return write(path, {name: random.normal(1.0 if "norm" in name else 0.0, 0.3, shape).astype(np.float32)
-                        for name, shape in weight_names.parameter_shapes(model_config).items()})
+def random_weights(folder, recipe):
+    """A base, and an adapter as a run over it leaves one."""
+    random, model_config = np.random.default_rng(7), recipes.model_config(recipe)
+    base = {name: random.normal(1.0 if "norm" in name else 0.0, 0.3, shape).astype(np.float32)
+            for name, shape in weight_names.parameter_shapes(model_config).items()}
+    adapter, rank = {}, model_config["pet_config"]["lora_rank"]
+    for name, value in base.items():
+        if name.endswith(("wq.weight", "wk.weight", "wv.weight", "wo.weight")):
+            a, b = lora.adapter_names(name)
+            adapter[a] = random.normal(0, 0.3, (rank, value.shape[1])).astype(np.float32)
+            adapter[b] = random.normal(0, 0.3, (value.shape[0], rank)).astype(np.float32)
+    write(folder / "base.ckpt", base)
+    recipes.write_resolved(recipe, folder / "run" / "resolved_config.yaml")
+    (folder / "run" / "run.json").write_text(json.dumps(
+        {"load_checkpoint_sha256": sha256_of(folder / "base.ckpt")}))
+    return write(folder / "run" / "checkpoint_trainable" / "rank_0" / "a.ckpt", adapter)
 
 
-def mindformers(folder, name, words, checkpoint, prompts, **more):
+def our_answers(folder, words, checkpoint, prompts):
     ids = np.zeros((len(prompts), LENGTH), np.int64)
     for row, prompt in enumerate(prompts):
         ids[row, :len(prompt)] = prompt
     np.save(folder / "ids.npy", ids)
-    job = {"overrides": words, "checkpoint": str(checkpoint), "ids": str(folder / "ids.npy"),
-           "output": str(folder / f"{name}.npz"), "new_tokens": NEW_TOKENS, **more}
-    (folder / "job.json").write_text(json.dumps(job))
+    (folder / "job.json").write_text(json.dumps({
+        "overrides": words, "checkpoint": str(checkpoint), "ids": str(folder / "ids.npy"),
+        "output": str(folder / "ours.npz"), "new_tokens": NEW_TOKENS}))
     run_warm("-m", "tests.helpers.mindformers_model", folder / "job.json")
-    return np.load(folder / f"{name}.npz")["generated"].tolist()
+    return np.load(folder / "ours.npz")["generated"].tolist()
 
 
 def export(folder, family):
-    """Tunes, merges and exports a tiny model; returns what a client loads, and our prompts and answers."""
+    """Merges and exports a tiny tuned model; returns what a client loads, and our prompts and answers."""
     folder.mkdir()
     model_file = write_vocabulary(folder / "tokenizer.model", family)
     processor = load_tokenizer(model_file)
     special = special_tokens(processor)
     words = config_words(folder, family, special.vocab_size)
     prompts = [encode(render_messages(messages, family), processor, special)[0] for messages in CONVERSATIONS]
-    shape = {**SHAPE, "vocab_size": special.vocab_size, "type": FAMILIES[family].config_type}
-    base, merged = random_base(folder / "base.ckpt", shape), folder / "merged.ckpt"
-    plain = mindformers(folder, "base", words, base, prompts, adapter_run=str(folder / "run"))
-    adapter = folder / "run/checkpoint_trainable/rank_0/adapter.ckpt"
-    resolved = folder / "run/resolved_config.yaml"
+    adapter = random_weights(folder, recipes.resolve(CONFIG, [OVERLAY], words))
+    base, merged, resolved = folder / "base.ckpt", folder / "merged.ckpt", folder / "run/resolved_config.yaml"
     for line in (f"merge --base {base} --adapter {adapter} --output {merged}",
                  f"to-hf {merged} {folder}/hf --config {resolved} --model_file {model_file}",
                  f"to-hf {base} {folder}/hf_base --config {resolved} --model_file {model_file}",
                  f"to-peft {adapter} {folder}/peft --base_model {folder}/hf_base"):
         assert not weights.main(line.split())
-    tuned = mindformers(folder, "merged", words, merged, prompts)
-    assert tuned != plain
     return {"hf": str(folder / "hf"), "peft": str(folder / "peft"), "stops": special.stop_ids,
-            "prompts": prompts, "answers": tuned}
+            "prompts": prompts, "answers": our_answers(folder, words, merged, prompts)}
 
 
 @pytest.fixture(scope="module")
