@@ -82,8 +82,8 @@ def _written_card(place: Path, text: str) -> Item:
     path = place / "card.md"
     path.write_text(text, encoding="utf-8")
     if found := sorted({what for _, what in secrets_scan.scan(path)}):
-        raise ToolkitError(f"the model card would hold {', '.join(found)}, which stands in the run's settings "
-                           "or manifests; take it out there")
+        raise ToolkitError(f"the model card would hold {', '.join(found)}, which stands in the run's "
+                           "settings or manifests; take it out there")
     return Item.of(CARD, path)
 
 
