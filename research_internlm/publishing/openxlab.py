@@ -115,14 +115,14 @@ class OpenXLab:
                 except (ValueError, SyntaxError, LookupError, TypeError):
                     break
         # What the server itself answers; broken connections and refused keys read otherwise.
-        if re.search(r"^Error: Query models error:", said, re.MULTILINE):
+        if not _refused(said) and re.search(r"^Error: Query models error:", said, re.MULTILINE):
             return None
         raise ToolkitError(f"{_HUB}: cannot list {self._repo}: {self._reason(said)}; check {ACCESS_KEY}, "
                            f"{SECRET_KEY} and the connection, then {AGAIN}")
 
     def _reason(self, said: str) -> str:
         """What the program says went wrong, in one line and without the keys."""
-        if "warning: call " in said or "warning: Local" in said:
+        if _refused(said):
             return "the keys were refused"
         lines = [line for line in said.splitlines()
                  if re.match(r"(\w+\.)*\w*(Error|Exception|Timeout)\b", line)]
@@ -157,3 +157,8 @@ class OpenXLab:
         if not self._notes.exists():
             return {"sent": {}, "private": False}
         return read_json(self._notes, "the notes on what was sent")
+
+
+def _refused(said: str) -> bool:
+    """Whether the program got no session for the keys; it warns, and goes on without one."""
+    return re.search(r"^warning: (call|Local) ", said, re.MULTILINE) is not None

@@ -187,7 +187,8 @@ class OpenXLabHub(Hub):
             rows = "".join(f"<Part><PartNumber>{number}</PartNumber><ETag>e</ETag><Size>{len(part)}</Size>"
                            "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Part>"
                            for number, part in parts.items())
-            return 200, f"<R><IsTruncated>false</IsTruncated>{rows}</R>".encode(), {}
+            return 200, (f"<R><NextPartNumberMarker>0</NextPartNumberMarker>"
+                         f"<MaxParts>1000</MaxParts><IsTruncated>false</IsTruncated>{rows}</R>").encode(), {}
         self.store(repo, name, b"".join(parts[number] for number in sorted(parts)))
         return 200, b"<R/>", {"ETag": '"e"'}
 
@@ -210,7 +211,8 @@ def served(hub, certificate=None):
 
         def respond(self):
             address = urllib.parse.urlsplit(self.path)
-            hub.requests.append(f"{self.command} {address.path}")
+            path = urllib.parse.unquote(address.path)
+            hub.requests.append(f"{self.command} {path}")
             if hub.broken and hub.breaks and re.search(hub.broken, hub.requests[-1]):
                 hub.breaks -= 1
                 self.close_connection = True
@@ -218,7 +220,7 @@ def served(hub, certificate=None):
                 return
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, content, headers = hub.answer(
-                self.command, address.path, urllib.parse.parse_qs(address.query, keep_blank_values=True),
+                self.command, path, urllib.parse.parse_qs(address.query, keep_blank_values=True),
                 self.headers, body)
             content = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
@@ -234,7 +236,6 @@ def served(hub, certificate=None):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    server.handle_error = lambda *_: None
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
@@ -258,15 +259,18 @@ def make_certificate(path):
     return path
 
 
-# Runs the real package with the addresses of a stand-in: it has them as constants.
+# Runs the real package with the addresses of a stand-in: it has them as constants, copied into its modules.
 OPENXLAB_WRAPPER = """#!{python}
 import sys
-from openxlab.model.common import constants
-constants.endpoint = constants.oss_endpoint = "{address}"
-for name in ("bucket", "endpoint", "accelerate"):
-    setattr(constants, f"oss_{{name}}_domain", "127.0.0.1")
-from openxlab.xlab.handler import user_token
-user_token.AUTH_CLIENT.endpoint = "{address}/"
 from openxlab.cli import main
+from openxlab.model.common import constants
+from openxlab.xlab.handler import user_token
+old = {{constants.endpoint: "{address}", constants.oss_endpoint: "{address}"}}
+old |= {{getattr(constants, f"oss_{{name}}_domain"): "127.0.0.1" for name in ("bucket", "endpoint", "accelerate")}}
+for module in [module for name, module in sys.modules.items() if name.startswith("openxlab")]:
+    for name, value in list(vars(module).items()):
+        if isinstance(value, str) and value in old:
+            setattr(module, name, old[value])
+user_token.AUTH_CLIENT.endpoint = "{address}/"
 sys.exit(main())
 """
