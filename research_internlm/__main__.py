@@ -41,6 +41,7 @@ COMMANDS = {
     "score": "research_internlm.score",
     "report": "research_internlm.report",
     "upload": "research_internlm.upload",
+    "publish": "research_internlm.publish",
     "submit": "research_internlm.submit",
 }
 _BY_FILE = {module.rpartition(".")[2]: name for name, module in COMMANDS.items()}

@@ -15,7 +15,7 @@ FLOORS = [
     {"shared"}, {"data", "storage", "installing"}, {"recipes", "model", "preprocess", "machine"},
     {"checkpoints"}, {"runs", "inference"}, {"quantisation"},
     {"training", "evaluation", "planning", "mirroring", "serving"},
-    {"launching", "contest"}, {"commands"},
+    {"launching", "contest"}, {"publishing"}, {"commands"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
