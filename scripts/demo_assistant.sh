@@ -10,12 +10,12 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 out=demo_assistant_output
-base_conversations=6000
+base_conversations=4500
 base_epochs=2
 identity=400
-repeated=1200
-epochs=3
-every=28
+repeated=600
+epochs=2
+every=38
 quick=()
 while [[ $# -gt 0 ]]; do
     case $1 in
