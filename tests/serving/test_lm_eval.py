@@ -1,6 +1,10 @@
 """lm-evaluation-harness against the server, and evaluate.py on the same questions: the same answers."""
 
+import importlib
+import importlib.util
 import json
+import sys
+from importlib.machinery import PathFinder
 
 import numpy as np
 import pytest
@@ -9,12 +13,24 @@ from research_internlm.data.chat_template import render_chat
 from research_internlm.data.choice import LETTERS
 from research_internlm.data.tokens import load_tokenizer
 from research_internlm.inference.text_codec import TextCodec
+from tests.helpers.cheap_start import sitecustomize
 from tests.helpers.commands import exam_items
 from tests.helpers.random_served import random_model, serve
 from tests.helpers.warm import run_warm
 
-pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install 'lm-eval[api]')")
-pytestmark = [pytest.mark.model, pytest.mark.slow]
+pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None,
+    reason="lm-evaluation-harness is not installed (pip install 'lm-eval[api]')")]
+
+
+@pytest.fixture
+def harness(monkeypatch):
+    """The harness, which needs the package datasets that tests otherwise start without."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "datasets"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [PathFinder if finder is sitecustomize.OnlyWhatIsUsed else finder
+                                           for finder in sys.meta_path])
+    return importlib.import_module("lm_eval")
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +63,7 @@ def raw_prompt(codec, item):
                    else segment.content for segment in segments)
 
 
-def test_local_completions_gives_the_accuracy_of_evaluates_logits(model, items, url, tmp_path):
-    import lm_eval
-
+def test_local_completions_gives_the_accuracy_of_evaluates_logits(harness, model, items, url, tmp_path):
     options, codec = model
     questions, test_file = items
     run_warm("research_internlm/evaluate.py", "mmlu", *options, "--mode", "logits", "--test_file", test_file,
@@ -66,7 +80,7 @@ def test_local_completions_gives_the_accuracy_of_evaluates_logits(model, items, 
             "doc_to_text": "{{context}}", "target_delimiter": "", "doc_to_target": "answer",
             "doc_to_choice": [f" The right option is {letter}" for letter in LETTERS],
             "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]}
-    theirs = lm_eval.simple_evaluate(
+    theirs = harness.simple_evaluate(
         model="local-completions", tasks=[task], bootstrap_iters=0, batch_size=8, model_args={
             "model": "base", "base_url": f"{url}/v1/completions", "tokenizer_backend": "remote",
             "max_length": 256})
