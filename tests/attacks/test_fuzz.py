@@ -23,7 +23,7 @@ from tests.attacks.targets import OUTPUT, TARGETS, Target, make_files
 from tests.helpers import finished_run
 
 complete_run = finished_run.complete_run  # fixture
-INPUTS = int(os.environ.get("ATTACK_INPUTS", "80"))
+INPUTS = int(os.environ.get("ATTACK_INPUTS", "300"))
 SEED = int(os.environ.get("ATTACK_SEED", "20261125"))
 ONLY = os.environ.get("ATTACK_ONLY")
 
