@@ -3,21 +3,25 @@
 # sample data, tokenizer, csv to MindRecord, a base model pre-trained for real, LoRA by msrun with two
 # workers, MMLU accuracy and SQuAD F1/EM before and after, loss curves and a report.
 #
-#   bash scripts/demo.sh [--out DIR] [--quick]
+#   bash scripts/demo.sh [--out DIR] [--seed N] [--quick]
 #
-# --quick trains a few steps only, to see that every command works; it then claims nothing about learning.
+# --seed is that of the data and of both trainings. --quick trains a few steps only, to see that every command
+# works; it then claims nothing about learning.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 out=demo_output
+data_seed=42
+run_seed=0
 base_epochs=12
 lora_epochs=14
 quick=()
 while [[ $# -gt 0 ]]; do
     case $1 in
         --out) out=$2; shift 2 ;;
+        --seed) data_seed=$2; run_seed=$2; shift 2 ;;
         --quick) base_epochs=1; lora_epochs=1; quick=(--quick); shift ;;
-        *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
+        *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
     esac
 done
 if [[ -e $out ]]; then
@@ -39,7 +43,7 @@ logged() {
 }
 
 step "Sample data in MMLU, CMMLU and SQuAD format, and a tokenizer of InternLM's layout"
-python scripts/demo/sample_data.py --output_dir "$out/data"
+python scripts/demo/sample_data.py --output_dir "$out/data" --seed "$data_seed"
 python scripts/demo/tiny_tokenizer.py --corpus "$out/data/base_corpus.json" --output "$out/tokenizer.model"
 vocab=$(python -c "import sentencepiece, sys; print(sentencepiece.SentencePieceProcessor(model_file=sys.argv[1]).vocab_size())" "$out/tokenizer.model")
 
@@ -48,9 +52,9 @@ vocab=$(python -c "import sentencepiece, sys; print(sentencepiece.SentencePieceP
 step "csv -> json -> held-out questions set aside -> twelve orderings of the rest"
 python preprocess/mmlu_cmmlu_csv2json.py --mmlu_dir "$out/data/mmlu" --cmmlu_dir "$out/data/cmmlu" --output "$out/alpaca.json"
 python preprocess/data_preprocess.py --input "$out/alpaca.json" --output_dir "$out/held_out" --orderings 1 \
-    --split held_out --valid_per_category 1 --test_per_category 8
+    --split held_out --valid_per_category 1 --test_per_category 8 --seed "$data_seed"
 python preprocess/data_preprocess.py --input "$out/held_out/train_alpaca_format.json" --output_dir "$out/reordered" \
-    --orderings 12 --split sixth_ordering --valid_per_category 4 --test_per_category 12
+    --orderings 12 --split sixth_ordering --valid_per_category 4 --test_per_category 12 --seed "$data_seed"
 
 step "json -> MindRecord"
 convert() {
@@ -62,7 +66,7 @@ convert "$out/reordered/train_alpaca_format.json" "$out/train.mindrecord" 44 --s
 convert "$out/reordered/valid_alpaca_format.json" "$out/valid.mindrecord" 43
 
 recipe=(--config yaml/lora_finetune.yaml --overlay yaml/overlays/cpu_tiny.yaml)
-size=("model.model_config.seq_length=44" "model.model_config.vocab_size=$vocab")
+size=("seed=$run_seed" "model.model_config.seq_length=44" "model.model_config.vocab_size=$vocab")
 
 step "Base model: all parameters trained on facts, passages and the format ($base_epochs epochs)"
 logged "$out/base/run.log" python research_internlm/run_internlm.py "${recipe[@]}" --train_dataset "$out/base.mindrecord" \
@@ -92,8 +96,14 @@ evaluate() { # name checkpoint
         --squad_file "$out/data/squad.json" --output "$out/$1_squad.json" "${common[@]}"
     grep '^SQuAD' "$out/log/$1_squad.log" | sed "s/^/$1: /"
 }
-evaluate base "$base"
-evaluate tuned "$tuned"
+# Side by side: each of them keeps one core busy.
+evaluate base "$base" & before=$!
+evaluate tuned "$tuned" & after=$!
+failed=0
+for evaluation in "$before" "$after"; do
+    wait "$evaluation" || failed=$?
+done
+[[ $failed == 0 ]] || exit "$failed"
 
 step "Report"
-python scripts/demo/report.py --out "$out" --seconds $((SECONDS - started)) "${quick[@]}"
+python scripts/demo/report.py --out "$out" --data_seed "$data_seed" --run_seed "$run_seed" --seconds $((SECONDS - started)) "${quick[@]}"

@@ -1,6 +1,6 @@
 """Collects the demo's results into DIR/results.json and DIR/report.md, and judges them.
 
-    python scripts/demo/report.py --out DIR --seconds 300
+    python scripts/demo/report.py --out DIR --data_seed 42 --run_seed 0 --seconds 200
 
 Exit code 1 where the demo did not show what it is for: accuracy on reordered questions up by at least 30
 points, and the SQuAD gate held.
@@ -84,8 +84,9 @@ def markdown(results: dict[str, Any], figures: list[str], facts: dict[str, Any])
     ]
     return "\n".join([
         "# Demo: a tiny InternLM before and after LoRA", "",
-        f"{facts['seconds']} s on {facts['cores']} CPU cores ({facts['machine']}), seed of the data 42, seed "
-        "of the runs 0. No NPU was involved.", "",
+        f"{facts['seconds']} s on {facts['cores']} CPU cores ({facts['machine']}), load average of the last "
+        f"five minutes {facts['load_average']:.1f}, seed of the data {facts['data_seed']}, seed of the runs "
+        f"{facts['run_seed']}. No NPU was involved.", "",
         "| test | base | tuned |", "|---|---|---|", *rows, "",
         "Accuracy is read from the generated answer, with a 95 % interval in brackets. The reordered test "
         "asks the training questions with their options in another order: it measures memory. The held-out "
@@ -100,12 +101,15 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the demo")
+    parser.add_argument("--data_seed", type=int, required=True, help="of questions, splits and orderings")
+    parser.add_argument("--run_seed", type=int, required=True, help="of both trainings")
     parser.add_argument("--seconds", type=int, required=True, help="wall time of the demo so far")
     parser.add_argument("--quick", action="store_true", help="only a few steps were trained: do not judge")
     arguments = parser.parse_args(argv)
     out = Path(arguments.out)
     results = collect(out)
-    facts = {"seconds": arguments.seconds, "cores": os.cpu_count(), "machine": platform.machine(),
+    facts = {"data_seed": arguments.data_seed, "run_seed": arguments.run_seed, "seconds": arguments.seconds,
+             "cores": os.cpu_count(), "load_average": os.getloadavg()[1], "machine": platform.machine(),
              "python": platform.python_version(), "quick": arguments.quick}
     write_json(out / "results.json", {**results, **facts})
     write_text(out / "report.md", markdown(results, draw_losses(out), facts))

@@ -12,6 +12,7 @@ from tests.helpers import finished_run
 from tests.helpers.commands import ROOT
 from tests.helpers.finished_run import log_text, mmlu_result, squad_result
 
+FACTS = ("--data_seed", "7", "--run_seed", "8", "--seconds", "200")
 run, complete_run = finished_run.run, finished_run.complete_run  # fixtures
 
 
@@ -57,16 +58,17 @@ def test_the_demo_judges_what_it_shows(tmp_path, capsys, monkeypatch, demo_repor
                                        code):
     write_demo(tmp_path, accuracy, squad)
     monkeypatch.setattr(demo_report, "draw_losses", lambda out: [])
-    assert demo_report.main(["--out", str(tmp_path), "--seconds", "300", *options]) == code
+    assert demo_report.main(["--out", str(tmp_path), *FACTS, *options]) == code
     assert ("did NOT show" in capsys.readouterr().out) == (code == 1)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["shown"] == (code == 0 and not options) and results["seconds"] == 300
-    assert "| 40.0 % (30 to 80) |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert results["shown"] == (code == 0 and not options) and results["seconds"] == 200
+    report_text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| 40.0 % (30 to 80) |" in report_text and "seed of the data 7, seed of the runs 8." in report_text
 
 
 def test_the_demos_curves_are_in_its_report(tmp_path, demo_report):
     write_demo(tmp_path, 0.71, (94.0, 89.0))
-    assert demo_report.main(["--out", str(tmp_path), "--seconds", "300"]) == 0
+    assert demo_report.main(["--out", str(tmp_path), *FACTS]) == 0
     for name in ("base_loss.png", "lora_loss.png"):
         assert f"![{name}]({name})" in (tmp_path / "report.md").read_text(encoding="utf-8")
         assert (tmp_path / name).exists()
