@@ -3,9 +3,10 @@
     python scripts/demo_assistant/base_data.py --output_dir DIR
 
 A released chat model answers everyday questions and has an identity of its own, which LoRA is to replace. So
-has this one. DIR/base.json is what it is trained on; DIR/general.json are general conversations of the same
-wording for preprocess/assistant_data.py. No held-out question is in either. The wording is in base_zh.json
-and base_en.json: alternatives in brackets, places in braces.
+has this one. The names that LoRA teaches occur as those of people and companies, because a frozen head hardly
+learns to say a token that it has never said. DIR/base.json is what the base is trained on; DIR/general.json
+are general conversations of the same wording for preprocess/assistant_data.py. No held-out question is in
+either. The wording is in base_zh.json and base_en.json: alternatives in brackets, places in braces.
 """
 
 from __future__ import annotations
