@@ -51,24 +51,21 @@ class OpenXLab:
     Args:
         repo: USER/NAME; the owner is the account of the keys, whatever USER says.
         licence: For metafile.yml.
-        items: All files of the repository.
         datasets: What the model was scored on, for metafile.yml.
         place: A folder for this call, in which the files get the names they have in the repository.
     """
 
-    def __init__(self, repo: str, licence: str, items: Sequence[Item], datasets: Sequence[str], place: Path
-                 ) -> None:
+    def __init__(self, repo: str, licence: str, datasets: Sequence[str], place: Path) -> None:
         self._program, self._repo, self._licence, self._datasets = find_program(), repo, licence, datasets
         keys = "openxlab.org.cn (account, keys)"
         self._secrets = [secret(name, _HUB, keys) for name in (ACCESS_KEY, SECRET_KEY)]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self._memory = cache / "research_internlm" / "openxlab" / sha256(repo.encode()).hexdigest()[:16]
-        self._notes = self._memory / "sent.json"
-        # The package continues an upload by the file's name alone, for 7 days. A home for each content keeps
-        # parts of an older file out of a new one.
-        contents = "".join(f"{item.name} {item.sha256}\n" for item in items)
-        self._home = self._memory / sha256(contents.encode()).hexdigest()[:16]
+        name = sha256(repo.encode()).hexdigest()[:16]
+        self._notes = cache / "research_internlm" / "openxlab" / f"{name}.json"
         self._place = place
+        # A new home for each call: the package goes on with a broken upload from the file's first byte on, and
+        # by the file's name alone, so what it would complete is damaged or mixed with an older file.
+        self._home = place / ".home"
         self._exists = False
 
     def open(self, private: bool) -> bool:
@@ -130,7 +127,7 @@ class OpenXLab:
 
     def _run(self, *arguments: str) -> str:
         """Runs the program; what it printed, its progress bars left out, which are shown."""
-        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._home.mkdir(exist_ok=True, mode=0o700)
         # The program can call the first pip of the PATH to renew itself: it must find its own.
         environment = {**os.environ, "HOME": str(self._home), "PYTHONUNBUFFERED": "1",
                        "PYTHONIOENCODING": "utf-8",
@@ -149,8 +146,6 @@ class OpenXLab:
                         said.append(line)
         except OSError as error:
             raise ToolkitError(f"{self._program} cannot be started: {error.strerror}; {_INSTALL}") from None
-        finally:  # what the keys were exchanged for
-            (self._home / ".openxlab" / "token.json").unlink(missing_ok=True)
         return "".join(said)
 
     def _noted(self) -> dict:

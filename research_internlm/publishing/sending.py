@@ -93,7 +93,7 @@ def connect(plan: Plan) -> Hub:
         return ModelScope(plan.repo, plan.licence)
     if plan.hub == "modelers":
         return Modelers(plan.repo, plan.licence, sorted({item.path.parent for item in plan.items}))
-    return OpenXLab(plan.repo, plan.licence, plan.items, plan.datasets, plan.place)
+    return OpenXLab(plan.repo, plan.licence, plan.datasets, plan.place)
 
 
 def publish(plan: Plan, hub: Hub, private: bool, say: Callable[[str], object] = print) -> None:

@@ -20,6 +20,7 @@ from research_internlm import (
     lengths,
     logs,
     plan,
+    publish,
     recipes,
     report,
     score,
@@ -253,6 +254,9 @@ TARGETS: dict[Target, tuple[str, ...]] = {
         ("finished/obs_links.json", "finished/run.json"),
     _target("upload dry", stand_ins.upload_main, "finished obs://bucket/up --dry_run"):
         ("finished/run.json",),
+    _target("publish", publish.main, "peft --to openxlab --repo u/m --license mit --run finished --dry_run"):
+        ("peft/adapter_config.json", "peft/adapter_model.safetensors", "finished/run.json",
+         "finished/resolved_config.yaml", "finished/results_mmlu.json", "finished/results_squad.json"),
     _target("mirror push", stand_ins.mirror_main, "push finished obs://bucket/run --finish_within 5"):
         ("finished/run.json", "finished/resolved_config.yaml", "remote/run/mirror.json",
          "finished/checkpoint/rank_0/lora_rank_0-9_9.ckpt"),

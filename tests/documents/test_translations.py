@@ -21,6 +21,7 @@ README = {
     "Fewer bits, and the loss of texts": "更少的比特，以及文本的 loss",
     "Chat and server": "对话与服务",
     "Around the run": "训练前后",
+    "On a model hub": "发布到模型库",
     "Where things are": "目录",
 }
 NOTEBOOK = {

@@ -26,6 +26,7 @@ class Hub:
     Attributes:
         repos: Name -> {"private": bool, "files": {name: bytes}}.
         broken: Requests (METHOD and path) that match this expression lose their connection.
+        spared: So many of them do not, the first ones.
         spoil: Name -> bytes that the hub holds in place of what it was sent.
         requests: METHOD and path of every request.
         sent: Bytes of the bodies that held files.
@@ -33,7 +34,7 @@ class Hub:
 
     def __init__(self):
         self.repos, self.blobs, self.requests, self.spoil = {}, {}, [], {}
-        self.broken, self.breaks, self.sent = None, 10**6, 0
+        self.broken, self.spared, self.sent = None, 0, 0
 
     def files(self, repo):
         return self.repos[repo]["files"]
@@ -122,7 +123,8 @@ class ModelersHub(Hub):
                 for row in data["objects"]]}}, {}
         for row in data["files"]:
             content = base64.b64decode(row["content"])
-            pointer = re.search(rb"oid sha256:(\w+)", content) if content.startswith(b"version https") else None
+            is_pointer = content.startswith(b"version https")
+            pointer = re.search(rb"oid sha256:(\w+)", content) if is_pointer else None
             self.sent += 0 if pointer else len(content)
             self.store(repo, row["path"], self.blobs[pointer[1].decode()] if pointer else content)
         return 200, {"data": [{"commit_url": "u", "commit_oid": "o"}]}, {}
@@ -213,8 +215,9 @@ def served(hub, certificate=None):
             address = urllib.parse.urlsplit(self.path)
             path = urllib.parse.unquote(address.path)
             hub.requests.append(f"{self.command} {path}")
-            if hub.broken and hub.breaks and re.search(hub.broken, hub.requests[-1]):
-                hub.breaks -= 1
+            is_hit = hub.broken and re.search(hub.broken, hub.requests[-1])
+            hub.spared -= bool(is_hit)
+            if is_hit and hub.spared < 0:
                 self.close_connection = True
                 self.connection.close()
                 return
@@ -253,8 +256,8 @@ def served(hub, certificate=None):
 def make_certificate(path):
     """A certificate for 127.0.0.1 with its key, in one file."""
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-                    "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", path.with_suffix(".k"),
-                    "-out", path.with_suffix(".c")], check=True, capture_output=True)
+                    "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout",
+                    path.with_suffix(".k"), "-out", path.with_suffix(".c")], check=True, capture_output=True)
     path.write_bytes(path.with_suffix(".k").read_bytes() + path.with_suffix(".c").read_bytes())
     return path
 
@@ -266,7 +269,7 @@ from openxlab.cli import main
 from openxlab.model.common import constants
 from openxlab.xlab.handler import user_token
 old = {{constants.endpoint: "{address}", constants.oss_endpoint: "{address}"}}
-old |= {{getattr(constants, f"oss_{{name}}_domain"): "127.0.0.1" for name in ("bucket", "endpoint", "accelerate")}}
+old[constants.oss_bucket_domain] = old[constants.oss_endpoint_domain] = "127.0.0.1"
 for module in [module for name, module in sys.modules.items() if name.startswith("openxlab")]:
     for name, value in list(vars(module).items()):
         if isinstance(value, str) and value in old:

@@ -38,7 +38,8 @@ def needs(module):
 def hub(request, tmp_path):
     """A stand-in, with the environment in which `internlm publish` finds it."""
     environment = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"],
-                   "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT)), "HUB_WHITE_LIST_PATHS": str(tmp_path)}
+                   "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT)),
+                   "HUB_WHITE_LIST_PATHS": str(tmp_path)}
     (tmp_path / "home").mkdir()
     certificate = None
     if request.param == "modelscope":
@@ -135,3 +136,18 @@ def test_what_the_hub_holds_instead_is_found_by_its_listing(hub, folder):
         pytest.skip("OpenXLab's listing tells names only")
     hub.spoil["config.json"] = b"{"
     assert_user_error(publish(hub, folder), "config.json is listed as 1 bytes", "1 file(s)")
+
+
+@pytest.mark.parametrize("hub", ["openxlab"], indirect=True)
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_a_file_of_which_parts_were_sent_is_whole_afterwards(hub, folder, is_changed):
+    """openxlab 0.1.3 would send the parts that lack from the file's first byte on."""
+    hub.broken, hub.spared = hub.broken_point, 1
+    assert_user_error(publish(hub, folder), "2 of 3 files were sent")
+    hub.broken, before = None, hub.sent
+    if is_changed:
+        save_file({"w": np.arange(75_000, dtype=np.float32)[::-1].copy()}, folder / "model.safetensors")
+    assert publish(hub, folder).returncode == 0
+    content = local(folder)["model.safetensors"]
+    assert hub.files(hub.repo)["model.safetensors"] == content
+    assert hub.sent - before >= len(content)
