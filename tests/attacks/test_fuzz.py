@@ -1,6 +1,6 @@
 """Malformed inputs through every command's own main: one clear line or a right result, never anything else.
 
-ATTACK_INPUTS sets the number (80 by default), ATTACK_SEED the seed. A failing input is named by its seed,
+ATTACK_INPUTS sets the number (300 by default), ATTACK_SEED the seed. A failing input is named by its seed,
 and `ATTACK_ONLY=SEED` runs it alone and leaves its files in place.
 """
 
