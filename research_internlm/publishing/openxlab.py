@@ -63,8 +63,8 @@ class OpenXLab:
         name = sha256(repo.encode()).hexdigest()[:16]
         self._notes = cache / "research_internlm" / "openxlab" / f"{name}.json"
         self._place = place
-        # A new home for each call: the package goes on with a broken upload from the first byte on, and
-        # by the file's name alone, so what it would complete is damaged or mixed with an older file.
+        # A new home for each call: the package goes on with a broken upload by the file's name alone, and
+        # with the bytes from the file's start on, so what it would complete is mixed or damaged.
         self._home = place / ".home"
         self._exists = False
 

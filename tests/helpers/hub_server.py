@@ -57,7 +57,8 @@ class ModelScopeHub(Hub):
             self.sent += len(body)
             return 200, {"Code": 200}, {}
         if not self.is_in(headers):
-            return 401, {"Code": 10010205001, "Message": "token is not valid", "Success": False}, {}
+            message = f"{headers.get('Authorization')} is not valid"  # a server that repeats it
+            return 401, {"Code": 10010205001, "Message": message, "Success": False}, {}
         if found := re.fullmatch(r"/(?:openapi|api)/v1/models/(\w+/\w+)", path):
             repo = self.repos.get(found[1])
             return (200, {"data": {"id": found[1], "private": repo["private"]}}, {}) if repo else (
@@ -98,7 +99,7 @@ class ModelersHub(Hub):
         if path.startswith("/verify/"):
             return 200, {}, {}
         if not self.is_in(headers):
-            return 401, {"code": "bad_token"}, {}
+            return 401, {"code": f"{headers.get('Authorization')} is not valid"}, {}
         if path == "/api/v1/model":
             self.repos[f"{data['owner']}/{data['name']}"] = {"private": data["visibility"] == "private",
                                                              "files": {}, "license": data["license"]}

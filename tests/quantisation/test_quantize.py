@@ -16,6 +16,7 @@ from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_manifest
 from tests.helpers.commands import exam_items
 from tests.helpers.tiny_quantised import CONFIG, GROUP, GROUPED, make_model, weights_of
+from tests.helpers.tiny_vocabulary import write_vocabulary
 from tests.helpers.warm import run_warm
 from tests.helpers.weight_files import read
 
@@ -29,10 +30,9 @@ def command(folder, name, *more):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, demo_data):
+def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    (folder / "tokenizer.model").write_bytes((demo_data / "tokenizer.model").read_bytes())
-    return folder, *make_model(folder, demo_data / "tokenizer.model")
+    return folder, *make_model(folder, write_vocabulary(folder / "tokenizer.model"))
 
 
 @pytest.fixture(scope="module")
