@@ -11,7 +11,12 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor
 
 from research_internlm.checkpoints import hf_config
-from research_internlm.checkpoints.tokenizer_json import added_tokens, read_vocabulary, tokenizer_json
+from research_internlm.checkpoints.tokenizer_json import (
+    OnlyOursError,
+    added_tokens,
+    read_vocabulary,
+    tokenizer_json,
+)
 from research_internlm.data.chat_template import render_turn
 from research_internlm.data.families import ASSISTANT, FAMILIES, UPSTREAM_END
 from research_internlm.data.segments import Segment
@@ -27,7 +32,8 @@ def tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[s
     """The text files beside tokenizer.model, and generation_config.json with the ids generation stops at.
 
     Raises:
-        ToolkitError: The vocabulary is not that of the weights, or other tools cannot reproduce its ids.
+        ToolkitError: The vocabulary is not that of the weights.
+        OnlyOursError: Other tools cannot reproduce its ids.
     """
     processor = load_tokenizer(model_file)
     special = special_tokens(processor)
@@ -36,8 +42,8 @@ def tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[s
                            f"{model_config['vocab_size']}; give the tokenizer.model of these weights")
     try:
         vocabulary = read_vocabulary(processor)
-    except ToolkitError as error:
-        raise ToolkitError(f"{model_file}: {error}") from None
+    except OnlyOursError as error:
+        raise OnlyOursError(f"{model_file}: {error}") from None
     texts = _texts(processor, special)
     plain = {"unk", "bos", "eos"}
     return {

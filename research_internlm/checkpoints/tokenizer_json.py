@@ -22,11 +22,15 @@ _SPACE = "\u2581"
 _BPE = sentencepiece_model_pb2.TrainerSpec.BPE
 
 
+class OnlyOursError(ToolkitError):
+    """A vocabulary whose ids other tools cannot give."""
+
+
 def read_vocabulary(processor: SentencePieceProcessor) -> sentencepiece_model_pb2.ModelProto:
     """The pieces and settings of a loaded vocabulary.
 
     Raises:
-        ToolkitError: Other tools cannot reproduce its ids; all reasons at once.
+        OnlyOursError: Other tools cannot reproduce its ids; all reasons at once.
     """
     model = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
@@ -40,8 +44,8 @@ def read_vocabulary(processor: SentencePieceProcessor) -> sentencepiece_model_pb
         (trainer.treat_whitespace_as_suffix, "it puts the space behind a word (treat_whitespace_as_suffix)"),
     ) if is_so]
     if wrong:
-        raise ToolkitError(f"other tools cannot give the ids of this vocabulary: {'; '.join(wrong)}; the "
-                           "releases' have none of that: use one of theirs, or export without --model_file")
+        raise OnlyOursError(f"other tools cannot give the ids of this vocabulary: {'; '.join(wrong)}; the "
+                            "releases' have none of that: use one of theirs, or export without --model_file")
     return model
 
 

@@ -15,6 +15,7 @@ from research_internlm.checkpoints.dtypes import Entry
 from research_internlm.checkpoints.hf_export import tokenizer_texts
 from research_internlm.checkpoints.model_match import computed_by
 from research_internlm.checkpoints.tensor_files import row_blocks, write_tensors
+from research_internlm.checkpoints.tokenizer_json import OnlyOursError
 from research_internlm.quantisation.awq_format import BITS, Groups
 from research_internlm.quantisation.formats import FP16, MODELSLIM_DESCRIPTION, NEVER_RUN, Layout
 from research_internlm.quantisation.output import CHECKPOINT, WEIGHTS
@@ -153,7 +154,11 @@ def _texts(layout: Layout, source: Source, group_size: int, tensors: Tensors) ->
         texts[MODELSLIM_DESCRIPTION] = {"model_quant_type": "W8A16", **{
             tensor: "W8A16" if quantised else "FLOAT" for tensor, quantised in tensors.bits_of.items()}}
     texts = {name: json.dumps(value, indent=2) for name, value in texts.items()}
-    return texts | (tokenizer_texts(source.model_file, source.model_config) if source.model_file else {})
+    try:
+        return texts | (tokenizer_texts(source.model_file, source.model_config) if source.model_file else {})
+    except OnlyOursError as error:  # hours of calibration are not thrown away for it
+        print(f"warning: tokenizer.model is there for this toolkit alone: {error}", flush=True)
+        return texts
 
 
 _README = """# Llama weights in 4 bits for MindFormers on Ascend

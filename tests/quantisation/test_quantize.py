@@ -105,6 +105,15 @@ def test_a_hugging_face_folder_gives_the_same_and_its_tokenizer_goes_along(model
     assert "chat_template" in json.loads((folder / "from_hf" / "tokenizer_config.json").read_text())
 
 
+def test_a_vocabulary_of_another_kind_is_warned_about_and_costs_no_calibration(tmp_path, demo_data, capsys):
+    tokenizer = demo_data / "tokenizer.model"  # unigram
+    make_model(tmp_path, tokenizer)
+    weights.main(command(tmp_path, "out", "--method", "rtn", "--model_file", str(tokenizer)))
+    assert "warning: tokenizer.model is there for this toolkit alone" in capsys.readouterr().out
+    assert (tmp_path / "out/tokenizer.model").read_bytes() == tokenizer.read_bytes()
+    assert not (tmp_path / "out/tokenizer.json").exists()
+
+
 def test_internlm2_s_fused_weights_are_cut_after_they_are_dequantised(tmp_path):
     # As LMDeploy quantises an InternLM2: q, k and v of each key head after each other in wqkv.
     config = {**GROUPED, "vocab_size": 20, "num_layers": 1}
