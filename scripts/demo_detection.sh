@@ -84,24 +84,31 @@ logged "$out/log/quantize.log" python research_internlm/weights.py quantize --mo
     --calibration "$out/data/train_detection.json" --group_size 32 --samples 16 --length 256
 tail -n 3 "$out/log/quantize.log"
 
-step "Evaluation on a prompt and a generator that training never saw"
-for mode in likelihood generate; do
-    compared=()  # what 4 bits a weight and 8 in the key-value cache cost
-    if [[ $mode == likelihood ]]; then compared=(--quantized "$out/w4" --kv_bits 8); fi
-    logged "$out/log/$mode.log" python research_internlm/evaluate.py detection --config yaml/predict_mmlu.yaml \
-        --overlay yaml/overlays/cpu_tiny.yaml --load_checkpoint "$out/merged.ckpt" --model_file "$out/tokenizer.model" \
+step "Evaluation on a prompt and a generator that training never saw; loss of texts that it saw and did not see"
+model=(--config yaml/predict_mmlu.yaml --overlay yaml/overlays/cpu_tiny.yaml --load_checkpoint "$out/merged.ckpt"
+    --model_file "$out/tokenizer.model" "model.model_config.vocab_size=$vocab" runner_config.batch_size=32)
+evaluate() { # mode further options
+    logged "$out/log/$1.log" python research_internlm/evaluate.py detection "${model[@]}" --mode "$1" \
         --test_file "$out/data/test_detection.json" --train_file "$out/data/train_detection.json" \
-        --valid_file "$out/data/valid_detection.json" --sample_length 257 --mode "$mode" \
-        --output "$out/$mode.json" "${compared[@]}" model.model_config.vocab_size="$vocab" runner_config.batch_size=32 \
-        model.model_config.max_new_tokens=4
+        --valid_file "$out/data/valid_detection.json" --sample_length 257 --output "$out/$1.json" \
+        model.model_config.max_new_tokens=4 "${@:2}"
+}
+# Two at a time: each of them keeps one core busy. --quantized: what 4 bits a weight and 8 in the cache cost.
+evaluate likelihood --quantized "$out/w4" --kv_bits 8 &
+likelihood=$!
+{ evaluate generate && logged "$out/log/loss.log" python research_internlm/evaluate.py loss "${model[@]}" \
+    --file "$out/data/train_detection.json" --reference "$out/data/test_detection.json" --limit 200 \
+    --output "$out/loss.json"; } &
+others=$!
+failed=0
+for evaluation in "$likelihood" "$others"; do
+    wait "$evaluation" || failed=$?
+done
+[[ $failed == 0 ]] || exit "$failed"
+for mode in likelihood generate; do
     grep -A9 '^detection' "$out/log/$mode.log"
 done
-
-step "Does the model know its training texts? Their loss against that of texts it never saw"
-logged "$out/log/loss.log" python research_internlm/evaluate.py loss --config yaml/predict_mmlu.yaml \
-    --overlay yaml/overlays/cpu_tiny.yaml --load_checkpoint "$out/merged.ckpt" --model_file "$out/tokenizer.model" \
-    --file "$out/data/train_detection.json" --reference "$out/data/test_detection.json" --limit 200 \
-    --output "$out/loss.json" model.model_config.vocab_size="$vocab" runner_config.batch_size=32
+echo "Does the model know its training texts? Their loss against that of texts it never saw:"
 grep -E '^(loss of|difference)' "$out/log/loss.log"
 
 step "What this shows"
