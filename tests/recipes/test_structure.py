@@ -94,8 +94,8 @@ def test_what_a_run_mode_needs_is_asked_for_at_once(root, tmp_path, mode, recipe
 
 
 def test_missing_and_wrong_settings_come_together(tmp_path):
-    path = write(tmp_path, a="context: 5\nrunner_config: {batch_size: null}")
-    with pytest.raises(ToolkitError, match=r"context must be .* found 5; .*runner_config\.batch_size"):
+    path = write(tmp_path, a="context: 5\nmodel: {arch: null}")
+    with pytest.raises(ToolkitError, match=r"context must be .* found 5; .*model.*trainer are missing"):
         recipes.resolve(path, mode="predict")
 
 
