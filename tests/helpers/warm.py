@@ -20,6 +20,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# A command that ran in the tests' own process has set them for itself.
+_LOG_FOLDERS = ("LOG_MF_PATH", "LOCAL_DEFAULT_PATH")
 # All that is slow to import, and what commands would else read from source again in each fork.
 LOADED = [f"research_internlm.{name}" for name in (
     "training.registered", "training.worker", "contest.scoring", "recipes.check", "evaluation.runner",
@@ -36,7 +38,8 @@ def run_warm(script: str, *arguments: object, check: bool = True, place: Path = 
         server = _server()
         server.stdin.write(json.dumps({
             "words": words, "place": str(place), "outputs": [str(path) for path in outputs],
-            "environment": dict(os.environ)}) + "\n")
+            "environment": {name: value for name, value in os.environ.items()
+                            if name not in _LOG_FOLDERS}}) + "\n")
         server.stdin.flush()
         answer = server.stdout.readline()
         assert answer, "the warm process has ended; its errors are above"

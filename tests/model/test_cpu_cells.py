@@ -77,8 +77,9 @@ def test_dropout_is_independent_with_the_asked_probability(ms, p):
     dropped = masks == 0
     deviation = (p * (1 - p)) ** 0.5
     assert abs(dropped.mean() - p) < 5 * deviation / dropped.size ** 0.5
-    # No position is favoured (200 draws each), the last ones included.
-    assert np.abs(dropped.mean(0) - p).max() < 5.5 * deviation / 200 ** 0.5
+    # No position is favoured (200 draws each), the last ones included; at 0.05 the binomial's upper tail is
+    # long: 8 deviations are 35 of 200, once in 10**10.
+    assert np.abs(dropped.mean(0) - p).max() < 8 * deviation / 200 ** 0.5
     neighbours = (dropped.reshape(200, -1)[:, 1:] & dropped.reshape(200, -1)[:, :-1]).mean()
     assert abs(neighbours - p * p) < 6 * p / dropped.size ** 0.5
     counts = dropped.sum((1, 2))
