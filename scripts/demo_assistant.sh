@@ -2,7 +2,8 @@
 # An assistant that knows its own name: the whole job on a CPU with a tiny InternLM2. Sample conversations, a base
 # that already answers everyday questions under another name, LoRA with answers during training, the checkpoint
 # to take, a chat turn and one through the server; and the tutorials' one repeated exchange beside it. The present
-# settings have not been run to the end yet.
+# settings miss the bars of the report (exit code 1): 55 of 66 identity questions right, the identity in 6 of 32
+# general answers (2 cores shared with other work, 2026-11-26; base and first LoRA only, the whole was not timed).
 #
 #   bash scripts/demo_assistant.sh [--out DIR] [--quick]
 #
@@ -22,7 +23,7 @@ while [[ $# -gt 0 ]]; do
     case $1 in
         --out) out=$2; shift 2 ;;
         --quick) base_conversations=300; base_epochs=1; identity=50; repeated=200; epochs=1; quick=(--quick); shift ;;
-        *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
+        *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
     esac
 done
 if [[ -e $out ]]; then
