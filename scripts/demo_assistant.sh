@@ -3,7 +3,7 @@
 # that already answers everyday questions under another name, LoRA with answers during training, the checkpoint
 # to take, a chat turn and one through the server; and the tutorials' one repeated exchange beside it. The present
 # settings miss the bars of the report (exit code 1): 55 of 66 identity questions right, the identity in 6 of 32
-# general answers (2 cores shared with other work, 2026-11-26; base and first LoRA only, the whole was not timed).
+# general answers (2 cores shared with other work, 2026-11-26; stage by stage, the whole was not timed).
 #
 #   bash scripts/demo_assistant.sh [--out DIR] [--quick]
 #
