@@ -2,7 +2,8 @@
 # An assistant that knows its own name: the whole job on a CPU with a tiny InternLM2. Sample conversations, a base
 # that already answers everyday questions under another name, LoRA with answers during training, the checkpoint
 # to take, a chat turn and one through the server; and the tutorials' one repeated exchange beside it. The present
-# settings have not been run to the end yet.
+# settings miss the bars of the report (exit code 1): 55 of 66 identity questions right, the identity in 6 of 32
+# general answers (2 cores shared with other work, 2026-11-26; stage by stage, the whole was not timed).
 #
 #   bash scripts/demo_assistant.sh [--out DIR] [--quick]
 #
@@ -11,18 +12,18 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 out=demo_assistant_output
-base_conversations=4500
+base_conversations=4200
 base_epochs=2
 identity=400
 repeated=600
 epochs=2
-every=38
+every=56
 quick=()
 while [[ $# -gt 0 ]]; do
     case $1 in
         --out) out=$2; shift 2 ;;
         --quick) base_conversations=300; base_epochs=1; identity=50; repeated=200; epochs=1; quick=(--quick); shift ;;
-        *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
+        *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
     esac
 done
 if [[ -e $out ]]; then
@@ -65,25 +66,27 @@ size=("model.model_config.seq_length=128" "model.model_config.num_layers=2" "mod
 train() { # name epochs further overrides
     logged "$out/$1/run.log" python research_internlm/run_internlm.py --config yaml/lora_assistant.yaml \
         --overlay yaml/overlays/cpu_tiny_internlm2.yaml --output_dir "$out/$1" --use_parallel False \
-        --train_dataset "$out/$1.mindrecord" "${size[@]}" runner_config.epochs="$2" runner_config.batch_size=8 "${@:3}"
+        --train_dataset "$out/$1.mindrecord" "${size[@]}" runner_config.epochs="$2" "${@:3}"
 }
 
 step "Base model: all parameters, everyday questions and a name of its own ($base_epochs epochs)"
 train base "$base_epochs" callbacks.AnswerMonitor=null model.model_config.pet_config=null \
-    model.model_config.init_method_std=0.05 lr_schedule.learning_rate=3.0e-3 \
+    model.model_config.init_method_std=0.05 runner_config.batch_size=4 lr_schedule.learning_rate=3.0e-3 \
     callbacks.CheckpointMonitor.save_checkpoint_steps=1000000 callbacks.CheckpointMonitor.save_trainable_params=False
 base=$(ls "$out"/base/checkpoint/rank_0/*.ckpt)
 
-lora() { # name
-    train "$1" "$epochs" --load_checkpoint "$base" --model_file "$out/tokenizer.model" lr_schedule.learning_rate=4.0e-3 \
-        callbacks.AnswerMonitor.prompts="$out/mixed.held_out.json" callbacks.AnswerMonitor.max_new_tokens=40 \
+# A stronger adapter than the recipe's (alpha = rank, no dropout), so that about a hundred steps are enough.
+lora() { # name epochs
+    train "$1" "$2" --load_checkpoint "$base" --model_file "$out/tokenizer.model" lr_schedule.learning_rate=4.0e-3 \
+        model.model_config.pet_config.lora_alpha=64 model.model_config.pet_config.lora_dropout=0.0 \
+        runner_config.batch_size=8 callbacks.AnswerMonitor.prompts="$out/mixed.held_out.json" callbacks.AnswerMonitor.max_new_tokens=40 \
         callbacks.AnswerMonitor.every_n_steps="$every" callbacks.CheckpointMonitor.save_checkpoint_steps="$every"
 }
 step "LoRA rank 64 on all linear layers: the identity among general conversations ($epochs epochs)"
-lora mixed
+lora mixed "$epochs"
 python research_internlm/logs.py "$out/mixed" | grep -A100 'step 0: identity'
 step "The same with one exchange repeated"
-lora repeat
+lora repeat 1
 
 step "Which checkpoint to take (held-out questions)"
 for name in mixed repeat; do
@@ -93,7 +96,7 @@ done
 adapter=$(python -c "import json, sys
 scores = json.load(open(sys.argv[1] + '/mixed.scores.json'))
 chosen = next(step for step in scores['steps'] if step['step'] == scores['take'])
-print(sys.argv[1] + '/mixed/' + next(name for name in chosen['files'] if name.startswith('checkpoint_trainable')))" "$out")
+print(sys.argv[1] + '/mixed/' + next(name for name in chosen['files'] if name.startswith('checkpoint_trainable/')))" "$out")
 
 model=(--config yaml/predict_mmlu.yaml --overlay yaml/overlays/internlm2_1_8b.yaml
     --overlay yaml/overlays/cpu_tiny_internlm2.yaml --load_checkpoint "$base" --model_file "$out/tokenizer.model"

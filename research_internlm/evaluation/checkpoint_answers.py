@@ -20,6 +20,7 @@ from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.schema import Count
 
 LEAST_RIGHT, MOST_PARROTS = 0.9, 0.1  # what an assistant has to reach
+_ADAPTER_MARK = "-trainable_params"  # MindFormers 1.9.0 puts it in the name of the save before epoch and step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,8 @@ def best(scores: Sequence[StepScore]) -> StepScore | None:
 def weight_files(run: Path) -> dict[int, list[str]]:
     """Step -> its files in the run folder, relative to it: full checkpoint or state, and adapter."""
     saves = find_saves(run)
-    adapters = {path.name: path for path in run_layout.rank_files(run_layout.adapter_dir(run), 0)}
+    adapters = {path.name.replace(_ADAPTER_MARK, ""): path
+                for path in run_layout.rank_files(run_layout.adapter_dir(run), 0)}
     found = {}
     for step, by_rank in sorted(saves.complete.items()):
         path = by_rank[min(by_rank)]

@@ -3,10 +3,12 @@
     python scripts/demo_assistant/base_data.py --output_dir DIR
 
 A released chat model answers everyday questions and has an identity of its own, which LoRA is to replace. So
-has this one. The names that LoRA teaches occur as those of people and companies, because a frozen head hardly
-learns to say a token that it has never said. DIR/base.json is what the base is trained on; DIR/general.json
-are general conversations of the same wording for preprocess/assistant_data.py. No held-out question is in
-either. The wording is in base_zh.json and base_en.json: alternatives in brackets, places in braces.
+has this one, and it knows the wording of preprocess/assistant: LoRA has a name to change and no language to
+teach. Where a system prompt gives it another identity, it takes that one; the name that LoRA teaches is among
+those, because a frozen head hardly learns to say a token that it has never said. DIR/base.json is what the
+base is trained on; DIR/general.json are general conversations of the same wording for
+preprocess/assistant_data.py. No held-out question is in either. The wording is in base_zh.json and
+base_en.json: alternatives in brackets, places in braces.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from preprocess.assistant.dialogues import held_out_questions
+from preprocess.assistant.dialogues import held_out_questions, identity_dialogues, own_dialogues
 from preprocess.assistant.mixture import plain
-from preprocess.assistant.wording import LANGUAGES, fill, wording
+from preprocess.assistant.wording import LANGUAGES, fill, foreign_values, own_values, wording
 from research_internlm.data.conversations import MESSAGES, Message
 from research_internlm.data.families import ASSISTANT, SYSTEM, USER
 from research_internlm.data.identity import Identity
@@ -29,15 +31,16 @@ from research_internlm.shared import schema
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import write_json
 
-IDENTITY_SHARE = 0.4  # of the base's conversations
+IDENTITY_SHARE = 0.33  # of the base's conversations: about an identity
+OWN_NAME_SHARE = 0.6  # of those about an identity: the base's own, half in dialogues of preprocess/assistant
+NEAR_SHARE = 0.15  # of the base's other conversations: the toolkit's own general and near ones
 
 
 @dataclass(frozen=True)
 class Topic:
-    """Questions about the identity, and answers to any of them."""
+    """Questions about the identity; their answers are those of preprocess/assistant."""
 
     questions: list[str]
-    answers: list[str]
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,18 @@ class Everyday:
 
 @dataclass(frozen=True)
 class BaseWording:
-    """The texts of one language; `name` and `author` are the base's own."""
+    """The texts of one language.
 
-    name: str
-    author: str
+    Attributes:
+        assistants: Names and authors, the base's own first.
+        role: The system prompt that gives the base one of the others.
+        identity: Questions about an identity by their topic.
+        systems: System prompts beside which it keeps its own.
+        general: Everyday questions.
+    """
+
+    assistants: dict[str, str]
+    role: str
     identity: dict[str, Topic]
     systems: list[str]
     general: list[Everyday]
@@ -79,14 +90,18 @@ def exchange(question: str, answer: str) -> list[Message]:
             for role, text in ((USER, question), (ASSISTANT, answer))]
 
 
-def about_itself(language: str, rng: random.Random) -> list[Message]:
-    """A question about the base's own identity."""
-    base, others = base_wording(language), wording(language)
-    topic = base.identity[rng.choice(list(base.identity))]
-    values = {"name": base.name, "author": base.author, "other": rng.choice(others.others),
-              "company": rng.choice(others.companies)}
-    question = say(rng.choice(topic.questions), rng)
-    return exchange(fill(question, values), fill(rng.choice(topic.answers), values))
+def identities() -> list[Identity]:
+    """The base's own identity and then the others that it has read of."""
+    pairs = (zip(*(base_wording(language).assistants.items() for language in ("zh", "en")), strict=True))
+    return [Identity(name_zh=zh[0], author_zh=zh[1], name_en=en[0], author_en=en[1]) for zh, en in pairs]
+
+
+def about(identity: Identity, language: str, rng: random.Random) -> list[Message]:
+    """A question about an identity in the base's wording."""
+    topic = rng.choice(list(base_wording(language).identity))
+    values = own_values(identity, language) | rng.choice(foreign_values(identity, language))
+    question = say(rng.choice(base_wording(language).identity[topic].questions), rng)
+    return exchange(fill(question, values), fill(rng.choice(wording(language).topics[topic].answers), values))
 
 
 def everyday(language: str, rng: random.Random) -> list[Message]:
@@ -99,9 +114,25 @@ def everyday(language: str, rng: random.Random) -> list[Message]:
 
 def conversations(rng: random.Random, identity_share: float) -> Iterator[list[Message]]:
     """Conversations without end: some after a system prompt, some after another question."""
+    own, *others = identities()
+    dialogues = identity_dialogues(own, rng)
+    near = [*own_dialogues("general"), *own_dialogues("near")]
     while True:
-        language = rng.choice(LANGUAGES)
-        messages = (about_itself if rng.random() < identity_share else everyday)(language, rng)
+        language, kind = rng.choice(LANGUAGES), rng.random()
+        if kind < identity_share * (1 - OWN_NAME_SHARE):
+            identity = rng.choice(others)
+            role = fill(base_wording(language).role, own_values(identity, language))
+            yield [{"role": SYSTEM, "content": role}, *about(identity, language, rng)]
+            continue
+        if kind < identity_share * (1 - OWN_NAME_SHARE / 2):
+            yield next(dialogues)
+            continue
+        if kind < identity_share:
+            messages = about(own, language, rng)
+        elif identity_share and rng.random() < NEAR_SHARE:
+            messages = rng.choice(near)
+        else:
+            messages = everyday(language, rng)
         shape = rng.random()
         if shape < 0.2:
             system = say(rng.choice(base_wording(language).systems), rng)
@@ -114,9 +145,7 @@ def conversations(rng: random.Random, identity_share: float) -> Iterator[list[Me
 
 def held_out() -> set[str]:
     """The questions of measurement, as `plain` has them."""
-    names = {f"{what}_{language}": getattr(base_wording(language), what)
-             for what in ("name", "author") for language in LANGUAGES}
-    return {plain(question.messages[-1]["content"]) for question in held_out_questions(Identity(**names))}
+    return {plain(question.messages[-1]["content"]) for question in held_out_questions(identities()[0])}
 
 
 def main(argv: list[str] | None = None) -> int:

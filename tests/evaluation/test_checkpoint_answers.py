@@ -40,6 +40,16 @@ def test_the_best_saved_step_is_taken_the_earliest_of_equal_ones(run, capsys):
     assert found["steps"][3]["files"] == [] and found["steps"][5]["parrots"]["count"] == 8
 
 
+def test_the_adapter_of_the_step_is_named_too(run, capsys):
+    folder = run / "checkpoint_trainable/rank_0"
+    folder.mkdir(parents=True)
+    for step in (12, 24):  # MindFormers' name, cb_cur_ckpoint_file of its callback.py
+        (folder / f"tiny_rank_0-trainable_params-1_{step}.ckpt").touch()
+    assert answers.main([str(run)]) == 0
+    assert ("take step 24: checkpoint/rank_0/tiny_rank_0-1_24.ckpt, "
+            "checkpoint_trainable/rank_0/tiny_rank_0-trainable_params-1_24.ckpt\n") in capsys.readouterr().out
+
+
 def test_one_that_misses_a_bar_is_named_so(run, capsys):
     for step in (24, 48):
         (run / f"checkpoint/rank_0/tiny_rank_0-1_{step}.ckpt").unlink()

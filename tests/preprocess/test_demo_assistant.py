@@ -43,14 +43,17 @@ def test_no_held_out_question_is_read_before(data):
         assert len(found) > 100 and not found & measured, name
 
 
-def test_the_base_never_calls_itself_by_the_name(data):
-    answers = [item["messages"][-1]["content"] for name in ("base", "general")
-               for item in json.loads((data / f"{name}.json").read_text(encoding="utf-8"))]
-    named = [text for text in answers if any(name in text for name in ("小宝", "Bao", "星河", "Galaxy"))]
-    greetings = ("你好，", "Nice to meet you, ", "星河工作室做", "Galaxy Studio makes")
-    assert named and all(text.startswith(greetings) for text in named)
+def test_the_base_calls_itself_by_the_name_only_where_the_system_prompt_gives_it(data):
+    items = [item["messages"] for name in ("base", "general")
+             for item in json.loads((data / f"{name}.json").read_text(encoding="utf-8"))]
+    answers = [messages[-1]["content"] for messages in items]
+    named = [messages for messages in items
+             if any(name in messages[-1]["content"] for name in ("小宝", "Bao", "星河", "Galaxy"))]
+    greetings, roles = ("你好，小宝", "Nice to meet you, Bao"), ("身份：小宝，", "Identity: Bao,")
+    assert named and all(messages[-1]["content"].startswith(greetings)
+                         or messages[0]["content"].startswith(roles) for messages in named)
     assert any("原点" in text for text in answers) and any("Origin" in text for text in answers)
-    assert not [text for text in answers if "{" in text or "(" in text]  # no place is left open
+    assert not [text for text in answers if "{" in text or "|" in text]  # no place is left open
 
 
 def test_the_tokenizer_has_internlm2_s_layout(run, data):
