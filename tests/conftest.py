@@ -7,6 +7,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import research_internlm  # noqa: F401 (before transformers, which imports protobuf too)
+from research_internlm.data.tokens import load_tokenizer
+from research_internlm.inference.text_codec import TextCodec
 from tests.helpers.cheap_start import sitecustomize
 from tests.helpers.commands import ROOT, run_script
 from tests.helpers.launches import one, start_one, whole, work  # noqa: F401 (fixtures)
@@ -40,6 +42,13 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real data at {path}; set TOOLKIT_REAL_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def codec(demo_data):
+    """The codec of the demo's tokenizer."""
+    path = demo_data / "tokenizer.model"
+    return TextCodec(path, load_tokenizer(path).vocab_size())
 
 
 @pytest.fixture(scope="session")

@@ -296,6 +296,11 @@ def from_model_config(model_config: Mapping[str, Any], dtype: str) -> dict[str, 
     }
 
 
+def generation_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """generation_config.json of an export: greedy, with the recipe's token ids."""
+    return {"do_sample": False, **token_ids(model_config)}
+
+
 def token_ids(model_config: Mapping[str, Any]) -> dict[str, Any]:
     """bos, eos and pad ids of a recipe, as config.json and generation_config.json name them."""
     return {"bos_token_id": model_config.get("bos_token_id", 1),

@@ -73,8 +73,7 @@ def export_model(checkpoint: Path, output: Path, model_config: Mapping[str, Any]
         dtype = next((flag for flag, dtype in dtypes.FLAG_TYPES.items()
                       if dtype == weights["lm_head.weight"].dtype), "fp32")
         texts = {"config.json": json.dumps(hf_config.from_model_config(model_config, dtype), indent=2),
-                 "generation_config.json": json.dumps(
-                     {"do_sample": False, **hf_config.token_ids(model_config)}, indent=2)}
+                 "generation_config.json": json.dumps(hf_config.generation_config(model_config), indent=2)}
         copies = {}
         if model_file:
             texts |= tokenizer_texts(model_file, model_config)

@@ -60,7 +60,7 @@ def tokenizer_texts(model_file: Path, model_config: Mapping[str, Any]) -> dict[s
             "additional_special_tokens": [text for id_, text in texts.items()
                                           if id_ not in {special[role] for role in plain}],
             "chat_template": chat_template(processor, special, texts.__getitem__)}),
-        "generation_config.json": _json({"do_sample": False, **hf_config.token_ids(model_config),
+        "generation_config.json": _json({**hf_config.generation_config(model_config),
                                          "eos_token_id": list(special.stop_ids)}),
     }
 

@@ -63,6 +63,7 @@ def prepared(folder: Path, hub: str, repo: str, run: Path | None = None, licence
         ToolkitError: With everything that forbids to publish the folder.
     """
     facts_of_run = RunFolder(run) if run else None
+    datasets = card.datasets(facts_of_run)
     items, hidden = collect(folder)
     licence = card.licence_of(folder, licence)
     text = None
@@ -74,8 +75,8 @@ def prepared(folder: Path, hub: str, repo: str, run: Path | None = None, licence
             text = card.render(facts, hub)
             items = [_written_card(place, text), *items]
         if hub == "openxlab":
-            metafile.build(repo, licence, items, card.datasets(facts_of_run))
-        yield Plan(hub, repo, licence, items, hidden, card.datasets(facts_of_run), text, place)
+            metafile.build(repo, licence, items, datasets)
+        yield Plan(hub, repo, licence, items, hidden, datasets, text, place)
 
 
 def _written_card(place: Path, text: str) -> Item:

@@ -20,6 +20,7 @@ _LEAST_RANGE = 1e-5  # of a group: one of equal weights must not divide by 0
 # Nibble i of a word, from its low end, holds column order[i] of eight neighbours.
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PARTS = ("qweight", "qzeros", "scales")
+GROUP_ARRAYS = ("numbers", "zeros", "scales")  # the fields of Groups
 
 
 @dataclass(frozen=True)

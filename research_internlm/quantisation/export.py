@@ -16,14 +16,12 @@ from research_internlm.checkpoints.hf_export import tokenizer_texts
 from research_internlm.checkpoints.model_match import computed_by
 from research_internlm.checkpoints.tensor_files import row_blocks, write_tensors
 from research_internlm.checkpoints.tokenizer_json import OnlyOursError
-from research_internlm.quantisation.awq_format import BITS, Groups
+from research_internlm.quantisation.awq_format import BITS, GROUP_ARRAYS, Groups
 from research_internlm.quantisation.formats import FP16, MODELSLIM_DESCRIPTION, NEVER_RUN, Layout
 from research_internlm.quantisation.output import CHECKPOINT, WEIGHTS
 from research_internlm.quantisation.source import Source, Weights, linear_cells
 from research_internlm.quantisation.stages import Stages
 from research_internlm.shared.files import write_manifest
-
-_PARTS = ("numbers", "zeros", "scales")
 
 
 class Tensors:
@@ -91,7 +89,7 @@ class Tensors:
         if self._layout.bits != BITS:
             return self._weights.read(name)
         cell = _within(name).removesuffix(".weight")
-        return Groups(*(self._stage(name)[f"{cell}.{part}"] for part in _PARTS))
+        return Groups(*(self._stage(name)[f"{cell}.{part}"] for part in GROUP_ARRAYS))
 
     def _stage(self, name: str) -> Any:
         layer = int(name.split(".")[2])
@@ -148,8 +146,8 @@ def _texts(layout: Layout, source: Source, group_size: int, tensors: Tensors) ->
     config = hf_config.from_model_config(source.model_config, "fp16")
     if layout.settings:
         config["quantization_config"] = layout.settings(group_size)
-    texts = {"config.json": config, "generation_config.json": {
-        "do_sample": False, **hf_config.token_ids(source.model_config)}}
+    texts = {"config.json": config,
+             "generation_config.json": hf_config.generation_config(source.model_config)}
     if layout.bits != BITS:
         texts[MODELSLIM_DESCRIPTION] = {"model_quant_type": "W8A16", **{
             tensor: "W8A16" if quantised else "FLOAT" for tensor, quantised in tensors.bits_of.items()}}

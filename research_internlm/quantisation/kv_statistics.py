@@ -146,7 +146,7 @@ def calibrate(source: Source, output: Path, calibration: Path, samples: int, len
 
 def _layers(source: Source, stages: Stages, ids: np.ndarray) -> list[LayerStatistics]:
     count = source.model_config["num_layers"]
-    done = next((layer for layer in range(count) if not stages.layer(layer, ".json").exists()), count)
+    done = stages.layers_done(count, ".json")
     with source.open(stages.folder) as weights:
         stages.keep_first_hidden(lambda: weights.embed(ids), done)
         if done < count:

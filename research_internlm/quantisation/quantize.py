@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from research_internlm.checkpoints import weight_names
-from research_internlm.quantisation.awq_format import BITS, PER_WORD
+from research_internlm.quantisation.awq_format import BITS, GROUP_ARRAYS, PER_WORD
 from research_internlm.quantisation.calibration import read_sequences
 from research_internlm.quantisation.export import write_output
 from research_internlm.quantisation.formats import FORMATS
@@ -128,7 +128,7 @@ def _check(source: Source, request: Request) -> None:
 def _layers(source: Source, weights: Weights, request: Request, stages: Stages) -> dict[str, int]:
     """Makes what is missing of the layers' stages; returns the counts of the calibration."""
     count = source.model_config["num_layers"]
-    done = next((layer for layer in range(count) if not stages.layer(layer, ".npz").exists()), count)
+    done = stages.layers_done(count, ".npz")
     facts, network = {}, None
     if request.method == AWQ:
         ids, facts = read_sequences(request.calibration, source.codec(), request.samples, request.length)
@@ -177,7 +177,7 @@ def _see(network: Any, stages: Stages, layer: int, is_last: bool) -> dict[str, I
 
 def _keep(stages: Stages, layer: int, made: QuantizedLayer) -> None:
     arrays = {f"{cell}.{kind}": getattr(groups, kind) for cell, groups in made.groups.items()
-              for kind in ("numbers", "zeros", "scales")}
+              for kind in GROUP_ARRAYS}
     write_json(stages.layer(layer, ".json"), made.report())
 
     def write(new: Path) -> None:

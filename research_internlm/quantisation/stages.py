@@ -57,6 +57,10 @@ class Stages:
         """The file of a layer's result."""
         return self.folder / f"layer_{layer:03}{suffix}"
 
+    def layers_done(self, count: int, suffix: str) -> int:
+        """How many of the first `count` layers have their result, without a gap."""
+        return next((layer for layer in range(count) if not self.layer(layer, suffix).exists()), count)
+
     def publish(self, path: Path, write: Callable[[Path], Any]) -> None:
         """Lets `write` make a file under another name, then gives it its own."""
         new = path.with_name(_NEW + path.name)

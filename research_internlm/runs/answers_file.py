@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +71,12 @@ class StepAnswers:
     seconds: float
     time: str
     answers: list[Answer]
+
+    @classmethod
+    def now(cls, step: int, seconds: float, answers: list[Answer]) -> StepAnswers:
+        """A line of answers that were given just now."""
+        return cls(step=step, seconds=round(seconds, 3), answers=answers,
+                   time=datetime.now().astimezone().isoformat(timespec="seconds"))
 
     def count(self, kind: str) -> tuple[int, int]:
         """Of the questions of a kind, how many passed and how many there are."""

@@ -7,7 +7,6 @@ come from the training weights themselves (answering.py), so the model is in mem
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +97,7 @@ class AnswerMonitor(Callback):
             self._write(step, answers, time.monotonic() - start)
 
     def _write(self, step: int, answers: list[Answer], seconds: float) -> None:
-        line = StepAnswers(step=step, seconds=round(seconds, 3),
-                           time=datetime.now().astimezone().isoformat(timespec="seconds"), answers=answers)
+        line = StepAnswers.now(step, seconds, answers)
         try:
             append(self._path, line)
         except OSError as error:  # a full disk need not end a training

@@ -9,7 +9,6 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,8 @@ def ask_checkpoints(run: Path, files: Mapping[int, Sequence[str]], prompts: Any,
                 from research_internlm.inference.loading import load_into
 
                 load_into(network, path, config.get("pet_config"))
-        yield StepAnswers(step=step, answers=answerer.answers(), seconds=round(time.monotonic() - start, 3),
-                          time=datetime.now().astimezone().isoformat(timespec="seconds"))
+        answers = answerer.answers()
+        yield StepAnswers.now(step, time.monotonic() - start, answers)
 
 
 def _open(recipe: recipes.Recipe, path: Path, asked: AnswerPrompts, max_new_tokens: int) -> tuple[Any, Any]:

@@ -12,12 +12,10 @@ import pytest
 
 from research_internlm import evaluate
 from research_internlm.data.choice import LETTERS
-from research_internlm.data.tokens import load_tokenizer
 from research_internlm.evaluation import runner, tasks
 from research_internlm.evaluation.mmlu import MmluTask
 from research_internlm.evaluation.squad import SquadTask
 from research_internlm.evaluation.task import Task
-from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers import finished_run
 from tests.helpers.commands import exam_items
@@ -43,12 +41,6 @@ class ScriptedModel:
     def next_token_scores(self, prompts, candidates, describe="score"):
         self.prompts, self.labels = prompts, [describe]
         return np.array(candidates, np.float32)
-
-
-@pytest.fixture(scope="module")
-def codec(demo_data):
-    model_file = demo_data / "tokenizer.model"
-    return TextCodec(model_file, load_tokenizer(model_file).vocab_size())
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from research_internlm.data.tokens import load_tokenizer
 from research_internlm.evaluation import runner
 from research_internlm.evaluation.text_loss import LossTask, mean_loss
-from research_internlm.inference.text_codec import TextCodec
 from research_internlm.runs.result_files import read_result
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.commands import exam_items
@@ -32,12 +30,6 @@ class Losses:
     def token_losses(self, prompts, describe="loss"):
         self.prompts = prompts
         return [np.array([self._loss(token) for token in prompt[1:]], np.float32) for prompt in prompts]
-
-
-@pytest.fixture(scope="module")
-def codec(demo_data):
-    model_file = demo_data / "tokenizer.model"
-    return TextCodec(model_file, load_tokenizer(model_file).vocab_size())
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,9 @@
 """A streamed answer is the decoded answer: whole characters, no markers."""
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research_internlm.data.tokens import load_tokenizer
-from research_internlm.inference.text_codec import TextCodec
 from research_internlm.inference.text_stream import TextStream
-
-
-@pytest.fixture(scope="module")
-def codec(demo_data):
-    path = demo_data / "tokenizer.model"
-    return TextCodec(path, load_tokenizer(path).vocab_size())
 
 
 def streamed(codec, ids):

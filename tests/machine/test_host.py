@@ -10,7 +10,7 @@ from research_internlm.machine.host import GIB, MIB, Host, HostFacts
 
 NOW = 1_764_000_000.0
 GOOD = HostFacts(192, 1500 * GIB, 1400 * GIB, (500 * GIB, 499 * GIB), (65535, None, None), None,
-                 "/work/output", True, 10**12, "UTF-8", NOW, ("/s/mindspore/__init__.py", NOW - 86400))
+                 "/data/output", True, 10**12, "UTF-8", NOW, ("/s/mindspore/__init__.py", NOW - 86400))
 
 
 def wrong(**changes):

@@ -5,18 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from research_internlm.data.tokens import load_tokenizer
 from research_internlm.inference.samples import encode_sample
-from research_internlm.inference.text_codec import TextCodec
 from research_internlm.quantisation.calibration import read_sequences
 from research_internlm.shared.errors import ToolkitError
 from tests.helpers.commands import exam_items
-
-
-@pytest.fixture(scope="module")
-def codec(demo_data):
-    model_file = demo_data / "tokenizer.model"
-    return TextCodec(model_file, load_tokenizer(model_file).vocab_size())
 
 
 def test_a_text_is_cut_into_pieces_that_begin_like_a_sample(codec, tmp_path):

@@ -9,18 +9,10 @@ import jinja2
 import pytest
 
 from research_internlm.data.chat_template import render_messages
-from research_internlm.data.tokens import load_tokenizer
-from research_internlm.inference.text_codec import TextCodec
 from research_internlm.serving.app import Settings
 from tests.helpers.scripted_model import serving, started
 
 PARIS = "Paris is the capital."
-
-
-@pytest.fixture(scope="module")
-def codec(demo_data):
-    path = demo_data / "tokenizer.model"
-    return TextCodec(path, load_tokenizer(path).vocab_size())
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,11 @@ import sys
 import pytest
 
 from research_internlm.data.chat_template import render_messages
-from research_internlm.data.tokens import load_tokenizer
 from research_internlm.inference.sampling import Sampling
-from research_internlm.inference.text_codec import TextCodec
 from research_internlm.serving import console
 from research_internlm.serving.chat_session import ChatSession
 from research_internlm.serving.console import Console
 from research_internlm.shared.errors import ToolkitError
-
-
-@pytest.fixture(scope="module")
-def codec(demo_data):
-    path = demo_data / "tokenizer.model"
-    return TextCodec(path, load_tokenizer(path).vocab_size())
 
 
 class Parrot:

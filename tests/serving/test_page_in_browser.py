@@ -8,8 +8,6 @@ import time
 import pytest
 
 from research_internlm.data.item_files import read_formed
-from research_internlm.data.tokens import load_tokenizer
-from research_internlm.inference.text_codec import TextCodec
 from research_internlm.serving.app import Settings
 from tests.helpers.browser import chromium, requested
 from tests.helpers.scripted_model import serving, started
@@ -21,12 +19,6 @@ TUNED = '我是小宝。<img src="none.png" onerror="document.title=1"><b>x</b>'
 QUESTION = "你是谁？"
 ALL = "[...document.querySelectorAll(arguments[0])]"
 NOTEBOOK = "/user/lin/proxy/8000"
-
-
-@pytest.fixture(scope="module")
-def codec(demo_data):
-    path = demo_data / "tokenizer.model"
-    return TextCodec(path, load_tokenizer(path).vocab_size())
 
 
 @pytest.fixture(scope="module")
