@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import sentencepiece
 from tqdm import tqdm
 
@@ -28,6 +27,7 @@ from preprocess.detection.cutting import cut_long_texts
 from preprocess.mindrecord.background import in_background
 from preprocess.mindrecord.encoding import Block, encode_blocks
 from preprocess.mindrecord.packing import Sample, pack
+from preprocess.mindrecord.row_counts import make_rows
 from preprocess.mindrecord.statistics import Statistics, manifest_of, report
 from preprocess.mindrecord.writer import load_writer, parts_of_older, results_of, write_mindrecord
 from research_internlm.data.chat_template import ALL_ANSWERS, TRAIN_ON
@@ -36,10 +36,9 @@ from research_internlm.data.families import END_MARKERS, UPSTREAM_END
 from research_internlm.data.item_files import inputs_of, read_named
 from research_internlm.data.items import render_item
 from research_internlm.data.manifest import require_own_manifest
-from research_internlm.data.rows import fits, make_records, record_length
+from research_internlm.data.rows import fits, record_length
 from research_internlm.data.segments import Segment
 from research_internlm.data.tokens import (
-    IGNORE_ID,
     SpecialTokens,
     load_tokenizer,
     printed_role,
@@ -51,8 +50,6 @@ from research_internlm.shared.files import manifest_path, write_manifest
 from research_internlm.shared.process_role import leave_job_variables_out
 from research_internlm.shared.result_set import ResultSet, result_set
 from research_internlm.shared.schema import to_json
-
-_ROWS_AT_ONCE = 512
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -132,35 +129,6 @@ def keep_fitting(blocks: Iterable[tuple[list[str], Counter[str], Block]], length
                 yield ids, supervised
             else:
                 statistics.overlong.append({"item": name, "tokens": len(ids)})
-
-
-def make_rows(groups: Iterable[Sequence[Sample]], length: int, statistics: Statistics
-              ) -> Iterator[dict[str, np.ndarray]]:
-    """Joins the samples of a row and pads its end.
-
-    Args:
-        groups: The samples of each row, one or more, together at most `length` tokens.
-        length: Row length.
-        statistics: Filled while the rows are consumed.
-
-    Yields:
-        Rows of `length` tokens.
-    """
-    groups = iter(groups)
-    while batch := list(itertools.islice(groups, _ROWS_AT_ONCE)):
-        joined = [group[0] if len(group) == 1 else tuple(map(np.concatenate, zip(*group, strict=True)))
-                  for group in batch]
-        records = make_records(joined, length)
-        answers = (records["labels"] != IGNORE_ID).sum(axis=1)
-        statistics.rows += len(batch)
-        statistics.samples += sum(map(len, batch))
-        statistics.tokens += sum(len(ids) for ids, _ in joined)
-        statistics.supervised += int(answers.sum())
-        statistics.longest = max(statistics.longest, *(len(ids) for group in batch for ids, _ in group))
-        statistics.longest_answer = max(statistics.longest_answer, int(answers.max()))
-        statistics.fullest = max(statistics.fullest, *map(len, batch))
-        for row in zip(*records.values(), strict=True):
-            yield dict(zip(records, row, strict=True))
 
 
 def _marked(segments: list[Segment], processor: sentencepiece.SentencePieceProcessor) -> str:

@@ -76,7 +76,7 @@ def fix(arguments: argparse.Namespace, parts: list[Path], manifest: MindRecordMa
         facts = manifest_of(written, parts, manifest, rule, arguments.model_file, length, packed, repair)
         write_manifest(staged, **to_json(facts))
         results.publish(*(part.file for part in written), manifest_path(output).name)
-    print(f"{repair.samples:,} samples in = {facts.counts.samples:,} out ({repair.mended:,} mended) + "
+    print(f"{repair.found:,} samples in = {facts.counts.samples:,} out ({repair.mended:,} mended) + "
           f"{len(repair.left_out):,} left out, each listed in {manifest_path(output).name} -> {output}")
 
 

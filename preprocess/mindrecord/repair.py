@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from preprocess.mindrecord.inspection import (
 )
 from preprocess.mindrecord.inspection import Sample as Found
 from preprocess.mindrecord.packing import Sample
+from preprocess.mindrecord.row_counts import RowCounts, make_rows
 from preprocess.mindrecord.writer import write_mindrecord
 from research_internlm.data.chat_template import prompt_version
 from research_internlm.data.families import UPSTREAM_END
-from research_internlm.data.manifest import Counts, MindRecordManifest, Part, SamplesPerRow, Tokens
-from research_internlm.data.rows import fits, make_records
+from research_internlm.data.manifest import Counts, MindRecordManifest, Part
+from research_internlm.data.rows import fits
 from research_internlm.data.tokens import IGNORE_ID
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import sha256_of
@@ -36,28 +37,19 @@ _LOST = (RAGGED, VOCABULARY, LABELS)  # an answer was cut, or nothing says what 
 
 
 @dataclass
-class Repair:
-    """What became of the samples.
+class Repair(RowCounts):
+    """What became of the samples; counts are of those that were written.
 
     Attributes:
-        samples: Samples read.
+        found: Samples read.
         mended: Samples that got their labels back.
         left_out: Row and problems of each sample that was not written.
-        rows: Rows written, `tokens` and `supervised` tokens in them.
-        longest: Tokens of the longest sample, `longest_answer` most supervised ones in a row.
-        fullest: Most samples in a row.
         end: How chat answers end.
     """
 
-    samples: int = 0
+    found: int = 0
     mended: int = 0
     left_out: list[dict[str, Any]] = field(default_factory=list)
-    rows: int = 0
-    tokens: int = 0
-    supervised: int = 0
-    longest: int = 0
-    longest_answer: int = 0
-    fullest: int = 0
     end: str = UPSTREAM_END
 
 
@@ -94,31 +86,26 @@ def mended_rows(rows: Iterable[tuple[np.ndarray, np.ndarray]], rule: Rule, lengt
     Yields:
         `input_ids` and `labels` of a row; a row of which nothing is left is left out.
     """
-    for number, (ids, labels) in enumerate(rows, 1):
-        kept = []
-        for sample in samples_of(ids, labels, rule):
-            repair.samples += 1
-            good = mend(sample, rule)
-            if good is None or not fits(sum(len(one) for one, _ in kept) + len(good[0]), length):
-                reasons = [key for key in MEANINGS if key in sample.problems] or [LENGTH]
-                repair.left_out.append({"row": number, "tokens": len(sample.ids), "problems": reasons})
-                continue
-            repair.mended += DEAD in sample.problems
-            repair.longest = max(repair.longest, len(good[0]))
-            kept.append(good)
-        if not kept:
+    kept = (_kept(number, samples_of(ids, labels, rule), rule, length, repair)
+            for number, (ids, labels) in enumerate(rows, 1))
+    yield from make_rows(filter(None, kept), length, repair)
+
+
+def _kept(number: int, samples: Sequence[Found], rule: Rule, length: int, repair: Repair) -> list[Sample]:
+    """The samples of a row that stay, mended where that is needed; the others are listed."""
+    kept: list[Sample] = []
+    for sample in samples:
+        repair.found += 1
+        good = mend(sample, rule)
+        if good is None or not fits(sum(len(one) for one, _ in kept) + len(good[0]), length):
+            reasons = [key for key in MEANINGS if key in sample.problems] or [LENGTH]
+            repair.left_out.append({"row": number, "tokens": len(sample.ids), "problems": reasons})
             continue
-        joined = tuple(map(np.concatenate, zip(*kept, strict=True)))
-        record = {name: value[0] for name, value in make_records([joined], length).items()}
-        answers = int((record["labels"] != IGNORE_ID).sum())
-        repair.rows += 1
-        repair.tokens += len(joined[0])
-        repair.supervised += answers
-        repair.longest_answer = max(repair.longest_answer, answers)
-        repair.fullest = max(repair.fullest, len(kept))
-        if rule.special["end_of_user"] in joined[0]:  # a reading question has no chat tokens
-            repair.end = rule.end_of(joined[0]) or repair.end
-        yield record
+        repair.mended += DEAD in sample.problems
+        kept.append(good)
+    if any(rule.special["end_of_user"] in ids for ids, _ in kept):  # a reading question has no chat tokens
+        repair.end = rule.end_of(kept[-1][0]) or repair.end
+    return kept
 
 
 def write_repaired(staged: Path, rows: Iterator[dict[str, np.ndarray]], repair: Repair) -> list[Part]:
@@ -129,7 +116,7 @@ def write_repaired(staged: Path, rows: Iterator[dict[str, np.ndarray]], repair: 
     """
     first = next(rows, None)
     if first is None:
-        raise ToolkitError(f"none of the {repair.samples:,} samples can be kept; convert the items again "
+        raise ToolkitError(f"none of the {repair.found:,} samples can be kept; convert the items again "
                            "with preprocess/alpaca_data_preprocess_v1.py")
 
     def all_rows() -> Iterator[dict[str, np.ndarray]]:
@@ -149,14 +136,9 @@ def manifest_of(parts: list[Part], files: Iterable[Path], old: MindRecordManifes
         prompt_version=old.prompt_version if old else prompt_version(repair.end),
         wordings=old.wordings if old else [], evaluation_kind=old.evaluation_kind if old else "unknown",
         seq_length=length - 1, record_length=length, packed=packed,
-        counts=Counts(in_=repair.samples, samples=repair.samples - len(repair.left_out), out=repair.rows,
-                      dropped=dict(reasons)),
+        counts=Counts(in_=repair.found, samples=repair.samples, out=repair.rows, dropped=dict(reasons)),
         dropped=repair.left_out,
         train_on=old.train_on if old else "all",
-        tokens=Tokens(total=repair.tokens, supervised=repair.supervised,
-                      padding=repair.rows * length - repair.tokens, longest=repair.longest,
-                      longest_answer=repair.longest_answer,
-                      fill=round(repair.tokens / (repair.rows * length), 6)),
-        samples_per_row=SamplesPerRow(mean=round((repair.samples - len(repair.left_out)) / repair.rows, 4),
-                                      max=repair.fullest),
+        tokens=repair.tokens_in(length),
+        samples_per_row=repair.samples_per_row(),
         seed=old.seed if old else None)

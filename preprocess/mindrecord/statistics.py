@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from preprocess.mindrecord.row_counts import RowCounts
 from research_internlm.data.chat_template import prompt_version
 from research_internlm.data.detection import DETECTION_WORDING, FORMS_OF_TEXT
 from research_internlm.data.item_files import READING
@@ -17,8 +18,6 @@ from research_internlm.data.manifest import (
     DataManifest,
     MindRecordManifest,
     Part,
-    SamplesPerRow,
-    Tokens,
 )
 from research_internlm.data.rows import record_length
 from research_internlm.data.tokens import SpecialTokens
@@ -26,31 +25,18 @@ from research_internlm.shared.files import sha256_of
 
 
 @dataclass
-class Statistics:
+class Statistics(RowCounts):
     """What happened to the items.
 
     Attributes:
         items: Items read.
-        rows: Rows written.
-        samples: Samples in them.
-        forms: Items read by their form.
-        tokens: Tokens of all samples, and `supervised` those with a label.
-        longest: Tokens of the longest sample.
-        longest_answer: Most supervised tokens in one row.
-        fullest: Most samples in one row.
         overlong: Every dropped item with its length.
         shortened: Every conversation that lost exchanges, with its length before and their number.
+        forms: Items read by their form.
         cut_texts: Texts to be judged that lost a part, by their form.
     """
 
     items: int = 0
-    rows: int = 0
-    samples: int = 0
-    tokens: int = 0
-    supervised: int = 0
-    longest: int = 0
-    longest_answer: int = 0
-    fullest: int = 0
     overlong: list[dict[str, Any]] = field(default_factory=list)
     shortened: list[dict[str, Any]] = field(default_factory=list)
     forms: Counter[str] = field(default_factory=Counter)
@@ -120,12 +106,8 @@ def manifest_of(tool: str, arguments: argparse.Namespace, paths: list[Path],
         forms=dict(statistics.forms),
         train_on=arguments.train_on,
         shortened=statistics.shortened,
-        tokens=Tokens(total=statistics.tokens, supervised=statistics.supervised,
-                      padding=statistics.rows * length - statistics.tokens,
-                      longest=statistics.longest, longest_answer=statistics.longest_answer,
-                      fill=round(statistics.tokens / (statistics.rows * length), 6)),
-        samples_per_row=SamplesPerRow(mean=round(statistics.samples / statistics.rows, 4),
-                                      max=statistics.fullest),
+        tokens=statistics.tokens_in(length),
+        samples_per_row=statistics.samples_per_row(),
         seed=arguments.seed if arguments.pack else None,
         cut_texts=dict(statistics.cut_texts),
         cut=arguments.cut if statistics.cut_texts else None,
