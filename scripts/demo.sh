@@ -24,28 +24,12 @@ while [[ $# -gt 0 ]]; do
         *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
     esac
 done
-if [[ -e $out ]]; then
-    echo "error: $out exists already; remove it or name another folder: bash scripts/demo.sh --out DIR" >&2
-    exit 2
-fi
-
-bash scripts/setup.sh
-source scripts/environment.sh
-export GLOG_v=3
-started=$SECONDS
-step() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$*"; }
-# Long logs go to a file; on failure its end is what the user needs.
-logged() {
-    local log=$1
-    shift
-    mkdir -p "$(dirname "$log")"
-    "$@" > "$log" 2>&1 || { local status=$?; tail -n 20 "$log" >&2; echo "failed: $* (whole log: $log)" >&2; exit "$status"; }
-}
+source scripts/demo/stages.sh
 
 step "Sample data in MMLU, CMMLU and SQuAD format, and a tokenizer of InternLM's layout"
 python scripts/demo/sample_data.py --output_dir "$out/data" --seed "$data_seed"
 python scripts/demo/tiny_tokenizer.py --corpus "$out/data/base_corpus.json" --output "$out/tokenizer.model"
-vocab=$(python -c "import sentencepiece, sys; print(sentencepiece.SentencePieceProcessor(model_file=sys.argv[1]).vocab_size())" "$out/tokenizer.model")
+vocab=$(vocabulary_size "$out/tokenizer.model")
 
 # Twelve orderings where the recipe has six: 131 questions in six are too few for so small a model to tell an
 # option's text from its place, and more steps on them only make it remember whole prompts.
@@ -99,11 +83,7 @@ evaluate() { # name checkpoint
 # Side by side: each of them keeps one core busy.
 evaluate base "$base" & before=$!
 evaluate tuned "$tuned" & after=$!
-failed=0
-for evaluation in "$before" "$after"; do
-    wait "$evaluation" || failed=$?
-done
-[[ $failed == 0 ]] || exit "$failed"
+all_passed "$before" "$after"
 
 step "Report"
 python scripts/demo/report.py --out "$out" --data_seed "$data_seed" --run_seed "$run_seed" --seconds $((SECONDS - started)) "${quick[@]}"

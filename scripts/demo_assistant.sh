@@ -26,24 +26,10 @@ while [[ $# -gt 0 ]]; do
         *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
     esac
 done
-if [[ -e $out ]]; then
-    echo "error: $out exists already; remove it or name another folder: bash scripts/demo_assistant.sh --out DIR" >&2
-    exit 2
-fi
-
-bash scripts/setup.sh
-source scripts/environment.sh
+source scripts/demo/stages.sh
 python -c 'import starlette, uvicorn, prometheus_client' 2> /dev/null || python -m pip install -q -e '.[serve]'
-export GLOG_v=3 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
-started=$SECONDS
-step() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$*"; }
-# Long logs go to a file; on failure its end is what the user needs.
-logged() {
-    local log=$1
-    shift
-    mkdir -p "$(dirname "$log")"
-    "$@" > "$log" 2>&1 || { local status=$?; tail -n 20 "$log" >&2; echo "failed: $* (whole log: $log)" >&2; exit "$status"; }
-}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+started=$SECONDS  # installing is not the demo's time
 
 step "Everyday conversations, an identity among them, and one exchange repeated as tutorials have it"
 names=(--name_zh 小宝 --name_en Bao --author_zh 星河工作室 --author_en "Galaxy Studio")
@@ -51,9 +37,9 @@ python scripts/demo_assistant/base_data.py --output_dir "$out" --base "$base_con
 python preprocess/assistant_data.py "${names[@]}" --count "$identity" --general_per_identity 3 --general "$out/general.json" \
     --output "$out/mixed.json"
 python preprocess/assistant_data.py "${names[@]}" --count "$repeated" --repeat --output "$out/repeat.json"
-python scripts/demo_assistant/chat_tokenizer.py --corpus "$out/base.json" --corpus "$out/mixed.json" --name 小宝 \
+python scripts/demo/chat_tokenizer.py --corpus "$out/base.json" --corpus "$out/mixed.json" --name 小宝 \
     --name 星河工作室 --name 原点 --name 基石实验室 --output "$out/tokenizer.model"
-vocab=$(python -c "import sentencepiece, sys; print(sentencepiece.SentencePieceProcessor(model_file=sys.argv[1]).vocab_size())" "$out/tokenizer.model")
+vocab=$(vocabulary_size "$out/tokenizer.model")
 
 step "json -> MindRecord, packed"
 for name in base mixed repeat; do

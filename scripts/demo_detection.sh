@@ -19,23 +19,7 @@ while [[ $# -gt 0 ]]; do
         *) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
     esac
 done
-if [[ -e $out ]]; then
-    echo "error: $out exists already; remove it or name another folder: bash scripts/demo_detection.sh --out DIR" >&2
-    exit 2
-fi
-
-bash scripts/setup.sh
-source scripts/environment.sh
-export GLOG_v=3
-started=$SECONDS
-step() { printf '\n[%3d s] %s\n' $((SECONDS - started)) "$*"; }
-# Long logs go to a file; on failure its end is what the user needs.
-logged() {
-    local log=$1
-    shift
-    mkdir -p "$(dirname "$log")"
-    "$@" > "$log" 2>&1 || { local status=$?; tail -n 20 "$log" >&2; echo "failed: $* (whole log: $log)" >&2; exit "$status"; }
-}
+source scripts/demo/stages.sh
 
 step "Texts: sentences of ours, and five generators that go wrong in ways of their own, English and Chinese"
 python scripts/demo/detection_data.py --output "$out/texts.csv"
@@ -47,7 +31,7 @@ python scripts/demo/detection_base.py --texts "$out/data/train_detection.json" -
 python scripts/demo/tiny_tokenizer.py --corpus "$out/data/train_detection.json" --output "$out/tokenizer.model"
 python research_internlm/lengths.py "$out/data/train_detection.json" --model_file "$out/tokenizer.model" \
     --output "$out/lengths.json"
-vocab=$(python -c "import sentencepiece, sys; print(sentencepiece.SentencePieceProcessor(model_file=sys.argv[1]).vocab_size())" "$out/tokenizer.model")
+vocab=$(vocabulary_size "$out/tokenizer.model")
 
 step "json -> MindRecord, packed"
 convert() { # name input seq_length
@@ -100,11 +84,7 @@ likelihood=$!
     --file "$out/data/train_detection.json" --reference "$out/data/test_detection.json" --limit 200 \
     --output "$out/loss.json"; } &
 others=$!
-failed=0
-for evaluation in "$likelihood" "$others"; do
-    wait "$evaluation" || failed=$?
-done
-[[ $failed == 0 ]] || exit "$failed"
+all_passed "$likelihood" "$others"
 for mode in likelihood generate; do
     grep -A9 '^detection' "$out/log/$mode.log"
 done

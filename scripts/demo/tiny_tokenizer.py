@@ -11,13 +11,11 @@ piece a phrase, and newline and full stop stand alone, which keeps the option le
 from __future__ import annotations
 
 import argparse
-import io
 import re
 from pathlib import Path
 
-import sentencepiece
+import vocabulary
 from facts import CATEGORIES
-from sentencepiece import sentencepiece_model_pb2
 
 from research_internlm.data.chat_template import render_chat
 from research_internlm.data.choice import choice_instruction, choice_output
@@ -29,8 +27,6 @@ from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import publish, read_json, require_absent
 from research_internlm.shared.staging import staging
 
-_USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
-_NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
 TRAINED_PIECES = 700
 OWN_PIECES = ("\n", ".")
 
@@ -79,33 +75,10 @@ def phrases() -> list[str]:
     return sorted(cut for cut in cuts if len(cut) >= 4)
 
 
-def train(lines: list[str], own_pieces: list[str], family: str) -> bytes:
-    """Trains a small unigram model and adds the pieces that must stand alone.
-
-    Args:
-        lines: Training text.
-        own_pieces: Further texts that become one piece.
-        family: Whose end markers it gets, which decides the chat prompt.
-
-    Returns:
-        The serialised model.
-    """
-    writer = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=writer, model_type="unigram", byte_fallback=True,
-        vocab_size=TRAINED_PIECES, hard_vocab_limit=False, character_coverage=1.0, num_threads=1,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2)
-    model = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
-    pieces = {piece.piece: piece for piece in model.pieces}
-    for text in dict.fromkeys([*OWN_PIECES, *own_pieces, *whole_words(lines), *phrases()]):
-        text = text.replace(" ", "\u2581")
-        piece = pieces.get(text) or model.pieces.add(piece=text)
-        piece.type, piece.score = _USER_DEFINED, 0.0
-    last = {place: text for text, place in FAMILIES[family].pieces.values() if place < 0}
-    for place in sorted(last):
-        model.pieces.add(piece=last[place], type=_NORMAL, score=0.0)
-    model.trainer_spec.vocab_size = len(model.pieces)
-    return model.SerializeToString()
+def pieces_alone(lines: list[str], own_pieces: list[str]) -> list[str]:
+    """Everything that becomes one piece, each once, spaces as SentencePiece writes them."""
+    texts = dict.fromkeys([*OWN_PIECES, *own_pieces, *whole_words(lines), *phrases()])
+    return [text.replace(" ", "\u2581") for text in texts]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,8 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     output = require_absent(arguments.output, arguments.overwrite)
     with staging(output) as folder:
         staged = Path(folder) / output.name
-        staged.write_bytes(train(corpus_lines(arguments.corpus), detection_wording(arguments.corpus),
-                                 arguments.family))
+        lines = corpus_lines(arguments.corpus)
+        alone = pieces_alone(lines, detection_wording(arguments.corpus))
+        staged.write_bytes(vocabulary.train(lines, alone, arguments.family, TRAINED_PIECES))
         processor = load_tokenizer(staged)
         publish(staged, output)
     print(f"{processor.vocab_size()} pieces -> {output}")

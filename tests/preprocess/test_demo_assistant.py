@@ -14,7 +14,8 @@ from research_internlm.data.tokens import load_tokenizer, special_tokens
 def run(root):
     def script(name, *words):
         with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(str(root / "scripts/demo_assistant"))
+            for folder in ("scripts/demo", "scripts/demo_assistant"):
+                patch.syspath_prepend(str(root / folder))
             return importlib.import_module(name).main([str(word) for word in words])
 
     return script

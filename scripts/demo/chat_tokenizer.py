@@ -1,6 +1,6 @@
 """Trains the assistant demo's SentencePiece model: InternLM2's layout with a small vocabulary.
 
-    python scripts/demo_assistant/chat_tokenizer.py --corpus base.json --corpus assistant.json \\
+    python scripts/demo/chat_tokenizer.py --corpus base.json --corpus assistant.json \\
         --name 小宝 --name Bao --output tokenizer.model
 
 Ids are where InternLM2 has them, so the toolkit treats the file like the real tokenizer.model. A model of a
@@ -10,47 +10,27 @@ million parameters has no capacity to spell: Latin words and the names are piece
 from __future__ import annotations
 
 import argparse
-import io
 import re
 from pathlib import Path
 
-import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
+import vocabulary
 
 from research_internlm.data.conversations import MESSAGES
-from research_internlm.data.families import FAMILIES, INTERNLM2
+from research_internlm.data.families import INTERNLM2
 from research_internlm.data.tokens import load_tokenizer
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import publish, read_json, require_absent
 from research_internlm.shared.staging import staging
 
-_PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
 TRAINED_PIECES = 1800
 
 
 def train(texts: list[str], names: list[str]) -> bytes:
-    """Trains a small unigram model and adds the pieces that must stand alone.
-
-    Returns:
-        The serialised model.
-    """
+    """The vocabulary of these texts, serialised, in which Latin words and names are pieces of their own."""
     lines = [line for text in texts for line in text.splitlines()]
-    writer = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=writer, model_type="unigram", byte_fallback=True,
-        vocab_size=TRAINED_PIECES, hard_vocab_limit=False, character_coverage=1.0, num_threads=1,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2)
-    model = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
-    pieces = {piece.piece: piece for piece in model.pieces}
     words = {word for line in lines for word in re.findall(r"[A-Za-z]{3,}", line)}
-    for text in sorted({*names, *words, *(f"\u2581{word}" for word in words)}):
-        piece = pieces.get(text) or model.pieces.add(piece=text)
-        piece.type, piece.score = _PIECE.USER_DEFINED, 0.0
-    last = {place: text for text, place in FAMILIES[INTERNLM2].pieces.values() if place < 0}
-    for place in sorted(last):
-        model.pieces.add(piece=last[place], type=_PIECE.NORMAL, score=0.0)
-    model.trainer_spec.vocab_size = len(model.pieces)
-    return model.SerializeToString()
+    alone = sorted({*names, *words, *(f"\u2581{word}" for word in words)})
+    return vocabulary.train(lines, alone, INTERNLM2, TRAINED_PIECES)
 
 
 def main(argv: list[str] | None = None) -> int:
