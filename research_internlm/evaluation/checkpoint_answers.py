@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from research_internlm.data.identity import GENERAL, IDENTITY
-from research_internlm.evaluation.mmlu import wilson_interval
+from research_internlm.evaluation.intervals import wilson_interval
 from research_internlm.runs.answers_file import StepAnswers
 from research_internlm.runs.saved_steps import find_saves
 from research_internlm.shared import run_layout

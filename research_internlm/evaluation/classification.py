@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-_Z_95 = NormalDist().inv_cdf(0.975)
+from research_internlm.evaluation.intervals import Z_95
+
 AUC_METHOD = "DeLong 1988"
 ECE_BINS = 10
 
@@ -106,7 +106,7 @@ def roc_auc(labels: Sequence[int], scores: Sequence[float]) -> dict[str, Any] | 
     of_zeros = 1 - (_ranks(scores)[~labels] - _ranks(zeros)) / len(ones)
     auc = float(of_ones.mean())
     variance = sum(own.var(ddof=1) / len(own) for own in (of_ones, of_zeros) if len(own) > 1)
-    reach = _Z_95 * math.sqrt(variance)
+    reach = Z_95 * math.sqrt(variance)
     method = AUC_METHOD if variance else f"{AUC_METHOD}; no width, since the classes do not overlap"
     return {"auc": auc, "interval_95": [max(0.0, auc - reach), min(1.0, auc + reach)], "method": method}
 

@@ -26,7 +26,7 @@ from research_internlm.evaluation.classification import (
     reliability,
     roc_auc,
 )
-from research_internlm.evaluation.mmlu import wilson_interval
+from research_internlm.evaluation.intervals import wilson_interval
 from research_internlm.evaluation.task import Metric, Task
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.arguments import whole

@@ -6,12 +6,10 @@ Nothing is guessed and nothing is left out: an answer without a letter is wrong 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,12 +17,12 @@ import numpy as np
 from research_internlm.data.chat_template import render_chat
 from research_internlm.data.choice import EXAM_WORDING, LETTERS, ChoiceQuestion, answer_position, read_choice
 from research_internlm.evaluation.answers import extract_letter
+from research_internlm.evaluation.intervals import wilson_interval
 from research_internlm.evaluation.task import Metric, Task
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_json, read_manifest, sha256_of
 
-_Z_95 = NormalDist().inv_cdf(0.975)
 _UNKNOWN = "unknown"  # source and subject of an item that carries only the alpaca fields
 
 
@@ -202,21 +200,3 @@ def _counts(results: Sequence[ChoiceResult]) -> dict[str, Any]:
         "accuracy": correct / len(results),
         "interval_95": list(wilson_interval(correct, len(results))),
     }
-
-
-def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """95 % confidence interval of a proportion (Wilson, 1927).
-
-    Chosen over the normal approximation, which is [1, 1] for 20 of 20 right.
-
-    Args:
-        correct: Successes, 0 to `total`.
-        total: Trials, at least 1.
-
-    Returns:
-        Lower and upper bound, fractions within 0 to 1.
-    """
-    share, spread = correct / total, _Z_95 ** 2 / total
-    middle = share + spread / 2
-    reach = math.sqrt(spread * (share * (1 - share) + spread / 4))
-    return max(0.0, (middle - reach) / (1 + spread)), min(1.0, (middle + reach) / (1 + spread))

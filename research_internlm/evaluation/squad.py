@@ -11,19 +11,17 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, ClassVar
 
 import numpy as np
 
 from research_internlm.data.items import SQUAD_WORDING, render_squad
 from research_internlm.evaluation import contest_metric, official_metric
+from research_internlm.evaluation.intervals import Z_95
 from research_internlm.evaluation.task import Metric, Task
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.errors import ToolkitError
 from research_internlm.shared.files import read_json, sha256_of
-
-_Z_95 = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def _percentage(scores: np.ndarray) -> Metric:
     mean = float(scores.mean())
     if len(scores) < 2:
         return Metric(mean, None)
-    reach = _Z_95 * float(scores.std(ddof=1)) / len(scores) ** 0.5
+    reach = Z_95 * float(scores.std(ddof=1)) / len(scores) ** 0.5
     return Metric(mean, (max(mean - reach, 0.0), min(mean + reach, 100.0)))
 
 

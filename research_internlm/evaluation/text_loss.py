@@ -13,17 +13,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, ClassVar
 
 import numpy as np
 
+from research_internlm.evaluation.intervals import Z_95
 from research_internlm.evaluation.task import Metric, Task
 from research_internlm.inference.samples import Content, encode_sample, read_contents
 from research_internlm.inference.text_codec import TextCodec
 from research_internlm.shared.files import sha256_of
 
-_Z_95 = NormalDist().inv_cdf(0.975)
 FILE, REFERENCE = "file", "reference"
 
 
@@ -190,7 +189,7 @@ def mean_loss(units: Sequence[np.ndarray], unit: str) -> dict[str, Any]:
     if number > 1:
         squares = float(((sums - mean * counts) ** 2).sum())
         error = math.sqrt(number / (number - 1) * squares) / int(counts.sum())
-        interval = [mean - _Z_95 * error, mean + _Z_95 * error]
+        interval = [mean - Z_95 * error, mean + Z_95 * error]
     return {"loss": mean, "standard_error": error, "interval_95": interval, "perplexity": math.exp(mean),
             "perplexity_interval_95": interval and [math.exp(bound) for bound in interval],
             "tokens": int(counts.sum()), "units": number, "unit": unit}
@@ -203,7 +202,7 @@ def _difference(found: Mapping[str, Any] | None, reference: Mapping[str, Any] | 
         return None
     value, interval = found["loss"] - reference["loss"], None
     if found["interval_95"] and reference["interval_95"]:
-        reach = _Z_95 * math.hypot(found["standard_error"], reference["standard_error"])
+        reach = Z_95 * math.hypot(found["standard_error"], reference["standard_error"])
         interval = [value - reach, value + reach]
     return {"loss": value, "interval_95": interval}
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research_internlm.data.choice import ChoiceQuestion, choice_input, choice_instruction, choice_output
-from research_internlm.evaluation.mmlu import ChoiceResult, load_test_items, score, wilson_interval
+from research_internlm.evaluation.intervals import wilson_interval
+from research_internlm.evaluation.mmlu import ChoiceResult, load_test_items, score
 from research_internlm.shared.errors import ToolkitError
 
 
