@@ -184,5 +184,5 @@ def test_the_part_of_run_json_beside_an_adapter_is_run_json_s():
 def test_an_index_is_checked_whole():
     assert schema.problems(Index, {"recipe": {}, "facts": {}, "files": {"/etc/x": {"sha256": "../x"}},
                                    "leftovers": ["../y"]})[:1] == [
-        "recipe is an object, a training recipe with runner_config, train_dataset and a list of callbacks "
-        "was expected"]
+        "recipe is an object, a training recipe with runner_config, train_dataset and callbacks that "
+        "each have a type was expected"]
