@@ -114,13 +114,19 @@ def attack(valid: Path, folder: Path, rng: random.Random) -> str | None:
     return f"{target.name}, {'; '.join(done)}: {'; '.join(problems)} ({last[0][:160]})"
 
 
+def numbers_in(value: object) -> list[int]:
+    """A count, or those of an object of counts."""
+    values = value.values() if isinstance(value, dict) else [value]
+    return [number for number in values if isinstance(number, int)]
+
+
 def silent_losses(target: Target, folder: Path) -> list[str]:
     """Manifests whose counts do not add up: in = out + what is listed."""
     found = []
     for path in [*folder.glob(f"{OUTPUT}*.manifest.json"), *folder.glob(f"{OUTPUT}/*.manifest.json")]:
         counts = json.loads(path.read_text("utf-8")).get("counts") or {}
-        listed = [value for key, value in counts.items()
-                  if key in ("dropped", "too_long", "buffers") and isinstance(value, int)]
+        listed = [number for key in ("dropped", "too_long", "buffers")
+                  for number in numbers_in(counts.get(key))]
         if target.name.startswith(("csv2json", "converter", "doctor-data")):
             made = counts.get("samples", counts["out"])
             if counts["in"] != made + sum(listed):
