@@ -4,9 +4,9 @@
         --name 小宝 --name Bao --output tokenizer.model
 
 As InternLM2's tokenizer.model it is byte-pair encoding without a dummy prefix, with byte pieces for unknown
-characters, and ids are where InternLM2 has them, so this toolkit and other tools treat it like the real one. A
-model of a million parameters has no capacity to spell: a name is one piece, so are the common Latin words, and
-Han characters stand alone, so that a new wording is made of known pieces.
+characters, and ids are where InternLM2 has them, so this toolkit and other tools treat it like the real one.
+A model of a million parameters has no capacity to spell: names and common Latin words are one piece each. Han
+characters stand alone, so that a new wording is made of known pieces.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from research_internlm.shared.staging import staging
 
 _USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
 PIECES = 2000  # with the 256 byte pieces; rarer words are two pieces or more
-NAME = 5000  # weight of a name or a role: more than any pair of letters has, so its own pairs are merged first
+NAME = 5000  # weight of a name or a role: more than any other pair has, so its own pairs are merged first
 
 
 def training_units(texts: Iterable[str], names: Iterable[str]) -> Counter[str]:

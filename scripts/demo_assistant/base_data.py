@@ -31,7 +31,7 @@ from research_internlm.shared import schema
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import write_json
 
-IDENTITY_SHARE = 0.33  # of the base's conversations: about an identity
+IDENTITY_SHARE = 0.3  # of the base's conversations: about an identity
 OWN_NAME_SHARE = 0.6  # of those about an identity: the base's own, half in dialogues of preprocess/assistant
 NEAR_SHARE = 0.15  # of the base's other conversations: the toolkit's own general and near ones
 
@@ -156,8 +156,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--base", type=int, default=6000, metavar="N",
         help="conversations of the base (default: %(default)s)")
     add("--general", type=int, default=1500, metavar="N", help="general ones (default: %(default)s)")
+    add("--seed", type=int, default=42, help="of every choice (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    refused, rng = held_out(), random.Random(42)
+    refused, rng = held_out(), random.Random(arguments.seed)
     for name, count, share in (("base", arguments.base, IDENTITY_SHARE), ("general", arguments.general, 0.0)):
         made: list[list[Message]] = []
         source = conversations(rng, share)
