@@ -31,7 +31,7 @@ from research_internlm.shared import schema
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import write_json
 
-IDENTITY_SHARE = 0.3  # of the base's conversations: about an identity
+IDENTITY_SHARE = 0.33  # of the base's conversations: about an identity
 OWN_NAME_SHARE = 0.6  # of those about an identity: the base's own, half in dialogues of preprocess/assistant
 NEAR_SHARE = 0.15  # of the base's other conversations: the toolkit's own general and near ones
 
