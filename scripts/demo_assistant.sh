@@ -104,4 +104,4 @@ grep "" "$out/chat.txt" "$out/server.txt"
 
 step "Report"
 python scripts/demo_assistant/report.py --out "$out" --data_seed "$data_seed" --run_seed "$run_seed" \
-    --seconds $((SECONDS - started)) --chat "$(< "$out/chat.txt")" --server "$(< "$out/server.txt")" "${quick[@]}"
+    --seconds $((SECONDS - started)) --chat="$(< "$out/chat.txt")" --server="$(< "$out/server.txt")" "${quick[@]}"

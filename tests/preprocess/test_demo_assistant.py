@@ -51,8 +51,9 @@ def test_the_base_calls_itself_by_the_name_only_where_the_system_prompt_gives_it
     answers = [messages[-1]["content"] for messages in items]
     named = [messages for messages in items
              if any(name in messages[-1]["content"] for name in ("小宝", "Bao", "星河", "Galaxy"))]
-    roles = ("身份：小宝，", "Identity: Bao,")
-    assert named and all(messages[0]["content"].startswith(roles) for messages in named)
+    greetings, roles = ("你好，小宝", "Nice to meet you, Bao"), ("身份：小宝，", "Identity: Bao,")
+    assert named and all(messages[-1]["content"].startswith(greetings)
+                         or messages[0]["content"].startswith(roles) for messages in named)
     assert any("原点" in text for text in answers) and any("Origin" in text for text in answers)
     assert not [text for text in answers if "{" in text or "|" in text]  # no place is left open
 
