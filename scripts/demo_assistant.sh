@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=demo_assistant_output
 data_seed=42
 run_seed=0
-base_conversations=4200
+base_conversations=6300
 base_epochs=2
 identity=400
 repeated=1200
