@@ -16,17 +16,15 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 import sentencepiece
+import vocabulary
 from sentencepiece import sentencepiece_model_pb2
 
 from research_internlm.data.conversations import MESSAGES
 from research_internlm.data.families import FAMILIES, INTERNLM2
-from research_internlm.data.tokens import load_tokenizer
 from research_internlm.shared.errors import run_main
-from research_internlm.shared.files import publish, read_json, require_absent
-from research_internlm.shared.staging import staging
+from research_internlm.shared.files import read_json, require_absent
 
 _USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
 PIECES = 2000  # with the 256 byte pieces; rarer words are two pieces or more
@@ -55,11 +53,7 @@ def train(units: Counter[str]) -> bytes:
         remove_extra_whitespaces=False, character_coverage=1.0, required_chars="\n", vocab_size=PIECES,
         hard_vocab_limit=False, split_by_whitespace=False, num_threads=1, minloglevel=2)
     model = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
-    last = {place: text for text, place in FAMILIES[INTERNLM2].pieces.values() if place < 0}
-    for place in sorted(last):
-        model.pieces.add(piece=last[place], type=_USER_DEFINED, score=0.0)
-    model.trainer_spec.vocab_size = len(model.pieces)
-    return model.SerializeToString()
+    return vocabulary.with_end_markers(model, INTERNLM2, _USER_DEFINED)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,12 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     output = require_absent(arguments.output, False)
     texts = {message["content"] for path in arguments.corpus for item in read_json(path, "the corpus")
              for message in item[MESSAGES]}
-    with staging(output) as folder:
-        staged = Path(folder) / output.name
-        staged.write_bytes(train(training_units(texts, [*FAMILIES[INTERNLM2].turns, *arguments.name])))
-        processor = load_tokenizer(staged)
-        publish(staged, output)
-    print(f"{processor.vocab_size()} pieces -> {output}")
+    units = training_units(texts, [*FAMILIES[INTERNLM2].turns, *arguments.name])
+    vocabulary.write(train(units), output)
     return 0
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 
 import vocabulary
 from facts import CATEGORIES
@@ -22,10 +21,8 @@ from research_internlm.data.choice import choice_instruction, choice_output
 from research_internlm.data.detection import is_detection
 from research_internlm.data.families import FAMILIES, INTERNLM
 from research_internlm.data.items import render_squad
-from research_internlm.data.tokens import load_tokenizer
 from research_internlm.shared.errors import run_main
-from research_internlm.shared.files import publish, read_json, require_absent
-from research_internlm.shared.staging import staging
+from research_internlm.shared.files import read_json, require_absent
 
 TRAINED_PIECES = 700
 OWN_PIECES = ("\n", ".")
@@ -92,14 +89,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     arguments = parser.parse_args(argv)
     output = require_absent(arguments.output, arguments.overwrite)
-    with staging(output) as folder:
-        staged = Path(folder) / output.name
-        lines = corpus_lines(arguments.corpus)
-        alone = pieces_alone(lines, detection_wording(arguments.corpus))
-        staged.write_bytes(vocabulary.train(lines, alone, arguments.family, TRAINED_PIECES))
-        processor = load_tokenizer(staged)
-        publish(staged, output)
-    print(f"{processor.vocab_size()} pieces -> {output}")
+    lines = corpus_lines(arguments.corpus)
+    alone = pieces_alone(lines, detection_wording(arguments.corpus))
+    vocabulary.write(vocabulary.train(lines, alone, arguments.family, TRAINED_PIECES), output)
     return 0
 
 
