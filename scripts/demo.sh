@@ -15,19 +15,20 @@ data_seed=42
 run_seed=0
 base_epochs=12
 lora_epochs=14
+orderings=12
 quick=()
 while [[ $# -gt 0 ]]; do
     case $1 in
         --out) out=$2; shift 2 ;;
         --seed) data_seed=$2; run_seed=$2; shift 2 ;;
-        --quick) base_epochs=1; lora_epochs=1; quick=(--quick); shift ;;
+        --quick) base_epochs=1; lora_epochs=1; orderings=2; quick=(--quick); shift ;;
         *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
     esac
 done
 source scripts/demo/stages.sh
 
 step "Sample data in MMLU, CMMLU and SQuAD format, and a tokenizer of InternLM's layout"
-python scripts/demo/sample_data.py --output_dir "$out/data" --seed "$data_seed"
+python scripts/demo/sample_data.py --output_dir "$out/data" --seed "$data_seed" "${quick[@]}"
 python scripts/demo/tiny_tokenizer.py --corpus "$out/data/base_corpus.json" --output "$out/tokenizer.model"
 vocab=$(vocabulary_size "$out/tokenizer.model")
 
@@ -38,7 +39,7 @@ python preprocess/mmlu_cmmlu_csv2json.py --mmlu_dir "$out/data/mmlu" --cmmlu_dir
 python preprocess/data_preprocess.py --input "$out/alpaca.json" --output_dir "$out/held_out" --orderings 1 \
     --split held_out --valid_per_category 1 --test_per_category 8 --seed "$data_seed"
 python preprocess/data_preprocess.py --input "$out/held_out/train_alpaca_format.json" --output_dir "$out/reordered" \
-    --orderings 12 --split sixth_ordering --valid_per_category 4 --test_per_category 12 --seed "$data_seed"
+    --orderings "$orderings" --split sixth_ordering --valid_per_category 4 --test_per_category 12 --seed "$data_seed"
 
 step "json -> MindRecord"
 convert() {
