@@ -36,7 +36,7 @@ def answers(folder, adapter, conversations, new_tokens):
 
 def main(path):
     job = json.loads(Path(path).read_text())
-    print(json.dumps({"transformers": transformers.__version__, **{
+    print(json.dumps({"version": f"transformers {transformers.__version__}", **{
         name: answers(**model, conversations=job["messages"], new_tokens=job["new_tokens"])
         for name, model in job["models"].items()}}))
 
