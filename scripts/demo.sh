@@ -45,12 +45,12 @@ convert() {
     python preprocess/alpaca_data_preprocess_v1.py --mindrecord_schema internlm_alpaca --input_glob "$1" \
         --output_file "$2" --model_file "$out/tokenizer.model" --seq_length "$3" "${@:4}"
 }
-convert "$out/data/base_corpus.json" "$out/base.mindrecord" 44
-convert "$out/reordered/train_alpaca_format.json" "$out/train.mindrecord" 44 --show 1
-convert "$out/reordered/valid_alpaca_format.json" "$out/valid.mindrecord" 43
+convert "$out/data/base_corpus.json" "$out/base.mindrecord" 22
+convert "$out/reordered/train_alpaca_format.json" "$out/train.mindrecord" 22 --show 1
+convert "$out/reordered/valid_alpaca_format.json" "$out/valid.mindrecord" 21
 
 recipe=(--config yaml/lora_finetune.yaml --overlay yaml/overlays/cpu_tiny.yaml)
-size=("seed=$run_seed" "model.model_config.seq_length=44" "model.model_config.vocab_size=$vocab")
+size=("seed=$run_seed" "model.model_config.seq_length=22" "model.model_config.vocab_size=$vocab")
 
 step "Base model: all parameters trained on facts, passages and the format ($base_epochs epochs)"
 logged "$out/base/run.log" python research_internlm/run_internlm.py "${recipe[@]}" --train_dataset "$out/base.mindrecord" \
@@ -70,7 +70,7 @@ tuned=$(ls -t "$out"/lora/checkpoint/rank_0/*.ckpt | head -n 1)
 step "MMLU accuracy and SQuAD F1/EM, before and after"
 evaluate() { # name checkpoint
     local common=(--overlay yaml/overlays/cpu_tiny.yaml --load_checkpoint "$2" --model_file "$out/tokenizer.model"
-        "model.model_config.vocab_size=$vocab" runner_config.batch_size=32 model.model_config.max_new_tokens=12)
+        "model.model_config.vocab_size=$vocab" runner_config.batch_size=32 model.model_config.max_new_tokens=8)
     for test in reordered held_out; do
         logged "$out/log/$1_$test.log" python research_internlm/evaluate.py mmlu --config yaml/predict_mmlu.yaml \
             --test_file "$out/$test/test_alpaca_format.json" --output "$out/$1_$test.json" "${common[@]}"

@@ -88,8 +88,7 @@ def make_passages(category: Category, count: int, rng: random.Random
     """Passages of a few statements with a question on each; the answer is a span of the passage."""
     for _ in range(count):
         facts = rng.sample(sorted(category.facts.items()), PASSAGE_FACTS)
-        separator = " " if category.source == "mmlu" else ""
-        passage = separator.join(category.statement.format(*fact) for fact in facts)
+        passage = category.joined([category.statement.format(*fact) for fact in facts])
         rng.shuffle(facts)
         yield passage, [(category.question.format(subject), answer) for subject, answer in facts]
 
@@ -120,7 +119,7 @@ def base_corpus(base_questions: list[SampleQuestion], rng: random.Random) -> lis
 
     A look-up asks which option says a given text: it teaches what a letter stands for, and no fact.
     """
-    items = [{"instruction": category.question.format(subject), "input": "", "output": answer}
+    items = [{"instruction": f"Question: {category.question.format(subject)}", "input": "", "output": answer}
              for category in CATEGORIES for subject, answer in category.facts.items()] * 2
     for question in base_questions:
         right = question.options[question.answer]
