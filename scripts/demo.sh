@@ -50,7 +50,7 @@ convert "$out/reordered/train_alpaca_format.json" "$out/train.mindrecord" 22 --s
 convert "$out/reordered/valid_alpaca_format.json" "$out/valid.mindrecord" 21
 
 recipe=(--config yaml/lora_finetune.yaml --overlay yaml/overlays/cpu_tiny.yaml)
-size=("seed=$run_seed" "model.model_config.seq_length=22" "model.model_config.vocab_size=$vocab")
+size=("seed=$run_seed" "model.model_config.seq_length=22" "model.model_config.num_layers=2" "model.model_config.vocab_size=$vocab")
 
 step "Base model: all parameters trained on facts, passages and the format ($base_epochs epochs)"
 logged "$out/base/run.log" python research_internlm/run_internlm.py "${recipe[@]}" --train_dataset "$out/base.mindrecord" \
@@ -70,7 +70,7 @@ tuned=$(ls -t "$out"/lora/checkpoint/rank_0/*.ckpt | head -n 1)
 step "MMLU accuracy and SQuAD F1/EM, before and after"
 evaluate() { # name checkpoint
     local common=(--overlay yaml/overlays/cpu_tiny.yaml --load_checkpoint "$2" --model_file "$out/tokenizer.model"
-        "model.model_config.vocab_size=$vocab" runner_config.batch_size=32 model.model_config.max_new_tokens=8)
+        "model.model_config.vocab_size=$vocab" "model.model_config.num_layers=2" runner_config.batch_size=32 model.model_config.max_new_tokens=8)
     for test in reordered held_out; do
         logged "$out/log/$1_$test.log" python research_internlm/evaluate.py mmlu --config yaml/predict_mmlu.yaml \
             --test_file "$out/$test/test_alpaca_format.json" --output "$out/$1_$test.json" "${common[@]}"

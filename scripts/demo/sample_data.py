@@ -28,6 +28,7 @@ from research_internlm.shared.files import write_json, write_text
 BASE_QUESTIONS_PER_CATEGORY = 5  # 8 categories: 40 multiple-choice questions teach the base the format
 VARIANTS_PER_BASE_QUESTION = 16
 LOOKUPS_PER_CATEGORY = 120
+LISTINGS_PER_CATEGORY = 60
 PASSAGE_FACTS = 3
 BASE_PASSAGES_PER_CATEGORY = 60
 SQUAD_PASSAGES_PER_CATEGORY = 8
@@ -114,6 +115,14 @@ def choice_item(question: SampleQuestion) -> dict[str, str]:
             "output": choice_output(LETTERS[question.answer], question.options[question.answer])}
 
 
+def listing_item(category: Category, rng: random.Random) -> dict[str, str]:
+    """Four options, and then each of them with its letter, in another order."""
+    options = rng.sample(sorted(set(category.facts.values())), len(LETTERS))
+    letters = dict(zip(options, LETTERS, strict=True))
+    return {"instruction": choice_input(category.listing, options), "input": "",
+            "output": " ".join(f"{option} {letters[option]}." for option in rng.sample(options, len(options)))}
+
+
 def base_corpus(base_questions: list[SampleQuestion], rng: random.Random) -> list[dict[str, str]]:
     """Pre-training samples: facts as plain questions, multiple choice, look-ups, passages.
 
@@ -130,6 +139,7 @@ def base_corpus(base_questions: list[SampleQuestion], rng: random.Random) -> lis
         for number in range(LOOKUPS_PER_CATEGORY):
             answer = answers[number % len(answers)]
             items.append(choice_item(make_question(category, category.lookup.format(answer), answer, rng)))
+        items += [listing_item(category, rng) for _ in range(LISTINGS_PER_CATEGORY)]
         for passage, pairs in make_passages(category, BASE_PASSAGES_PER_CATEGORY, rng):
             question, answer = pairs[0]
             items.append({"passage": passage, "question": question, "output": answer})

@@ -12,16 +12,14 @@ pieces are merged from is in the vocabulary too, and mostly unused.
 from __future__ import annotations
 
 import argparse
-import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
+import vocabulary
 from facts import CATEGORIES
-from sentencepiece import sentencepiece_model_pb2
 
 from research_internlm.data.chat_template import render_chat
 from research_internlm.data.choice import LETTERS, choice_input, choice_instruction, choice_output
@@ -33,10 +31,8 @@ from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import publish, read_json, require_absent
 from research_internlm.shared.staging import staging
 
-_USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
 _CONTENT = "\0"  # where the content goes in a wording
 MOST_PIECES = 16_000  # never reached: training ends when every unit is one piece
-LONGEST_PIECE = 400  # characters; a wording is one piece
 # Pairs are merged by weight: answers first, then words, then wordings (weight 1). So no wording takes a
 # letter from a word beside it.
 ANSWER, WORD = 1000, 50
@@ -58,7 +54,7 @@ def _wordings(family: str) -> Iterable[str]:
                    render_squad(category.joined([category.statement.format(_CONTENT, _CONTENT)] * 2),
                                 category.question.format(_CONTENT))]
         yield from (segment.content for prompt in prompts for segment in prompt if not segment.is_token)
-        for question in (category.question, category.lookup):
+        for question in (category.question, category.lookup, category.listing):
             yield f" {question.format(_CONTENT)}"  # after "Question:"
     yield choice_output(_CONTENT)
 
@@ -67,13 +63,15 @@ def exam_units(family: str) -> Counter[str]:
     """The exam's names, and the fixed wordings between contents, with their weights."""
     subjects = {subject for category in CATEGORIES for subject in category.facts}
     answers = {answer for category in CATEGORIES for answer in category.facts.values()}
-    cuts = {cut.rstrip(" ") for text in _wordings(family) for cut in text.split(_CONTENT)} - {""}
-    units = Counter([*cuts, *(f" {letter}." for letter in LETTERS)])
+    # A letter is one thing before an option and in an answer: it is cut out of the wordings as content is.
+    wordings = [re.sub(r"(?<=[ \n])[A-D]\.", _CONTENT, text) for text in _wordings(family)]
+    cuts = {cut.rstrip(" ") for text in wordings for cut in text.split(_CONTENT)} - {""}
+    units = Counter(cuts)
     # A subject always has a space before it. An answer must be one thing to the model in a passage and after
     # "A.", so there the space is a piece of its own; no piece of this kind of vocabulary ends in a space.
     for name in subjects - answers:
         units[f" {name}" if name.isascii() else name] = WORD
-    return units | Counter(dict.fromkeys(answers, ANSWER))
+    return units | Counter(dict.fromkeys([*answers, *(f"{letter}." for letter in LETTERS)], ANSWER))
 
 
 def training_units(items: Sequence[dict[str, Any]], family: str) -> Counter[str]:
@@ -90,32 +88,6 @@ def training_units(items: Sequence[dict[str, Any]], family: str) -> Counter[str]
     return units if all(map(is_detection, items)) else units | exam_units(family)
 
 
-def train(units: Counter[str], family: str) -> bytes:
-    """Trains byte-pair encoding until every unit is one piece, and adds the end markers.
-
-    Args:
-        units: Texts with their weights.
-        family: Whose end markers it gets, which decides the chat prompt.
-
-    Returns:
-        The serialised model.
-    """
-    writer = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sorted(units.elements())), model_writer=writer, model_type="bpe",
-        byte_fallback=True, add_dummy_prefix=False, normalization_rule_name="identity",
-        remove_extra_whitespaces=False, character_coverage=1.0, required_chars="\n",
-        vocab_size=MOST_PIECES, hard_vocab_limit=False, max_sentencepiece_length=LONGEST_PIECE,
-        split_by_whitespace=False, split_by_unicode_script=False, split_by_number=False, num_threads=1,
-        minloglevel=2)
-    model = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
-    last = {place: text for text, place in FAMILIES[family].pieces.values() if place < 0}
-    for place in sorted(last):
-        model.pieces.add(piece=last[place], type=_USER_DEFINED, score=0.0)
-    model.trainer_spec.vocab_size = len(model.pieces)
-    return model.SerializeToString()
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -128,9 +100,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     output = require_absent(arguments.output, arguments.overwrite)
     items = [item for path in arguments.corpus for item in read_json(path, "the corpus")]
+    units = training_units(items, arguments.family)
     with staging(output) as folder:
         staged = Path(folder) / output.name
-        staged.write_bytes(train(training_units(items, arguments.family), arguments.family))
+        staged.write_bytes(vocabulary.train(units, arguments.family, MOST_PIECES))
         processor = load_tokenizer(staged)
         publish(staged, output)
     print(f"{processor.vocab_size()} pieces -> {output}")
