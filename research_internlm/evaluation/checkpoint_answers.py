@@ -17,7 +17,7 @@ from research_internlm.runs.answers_file import StepAnswers
 from research_internlm.runs.saved_steps import find_saves
 from research_internlm.shared import run_layout
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.schema import Count
+from research_internlm.shared.schema import Count, Interval
 
 LEAST_RIGHT, MOST_PARROTS = 0.9, 0.1  # what an assistant has to reach
 _ADAPTER_MARK = "-trainable_params"  # MindFormers 1.9.0 puts it in the name of the save before epoch and step
@@ -30,7 +30,7 @@ class Share:
     count: Count
     total: Count
     share: float
-    interval_95: list[float]
+    interval_95: Interval
 
     @classmethod
     def of(cls, count: int, total: int) -> Share:

@@ -169,13 +169,14 @@ def rehearse(rehearsal: Rehearsal) -> Iterator[Check]:
     yield Check("training starts", True, f"first save, step {killed_at}, {time.monotonic() - started:.0f} s "
                 "after the start (most of it is compiling)")
     yield Check("a killed worker ends the launch", code != 0, f"exit code {code}")
+    continued = saved_steps.find_saves(rehearsal.run).last
     code = _launch(rehearsal, "second.log").wait(_LONGEST_MINUTES * 60)
     resumed = f"continuing {rehearsal.run.resolve()} from step" in _text(rehearsal.folder / "second.log")
     yield Check("the same command continues", code == 0 and resumed,
                 f"from its last save to step {rehearsal.total}" if code == 0 and resumed else
                 f"exit code {code}; {_last_error(rehearsal.folder / 'second.log')}")
     if code == 0:
-        yield from _results(rehearsal)
+        yield from _results(rehearsal, continued)
 
 
 def _launch(rehearsal: Rehearsal, log: str) -> subprocess.Popen:
@@ -206,7 +207,7 @@ def _start_and_kill(rehearsal: Rehearsal) -> tuple[int | None, int]:
         process.wait()
 
 
-def _results(rehearsal: Rehearsal) -> Iterator[Check]:
+def _results(rehearsal: Rehearsal, continued: int) -> Iterator[Check]:
     logs = {rank: log for rank, log in read_training(rehearsal.run).items() if log.has_loss is not False}
     yield from _losses(logs, rehearsal.total)
     if rehearsal.recipe.get("do_eval"):
@@ -219,13 +220,16 @@ def _results(rehearsal: Rehearsal) -> Iterator[Check]:
     yield Check("last checkpoint", bool(files) and not found.broken,
                 f"step {rehearsal.total} saved by {len(files)} rank(s)"
                 + (f"; broken: {', '.join(path.name for path in found.broken)}" if found.broken else ""))
-    yield _agreement(trained_state.digests(rehearsal.run), rehearsal.workers)
+    yield _agreement(trained_state.digests(rehearsal.run), rehearsal.workers, continued)
 
 
-def _agreement(digests: Mapping[int, Mapping[int, str]], workers: int) -> Check:
-    """Whether all ranks held the same bits at every save."""
-    differing = [step for step, ranks in sorted(digests.items())
-                 if len(ranks) != workers or len(set(ranks.values())) > 1]
+def _agreement(digests: Mapping[int, Mapping[int, str]], workers: int, continued: int) -> Check:
+    """Whether all ranks held the same bits at every save.
+
+    At the save from which the run continued a rank may have been killed before it logged its state.
+    """
+    differing = [step for step, ranks in sorted(digests.items()) if len(set(ranks.values())) > 1
+                 or (len(ranks) != workers and step != continued)]
     return Check("ranks agree", bool(digests) and not differing,
                  f"trained state of {workers} rank(s) at {len(digests)} save(s): "
                  + (f"different or not logged at step(s) {', '.join(map(str, differing[:3]))}" if differing

@@ -37,8 +37,30 @@ class Package(Code):
         "{version} ({executable}), but the toolkit needs {wanted}: PYTHON=python3.11 bash scripts/setup.sh",
         "{version}（{executable}），但本工具需要 {wanted}：PYTHON=python3.11 bash scripts/setup.sh")
     IMPORTED = (Topic.PACKAGES, "{name} {version} from {origin}", "{name} {version}，来自 {origin}")
-    VERSIONS = (Topic.PACKAGES, "{text}", "版本不符合要求：{text}")
-    OTHER_COPY = (Topic.PACKAGES, "{text}", "将导入的不是已安装的那一份：{text}")
+    MISSING = (
+        Topic.PACKAGES,
+        "{name} is not installed: bash scripts/setup.sh",
+        "没有安装 {name}：bash scripts/setup.sh")
+    NOT_TESTED = (
+        Topic.PACKAGES,
+        versions.NOT_TESTED + "; bash scripts/setup.sh installs {newest}",
+        "不支持 MindFormers {version}，只测试过 {oldest} 到 {newest}；bash scripts/setup.sh 会安装 {newest}")
+    NOT_PUBLISHED = (
+        Topic.PACKAGES,
+        versions.NOT_PUBLISHED + "; bash scripts/setup.sh installs {newest}",
+        "不支持 MindFormers {version}，只支持 {oldest} 到 {newest}：从 2.0.0 起它要导入 hyper_parallel，"
+        "公共软件源中没有这个包；bash scripts/setup.sh 会安装 {newest}")
+    OTHER_PAIR = (
+        Topic.PACKAGES,
+        "MindFormers {mindformers} belongs to MindSpore {wanted}, but {mindspore} is installed: bash "
+        "scripts/setup.sh",
+        "MindFormers {mindformers} 应与 MindSpore {wanted} 一起使用，但安装的是 {mindspore}："
+        "bash scripts/setup.sh")
+    OTHER_COPY = (
+        Topic.PACKAGES,
+        versions.OTHER_COPY,
+        "{name} 将从 {origin} 导入，而不是安装在 {place} 的 {name} {version}："
+        "请从 PYTHONPATH 中去掉 {folder}")
     BINARIES = (
         Topic.PACKAGES,
         "MindSpore's binaries are for {machine}",
@@ -73,7 +95,7 @@ class PackageFacts:
         wanted_python: Versions the toolkit runs on, as setup.cfg has them; None where that file is not here.
         installed: Package -> version.
         origins: Package -> file that an import would run.
-        other_copies: Sentences on packages of which another copy would be imported.
+        other_copies: Packages of which another copy would be imported.
         binaries: Machine type of MindSpore's binaries; None where there are none.
         index: Lines of `pip config list`; None where pip did not answer.
     """
@@ -85,7 +107,7 @@ class PackageFacts:
     wanted_python: str | None
     installed: Mapping[str, str]
     origins: Mapping[str, str]
-    other_copies: tuple[str, ...]
+    other_copies: tuple[versions.OtherCopy, ...]
     binaries: str | None
     index: str | None
 
@@ -95,7 +117,7 @@ def read() -> PackageFacts:
     origins = versions.imported_from()
     folder = Path(origins["mindspore"]).parent if "mindspore" in origins else None
     answer = ask([sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"], _PIP_SECONDS)
-    copies = tuple(versions.import_problems())
+    copies = tuple(versions.other_copies())
     return PackageFacts(
         platform.machine(), f"{platform.system()} {platform.release()}", platform.python_version(),
         sys.executable, _wanted_python(), versions.installed_versions(), origins, copies,
@@ -134,7 +156,7 @@ def findings(facts: PackageFacts) -> Iterator[Finding]:
         version = facts.installed.get(name.replace("_", "-"), "?")
         yield Package.IMPORTED.ok(name=name, version=version, origin=str(Path(origin).parent))
     yield from version_findings(facts.installed)
-    yield from (Package.OTHER_COPY.problem(text=text) for text in facts.other_copies)
+    yield from (Package.OTHER_COPY.problem(**copy._asdict()) for copy in facts.other_copies)
     yield from _binary_findings(facts, machine)
     yield from _index_findings(facts.index)
 
@@ -145,7 +167,17 @@ def version_findings(installed: Mapping[str, str]) -> Iterator[Finding]:
     Args:
         installed: From `versions.installed_versions`.
     """
-    yield from (Package.VERSIONS.problem(text=text) for text in versions.pair_problems(installed))
+    yield from (Package.MISSING.problem(name=name) for name in versions.PYTHON_PACKAGES
+                if name not in installed)
+    mindspore, mindformers = (installed.get(name) for name in versions.PYTHON_PACKAGES)
+    if not mindspore or not mindformers:
+        return
+    pair = versions.pair_with(mindformers=mindformers)
+    if pair is None:
+        code = Package.NOT_TESTED if versions.is_published(mindformers) else Package.NOT_PUBLISHED
+        yield code.problem(version=mindformers, **versions.WINDOW)
+    elif versions.pair_with(mindspore=mindspore) != pair:
+        yield Package.OTHER_PAIR.problem(mindformers=mindformers, mindspore=mindspore, wanted=pair.mindspore)
 
 
 def _binary_findings(facts: PackageFacts, machine: str) -> Iterator[Finding]:

@@ -30,17 +30,22 @@ _HASH_DIGITS = 16
 
 
 @dataclass(frozen=True)
+class _Component:
+    type: str
+
+
+@dataclass(frozen=True)
 class _TrainingRecipe:
     """What the schedule reads of a recipe; it checks the numbers itself."""
 
     runner_config: dict[str, Any]
     train_dataset: dict[str, Any]
-    callbacks: list[dict[str, Any]]
+    callbacks: list[_Component]
 
 
 _Recipe = Annotated[dict[str, Any], Rule(
     lambda recipe: not schema.problems(_TrainingRecipe, recipe),
-    "a training recipe with runner_config, train_dataset and a list of callbacks")]
+    "a training recipe with runner_config, train_dataset and callbacks that each have a type")]
 _TrainingInfo = Annotated[RunInfo, Rule(
     lambda info: "train_dataset" in info.data, "the run.json of a training with its train_dataset")]
 

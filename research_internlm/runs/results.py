@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from research_internlm.shared.schema import Count
+from research_internlm.shared.schema import Count, Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class ChoiceCounts:
     correct: Count
     unmatched: Count
     accuracy: float
-    interval_95: list[float]
+    interval_95: Interval
 
 
 @dataclass(frozen=True, kw_only=True)

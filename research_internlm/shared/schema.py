@@ -52,6 +52,7 @@ def is_plain_path(name: str) -> bool:
 
 Sha256 = Annotated[str, Rule(re.compile("[0-9a-f]{64}").fullmatch, "a sha256 of 64 hexadecimal digits")]
 Count = Annotated[int, Rule(lambda number: number >= 0, "a whole number of 0 or more")]
+Interval = Annotated[list[float], Rule(lambda bounds: len(bounds) == 2, "a lower and an upper bound")]
 PlainPath = Annotated[str, Rule(is_plain_path, "a plain relative path")]
 FileName = Annotated[str, Rule(lambda name: is_plain_path(name) and "/" not in name, "a plain file name")]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata, util
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,33 @@ PAIRS = (
 )
 PYTHONS = ((3, 10), (3, 11), (3, 12))  # both MindSpores have wheels for these; setup.cfg repeats the ends
 PYTHON_PACKAGES = ("mindspore", "mindformers")
+WINDOW = {"oldest": PAIRS[-1].mindformers, "newest": PAIRS[0].mindformers}
+NOT_TESTED = "MindFormers {version} is not supported, only {oldest} to {newest} are tested"
+NOT_PUBLISHED = ("MindFormers {version} is not supported, only {oldest} to {newest}: from 2.0.0 on it "
+                 "imports hyper_parallel, which the public package index does not have")
+OTHER_COPY = ("{name} would be imported from {origin}, which is not the installed {name} {version} in "
+              "{place}: take {folder} off PYTHONPATH")
+
+
+class OtherCopy(NamedTuple):
+    """A package of which another copy would be imported than the installed one.
+
+    Attributes:
+        name: The package.
+        origin: File that an import would run.
+        version: Of the installed copy.
+        place: Folder of the installed copy.
+        folder: Folder of the other one.
+    """
+
+    name: str
+    origin: str
+    version: str
+    place: str
+    folder: str
+
+    def __str__(self) -> str:
+        return OTHER_COPY.format_map(self._asdict())
 
 
 def pair_with(mindformers: str | None = None, mindspore: str | None = None) -> Pair | None:
@@ -47,34 +74,15 @@ def pair_with(mindformers: str | None = None, mindspore: str | None = None) -> P
     return None
 
 
-def pair_problems(versions: Mapping[str, str]) -> Iterator[str]:
-    """Packages that are missing, outside the supported window, or of releases that do not belong together.
-
-    Args:
-        versions: Versions by package name, e.g. `installed_versions`.
-    """
-    for name in PYTHON_PACKAGES:
-        if name not in versions:
-            yield f"{name} is not installed: bash scripts/setup.sh"
-    mindspore, mindformers = (versions.get(name) for name in PYTHON_PACKAGES)
-    if not mindspore or not mindformers:
-        return
-    pair = pair_with(mindformers=mindformers)
-    if pair is None:
-        yield f"{unsupported_mindformers(mindformers)}; bash scripts/setup.sh installs {PAIRS[0].mindformers}"
-    elif pair_with(mindspore=mindspore) != pair:
-        yield (f"MindFormers {mindformers} belongs to MindSpore {pair.mindspore}, but {mindspore} is "
-               "installed: bash scripts/setup.sh")
+def is_published(mindformers: str) -> bool:
+    """Whether what this release imports can be had: 2.0.0 and later need hyper_parallel."""
+    major = mindformers.partition(".")[0]
+    return not (major.isdigit() and int(major) >= 2)
 
 
 def unsupported_mindformers(version: str) -> str:
     """Why a release outside the window is not supported."""
-    window = f"MindFormers {version} is not supported, only {PAIRS[-1].mindformers} to {PAIRS[0].mindformers}"
-    major = version.partition(".")[0]
-    if major.isdigit() and int(major) >= 2:
-        return (f"{window}: from 2.0.0 on it imports hyper_parallel, which the public package index does "
-                "not have")
-    return f"{window} are tested"
+    return (NOT_TESTED if is_published(version) else NOT_PUBLISHED).format(version=version, **WINDOW)
 
 
 def installed_versions() -> dict[str, str]:
@@ -96,7 +104,7 @@ def imported_from() -> dict[str, str]:
             for name, spec in specs.items() if spec}
 
 
-def import_problems() -> Iterator[str]:
+def other_copies() -> Iterator[OtherCopy]:
     """Packages of which another copy would be imported than the installed one, whose version is checked.
 
     Seen in 2024: the source folder of an older MindFormers on PYTHONPATH. Another copy of this toolkit is no
@@ -113,8 +121,12 @@ def import_problems() -> Iterator[str]:
             other.read(folder / "setup.cfg", encoding="utf-8")
             if other.get("metadata", "version", fallback=version) == version:
                 continue
-        yield (f"{name} would be imported from {origin}, which is not the installed {name} {version} in "
-               f"{installed}: take {folder} off PYTHONPATH")
+        yield OtherCopy(name, origin, version, str(installed), str(folder))
+
+
+def import_problems() -> list[str]:
+    """The sentences of `other_copies`."""
+    return [str(copy) for copy in other_copies()]
 
 
 def require_installed_packages() -> None:
@@ -123,7 +135,7 @@ def require_installed_packages() -> None:
     Raises:
         ToolkitError: With all of `import_problems`.
     """
-    if problems := list(import_problems()):
+    if problems := import_problems():
         raise ToolkitError("; ".join(problems))
 
 

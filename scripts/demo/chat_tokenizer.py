@@ -1,36 +1,65 @@
-"""Trains the assistant demo's SentencePiece model: InternLM2's layout with a small vocabulary.
+"""Trains the assistant demo's SentencePiece model: InternLM2's kind and layout with a small vocabulary.
 
     python scripts/demo/chat_tokenizer.py --corpus base.json --corpus assistant.json \\
         --name 小宝 --name Bao --output tokenizer.model
 
-Ids are where InternLM2 has them, so the toolkit treats the file like the real tokenizer.model. A model of a
-million parameters has no capacity to spell: Latin words and the names are pieces of their own.
+As InternLM2's tokenizer.model it is byte-pair encoding without a dummy prefix, with byte pieces for unknown
+characters, and ids are where InternLM2 has them, so this toolkit and other tools treat it like the real one.
+A model of a million parameters has no capacity to spell: names and common Latin words are one piece each. Han
+characters stand alone, so that a new wording is made of known pieces.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
-import vocabulary
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from research_internlm.data.conversations import MESSAGES
-from research_internlm.data.families import INTERNLM2
+from research_internlm.data.families import FAMILIES, INTERNLM2
 from research_internlm.data.tokens import load_tokenizer
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import publish, read_json, require_absent
 from research_internlm.shared.staging import staging
 
-TRAINED_PIECES = 1800
+_USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
+PIECES = 2000  # with the 256 byte pieces; rarer words are two pieces or more
+NAME = 5000  # weight of a name or a role: more than any other pair has, so its own pairs are merged first
 
 
-def train(texts: list[str], names: list[str]) -> bytes:
-    """The vocabulary of these texts, serialised, in which Latin words and names are pieces of their own."""
-    lines = [line for text in texts for line in text.splitlines()]
-    words = {word for line in lines for word in re.findall(r"[A-Za-z]{3,}", line)}
-    alone = sorted({*names, *words, *(f"\u2581{word}" for word in words)})
-    return vocabulary.train(lines, alone, INTERNLM2, TRAINED_PIECES)
+def training_units(texts: Iterable[str], names: Iterable[str]) -> Counter[str]:
+    """What may become one piece, with its weight: names, and words by how often they are there.
+
+    Args:
+        texts: Contents of messages.
+        names: Of assistants, their authors and the roles of a chat.
+    """
+    units = Counter(unit for text in texts for unit in re.findall(r" ?[A-Za-z]+|[^A-Za-z\s]", text))
+    for name in names:
+        units |= Counter({name: NAME, f" {name}": NAME} if name.isascii() else {name: NAME})
+    return units
+
+
+def train(units: Counter[str]) -> bytes:
+    """Trains byte-pair encoding on weighted units and adds InternLM2's end markers; the serialised model."""
+    writer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sorted(units.elements())), model_writer=writer, model_type="bpe",
+        byte_fallback=True, add_dummy_prefix=False, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, character_coverage=1.0, required_chars="\n", vocab_size=PIECES,
+        hard_vocab_limit=False, split_by_whitespace=False, num_threads=1, minloglevel=2)
+    model = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
+    last = {place: text for text, place in FAMILIES[INTERNLM2].pieces.values() if place < 0}
+    for place in sorted(last):
+        model.pieces.add(piece=last[place], type=_USER_DEFINED, score=0.0)
+    model.trainer_spec.vocab_size = len(model.pieces)
+    return model.SerializeToString()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
              for message in item[MESSAGES]}
     with staging(output) as folder:
         staged = Path(folder) / output.name
-        staged.write_bytes(train(sorted(texts), arguments.name))
+        staged.write_bytes(train(training_units(texts, [*FAMILIES[INTERNLM2].turns, *arguments.name])))
         processor = load_tokenizer(staged)
         publish(staged, output)
     print(f"{processor.vocab_size()} pieces -> {output}")

@@ -156,8 +156,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--base", type=int, default=6000, metavar="N",
         help="conversations of the base (default: %(default)s)")
     add("--general", type=int, default=1500, metavar="N", help="general ones (default: %(default)s)")
+    add("--seed", type=int, default=42, help="of every choice (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    refused, rng = held_out(), random.Random(42)
+    refused, rng = held_out(), random.Random(arguments.seed)
     for name, count, share in (("base", arguments.base, IDENTITY_SHARE), ("general", arguments.general, 0.0)):
         made: list[list[Message]] = []
         source = conversations(rng, share)

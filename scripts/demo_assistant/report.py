@@ -1,6 +1,7 @@
 """Collects the assistant demo's results into DIR/results.json, DIR/report.md and pictures, and judges them.
 
-    python scripts/demo_assistant/report.py --out DIR --seconds 200 --chat ANSWER --server ANSWER
+    python scripts/demo_assistant/report.py --out DIR --data_seed 42 --run_seed 0 --seconds 200 \\
+        --chat ANSWER --server ANSWER
 
 Exit code 1 where the demo did not show what it is for: with general conversations among the data, at least
 90 % of the held-out identity questions right and at most 10 % of the general ones answered with the identity;
@@ -107,8 +108,9 @@ def markdown(out: Path, results: dict[str, Any], figures: list[str], facts: dict
     seconds = sum(line.seconds for line in lines)
     return "\n".join([
         "# Demo: an assistant that knows its own name, and one that knows nothing else", "",
-        f"{facts['seconds']} s on {facts['cores']} CPU cores ({facts['machine']}), seed of the data 42, seed "
-        "of the runs 0. No NPU was involved.", "",
+        f"{facts['seconds']} s on {facts['cores']} CPU cores ({facts['machine']}), load average of the last "
+        f"five minutes {facts['load_average']:.1f}, seed of the data {facts['data_seed']}, seed of the runs "
+        f"{facts['run_seed']}. No NPU was involved.", "",
         "| weights | step | identity right | brought up unasked |", "|---|---|---|---|", *rows, "",
         "Held-out questions only; 95 % intervals (Wilson) in brackets. Of each run the checkpoint that "
         "`internlm answers` names. The base has an identity of its own, as a released chat model has.", "",
@@ -125,6 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the demo")
     parser.add_argument("--seconds", type=int, required=True, help="wall time of the demo so far")
+    parser.add_argument("--data_seed", type=int, required=True, help="of the conversations")
+    parser.add_argument("--run_seed", type=int, required=True, help="of the trainings")
     parser.add_argument("--chat", required=True, help="the answer of internlm chat")
     parser.add_argument("--server", required=True, help="the answer of internlm serve")
     parser.add_argument("--quick", action="store_true", help="only a few steps were trained: do not judge")
@@ -132,7 +136,8 @@ def main(argv: list[str] | None = None) -> int:
     out = arguments.out
     identity = schema.read(out / "mixed.held_out.json", MeasuredQuestions, "the held-out questions").identity
     results = collect(out, arguments.chat, arguments.server, identity)
-    facts = {"seconds": arguments.seconds, "cores": os.cpu_count(), "machine": platform.machine(),
+    facts = {"seconds": arguments.seconds, "data_seed": arguments.data_seed, "run_seed": arguments.run_seed,
+             "cores": os.cpu_count(), "load_average": os.getloadavg()[1], "machine": platform.machine(),
              "python": platform.python_version(), "quick": arguments.quick}
     write_json(out / "results.json", {**results, **facts})
     write_text(out / "report.md", markdown(out, results, [draw_scores(out), *draw_losses(out)], facts))

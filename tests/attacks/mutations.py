@@ -18,7 +18,10 @@ CHUNKS = (b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"{", b"}", b"[" * 5000, b'"
 
 
 def mutate(path: Path, rng: random.Random) -> str:
-    """Changes one file in place; returns what was done, for the report."""
+    """Changes one file, which may be a link to others' content; returns what was done, for the report."""
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
     kinds = [_as_bytes, _as_bytes, _as_kind]
     if path.suffix in (".json", ".yaml", ".jsonl"):
         kinds += [_by_structure] * 4

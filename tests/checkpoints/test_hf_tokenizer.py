@@ -41,6 +41,7 @@ def test_tokenizer_json_gives_the_ids_of_sentencepiece(model_file):
     assert_same_ids(model_file, [*TEXTS, *(line for line in lines if "<" not in line)])
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("family", ["internlm", "internlm2"])
 def test_real_vocabularies_give_the_ids_of_sentencepiece(real_data, family):
@@ -80,6 +81,7 @@ def test_internlm3_s_added_tokens_are_put_behind_the_pieces(internlm3):
     assert 128131 not in processor.encode("a <|im_end|> in a text is text")
 
 
+@pytest.mark.slow
 def test_internlm3_s_export_lists_its_added_tokens(internlm3):
     files = files_of(internlm3)
     entries = json.loads(files["tokenizer_config.json"])["added_tokens_decoder"]

@@ -38,6 +38,7 @@ def test_the_list_loads_no_command():
     assert done.stdout.endswith("[] False\n")
 
 
+@pytest.mark.slow
 def test_a_command_runs_as_by_its_path():
     for name in ("score", "preprocess", "data_preprocess", "upload"):  # by name, by file, with a script
         usage = run(name, "--help").stdout.split("[-h]")[0]

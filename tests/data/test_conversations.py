@@ -59,6 +59,7 @@ DIALOGUES = st.builds(
     st.text(max_size=9), st.lists(st.tuples(st.text(max_size=9), TEXT), min_size=1, max_size=4))
 
 
+@pytest.mark.slow
 @given(DIALOGUES)
 def test_every_form_is_read_back_as_the_same_messages(messages):
     for name, writer in WRITERS.items():

@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers.commands import ROOT
 
 PROGRAM = ("from research_internlm.evaluation.contest_metric import score_answer\n"
            "print([round(value, 6) for value in score_answer('the cat sat', 'the dog sat')])")
 
 
+@pytest.mark.slow
 def test_another_user_s_cache_in_the_temporary_folder_changes_nothing(tmp_path):
     scores = []
     for poisoned in (False, True):

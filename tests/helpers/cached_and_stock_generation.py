@@ -100,6 +100,12 @@ def effect_of_rounding(stock, prompts, answers):
     return float(max(np.abs(after - before)[row, :length + NEW].max() for row, length in enumerate(PROMPTS)))
 
 
+def likeliest(network, prompts, answers):
+    """The likeliest token before each token of the answers, by one pass over everything."""
+    chosen = network(mindspore.Tensor(whole_ids(prompts, answers)))[0].asnumpy().argmax(-1)
+    return [row[length - 1:length - 1 + NEW].tolist() for row, length in zip(chosen, PROMPTS, strict=True)]
+
+
 def compare(family, causal, prompts):
     decoder = StaticCacheDecoder(causal, len(prompts), LENGTH)
     endless = stock_tokens(causal, prompts, [VOCAB], 0)
@@ -133,9 +139,7 @@ def main():
     causal = adapted.network.network.set_train(False)  # inside MindFormers' LoRA wrappers
     result = compare(family, causal, prompts)
     if family == "internlm":
-        merged = StaticCacheDecoder(plain.set_train(False), len(prompts), LENGTH)
-        # Padded to another length, which changes nothing.
-        result["merged_endless"] = merged.generate(prompts, LENGTH, NEW, [])
+        result["merged_endless"] = likeliest(plain.set_train(False), prompts, result["cached_endless"])
     result["prompts"] = prompts
     result["rounding"] = effect_of_rounding(causal, prompts, result["stock_endless"])
     result["parameters"] = sorted(p.name for p in plain.get_parameters())

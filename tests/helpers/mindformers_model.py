@@ -2,7 +2,8 @@
 
 Usage: mindformers_model.py JOB.json, a mapping with `overrides` (of yaml/predict_mmlu.yaml on the CPU),
 `checkpoint`, `ids` (.npy, right-padded with 0), `output` (.npz) and, optionally, `new_tokens` (greedy
-continuation of each row without its padding) and `adapter_run` (folder to make: a run whose adapter is
+continuation of each row without its padding), `by_passes` (that by passes over everything, where nothing is
+compiled, in place of the engine's cache) and `adapter_run` (folder to make: a run whose adapter is
 random; `adapted` in the output then holds the logits of MindFormers' unmerged LoRA).
 """
 
@@ -32,6 +33,17 @@ def logits(network, ids):
         return network(mindspore.Tensor(ids.astype(np.int32)))[0].asnumpy()
     finally:
         mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
+def greedy(network, ids, new_tokens):
+    ids = ids.copy()
+    lengths, rows = (ids != 0).sum(1), np.arange(len(ids))
+    answers = []
+    for step in range(new_tokens):
+        chosen = logits(network, ids)[rows, lengths + step - 1].argmax(-1)
+        ids[rows, lengths + step] = chosen
+        answers.append(chosen)
+    return np.stack(answers, 1)
 
 
 def make_adapter_run(recipe, job, folder):
@@ -67,7 +79,9 @@ def main():
     built = [parameter.name for parameter in model.network.get_parameters()]
     result = {"logits": logits(model.network, ids), "built": np.array(sorted(built)),
               "names": np.array(sorted(weight_names.parameter_shapes(model_config)))}
-    if "new_tokens" in job:
+    if "by_passes" in job:
+        result["generated"] = greedy(model.network, ids, job["new_tokens"])
+    elif "new_tokens" in job:
         model.max_new_tokens = job["new_tokens"]
         result["generated"] = np.array(model.generate([[int(i) for i in row if i] for row in ids]))
     if "adapter_run" in job:

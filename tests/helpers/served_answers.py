@@ -134,15 +134,21 @@ def reference(engine, tuned, codec, prompts):
         values = logprobs(engine, prompt)
         own = values[np.arange(len(prompt)), [*prompt[1:], values[-1].argmax()]]
         scored.append({"own": own.tolist(), "most": values.max(-1).tolist()})
-    values = logprobs(tuned, prompts[0])
     full = [logprobs(engine, [*prompt, *answer])[len(prompt) - 1:-1]
             for prompt, answer in zip(prompts, answers, strict=True)]
     return {"answers": list(map(codec.decode, answers)), "scored": scored,
             "logprobs": [values[np.arange(len(answer)), answer].tolist()
                          for values, answer in zip(full, answers, strict=True)],
             "sampled": [codec.decode(sampled(engine, prompt, sampling)) for prompt in prompts[:2]],
-            "tuned": values[np.arange(len(values) - 1), prompts[0][1:]].tolist(),
-            "chat": codec.decode(answer_in_chat)}
+            "chat": codec.decode(answer_in_chat), "tuned": tuned_logprobs(engine, tuned, prompts[0])}
+
+
+def tuned_logprobs(engine, tuned, prompt):
+    """By the engine's compiled network, which keeps the tuned one's weights."""
+    weights = {parameter.name: parameter for parameter in tuned.score_network.get_parameters()}
+    assert not mindspore.load_param_into_net(engine.score_network, weights, strict_load=True)[0]
+    values = logprobs(engine, prompt)
+    return values[np.arange(len(values) - 1), prompt[1:]].tolist()
 
 
 def main():

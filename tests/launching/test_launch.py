@@ -246,6 +246,7 @@ def test_workers_whose_scheduler_has_ended_are_ended(tmp_path, monkeypatch):
     assert not processes_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_all_problems_are_told_at_once(work):
     with socket.socket() as taken:
         taken.bind(("", 0))

@@ -85,13 +85,16 @@ def test_ranks_that_differ_or_are_silent_at_a_save_are_seen(tmp_path):
     log(0, (4, "a"), (8, "b"))
     log(1, (4, "a"), (8, "b"))
     assert trained_state.digests(tmp_path) == {4: {0: "a" * 64, 1: "a" * 64}, 8: {0: "b" * 64, 1: "b" * 64}}
-    assert rehearsal._agreement(trained_state.digests(tmp_path), 2).passed
+    assert rehearsal._agreement(trained_state.digests(tmp_path), 2, 4).passed
     log(1, (4, "a"), (8, "c"))
-    check = rehearsal._agreement(trained_state.digests(tmp_path), 2)
+    check = rehearsal._agreement(trained_state.digests(tmp_path), 2, 4)
     assert not check.passed and "at step(s) 8" in check.seen
     log(1, (4, "a"))
-    assert not rehearsal._agreement(trained_state.digests(tmp_path), 2).passed
-    assert not rehearsal._agreement({}, 2).passed
+    assert not rehearsal._agreement(trained_state.digests(tmp_path), 2, 4).passed
+    assert not rehearsal._agreement({}, 2, 4).passed
+    log(1, (8, "b"))  # killed before it said its state of the save from which the run continued
+    assert rehearsal._agreement(trained_state.digests(tmp_path), 2, 4).passed
+    assert not rehearsal._agreement(trained_state.digests(tmp_path), 2, 8).passed
 
 
 def test_a_folder_that_exists_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Python, packages, the machine type of binaries, and the package index without its secrets."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from research_internlm.machine import packages
 from research_internlm.machine.finding import OK, PROBLEM
 from research_internlm.machine.packages import Package, PackageFacts
+from research_internlm.shared.versions import OtherCopy
 
 GOOD = PackageFacts("x86_64", "Linux 6.1", "3.11.7", "/v/bin/python", ">=3.10,<3.13",
                     {"mindspore": "2.9.0", "mindformers": "1.9.0", "research-internlm": "0.1.0"},
@@ -29,15 +31,36 @@ def test_a_good_installation_has_no_problem():
     ({"system": "Darwin 24.0"}, Package.UNKNOWN_MACHINE, "Darwin"),
     ({"python": "3.9.2"}, Package.OTHER_PYTHON, "needs >=3.10,<3.13"),
     ({"python": "3.13.0"}, Package.OTHER_PYTHON, "3.13.0"),
-    ({"installed": {"mindspore": "2.9.0"}}, Package.VERSIONS, "mindformers is not installed"),
-    ({"installed": GOOD.installed | {"mindspore": "2.7.2"}}, Package.VERSIONS, "belongs to MindSpore 2.9.0"),
-    ({"other_copies": ("mindformers would be imported from /x",)}, Package.OTHER_COPY, "from /x"),
+    ({"installed": {"mindspore": "2.9.0"}}, Package.MISSING, "mindformers is not installed"),
+    ({"installed": GOOD.installed | {"mindspore": "2.7.2"}}, Package.OTHER_PAIR, "to MindSpore 2.9.0"),
+    ({"installed": GOOD.installed | {"mindformers": "1.7.0"}}, Package.NOT_TESTED,
+     "MindFormers 1.7.0 is not supported, only 1.8.0 to 1.9.0"),
+    ({"installed": GOOD.installed | {"mindformers": "2.0.0"}}, Package.NOT_PUBLISHED, "hyper_parallel"),
+    ({"other_copies": (OtherCopy("mindformers", "/x/__init__.py", "1.9.0", "/s/mindformers", "/x"),)},
+     Package.OTHER_COPY, "from /x/__init__.py, which is not the installed mindformers 1.9.0"),
     ({"binaries": None}, Package.NO_BINARIES, "/s/mindspore"),
     ({"binaries": "aarch64"}, Package.OTHER_BINARIES, "are for aarch64"),
 ])
 def test_each_problem_is_named(changes, code, words):
     [problem] = problems(**changes)
     assert problem.code is code and words in problem.text()
+    chinese = problem.text("zh")
+    assert re.search("[\u4e00-\u9fff]", chinese)
+    assert not any(sentence in chinese for sentence in ("is not", "belongs", "PYTHONPATH:"))
+
+
+@pytest.mark.parametrize("mindformers, mindspore, words", [
+    ("1.9.0", "2.9.0", ()), ("1.8.0", "2.7.2", ()), ("1.9.0", "2.9.0+cann9", ()),
+    ("2.0.0", "2.10.0", ("MindFormers 2.0.0 is not supported, only 1.8.0 to 1.9.0", "hyper_parallel")),
+    ("1.7.0", "2.7.1", ("MindFormers 1.7.0 is not supported",)),
+    ("1.8.0", "2.9.0", ("MindFormers 1.8.0 belongs to MindSpore 2.7.2, but 2.9.0 is installed",)),
+    ("1.9.0", "2.10.0", ("belongs to MindSpore 2.9.0, but 2.10.0",)),
+])
+def test_only_pairs_of_the_table_go_together(mindformers, mindspore, words):
+    problems = [finding.text() for finding in
+                packages.version_findings({"mindformers": mindformers, "mindspore": mindspore})]
+    assert len(problems) == bool(words)
+    assert all(word in problems[0] for word in words)
 
 
 def test_an_arm_machine_goes_by_two_names():

@@ -42,6 +42,7 @@ def test_what_a_pusher_writes_is_read_again():
     ({"leftovers": ["../x"]}, "leftovers[0] is '../x', a plain relative path was expected"),
     ({"leftovers": {}}, "leftovers is an object, a list was expected"),
     ({"recipe": {"callbacks": {}}}, "recipe is an object, a training recipe with runner_config"),
+    ({"recipe": RECIPE | {"callbacks": [{"save_checkpoint_steps": 8}]}}, "callbacks that each have a type"),
     ({"facts": run_info(data={"counts": {}})}, "facts.data.train_dataset.counts.out is missing"),
     ({"facts": run_info(data={"counts": {"in": 1, "samples": 1, "out": 0, "dropped": {}}})},
      "counts.out is 0, a whole number above 0 was expected"),

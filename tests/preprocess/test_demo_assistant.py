@@ -4,6 +4,7 @@ import importlib
 import json
 
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 
 from preprocess import assistant_data
 from preprocess.assistant.mixture import plain
@@ -57,9 +58,35 @@ def test_the_base_calls_itself_by_the_name_only_where_the_system_prompt_gives_it
     assert not [text for text in answers if "{" in text or "|" in text]  # no place is left open
 
 
-def test_the_tokenizer_has_internlm2_s_layout(run, data):
-    run("chat_tokenizer", "--corpus", data / "base.json", "--name", "小宝",
+@pytest.fixture(scope="module")
+def tokenizer(run, data):
+    run("chat_tokenizer", "--corpus", data / "base.json", "--name", "小宝", "--name", "Galaxy Studio",
         "--output", data / "tokenizer.model")
-    processor = load_tokenizer(data / "tokenizer.model")
-    assert special_tokens(processor).family == "internlm2"
-    assert "小宝" in processor.encode("你好小宝吗", out_type=str)
+    return load_tokenizer(data / "tokenizer.model")
+
+
+def test_the_tokenizer_is_of_internlm2_s_kind_and_layout(tokenizer):
+    model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.serialized_model_proto())
+    assert model.trainer_spec.model_type == model.trainer_spec.BPE
+    assert model.trainer_spec.byte_fallback and not model.normalizer_spec.add_dummy_prefix
+    assert model.trainer_spec.vocab_size == tokenizer.vocab_size() == len(model.pieces)
+    assert special_tokens(tokenizer).family == "internlm2"
+    assert tokenizer.decode(tokenizer.encode(" 两行\n“é” ☃")) == " 两行\n“é” ☃"
+
+
+def test_names_and_roles_are_one_piece_wherever_they_stand(tokenizer):
+    assert tokenizer.encode("我是小宝吗", out_type=str) == ["我", "是", "小宝", "吗"]
+    assert tokenizer.encode("Galaxy Studio", out_type=str) == ["Galaxy\u2581Studio"]
+    assert tokenizer.encode("by Galaxy Studio.", out_type=str)[-2:] == ["\u2581Galaxy\u2581Studio", "."]
+    for role in ("system", "user", "assistant"):
+        assert tokenizer.encode(f"{role}\n", out_type=str) == [role, "\n"]
+
+
+def test_the_seed_decides_the_data(run, tmp_path):
+    texts = {}
+    for name, seed in (("first", 42), ("again", 42), ("other", 43)):
+        run("base_data", "--output_dir", tmp_path / name, "--base", 50, "--general", 50, "--seed", seed)
+        texts[name] = [(tmp_path / name / f"{kind}.json").read_text(encoding="utf-8")
+                       for kind in ("base", "general")]
+    assert texts["first"] == texts["again"]
+    assert all(first != other for first, other in zip(texts["first"], texts["other"], strict=True))

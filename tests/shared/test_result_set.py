@@ -65,6 +65,7 @@ def killed_before(number, make, *arguments):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there_before", [False, True])
 @pytest.mark.parametrize("make", [make_files, make_folder])
 def test_a_kill_at_any_moment(tmp_path, make, there_before):

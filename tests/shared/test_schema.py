@@ -15,11 +15,19 @@ from research_internlm.checkpoints.adapters import BaseOfRun
 from research_internlm.data.manifest import DataManifest, MindRecordManifest, RunData
 from research_internlm.mirroring.index import Index, Mirrored
 from research_internlm.runs.attempts import Attempt
-from research_internlm.runs.results import MmluResult, PredictionScores, SquadResult
+from research_internlm.runs.results import ChoiceCounts, MmluResult, PredictionScores, SquadResult
 from research_internlm.runs.run_info import RunInfo
 from research_internlm.shared import schema
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.schema import Count, FileName, PlainPath, Sha256, is_plain_path, to_json
+from research_internlm.shared.schema import (
+    Count,
+    FileName,
+    Interval,
+    PlainPath,
+    Sha256,
+    is_plain_path,
+    to_json,
+)
 from research_internlm.storage.links import Link
 
 FILES = (RunInfo, MindRecordManifest, DataManifest, MmluResult, SquadResult, PredictionScores, Attempt, Link,
@@ -28,6 +36,7 @@ KNOWN = {Sha256: st.text("0123456789abcdef", min_size=64, max_size=64), Count: s
          PlainPath: st.sampled_from(["a", "b/c.json", "d e"]), FileName: st.sampled_from(["a", "b.db"])}
 KNOWN |= {str: st.text(), int: st.integers(-2**63, 2**63 - 1), bool: st.booleans(),
           float: st.floats(allow_nan=False, allow_infinity=False) | st.integers(-10, 10), Any: st.none()}
+KNOWN |= {Interval: st.tuples(KNOWN[float], KNOWN[float]).map(list)}
 
 
 def values(kind):
@@ -184,5 +193,13 @@ def test_the_part_of_run_json_beside_an_adapter_is_run_json_s():
 def test_an_index_is_checked_whole():
     assert schema.problems(Index, {"recipe": {}, "facts": {}, "files": {"/etc/x": {"sha256": "../x"}},
                                    "leftovers": ["../y"]})[:1] == [
-        "recipe is an object, a training recipe with runner_config, train_dataset and a list of callbacks "
-        "was expected"]
+        "recipe is an object, a training recipe with runner_config, train_dataset and callbacks that "
+        "each have a type was expected"]
+
+
+@pytest.mark.parametrize("bounds", [[], [0.5], [0.4, 0.5, 0.6]])
+def test_an_interval_has_two_bounds(bounds):
+    counts = {"total": 4, "correct": 2, "unmatched": 0, "accuracy": 0.5}
+    assert not schema.problems(ChoiceCounts, counts | {"interval_95": [0.15, 0.85]})
+    [problem] = schema.problems(ChoiceCounts, counts | {"interval_95": bounds})
+    assert problem.startswith("interval_95 is a list") and "a lower and an upper bound" in problem

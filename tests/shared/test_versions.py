@@ -83,16 +83,3 @@ def test_the_requirements_are_the_window_s_ends():
     assert f"mindformers>={oldest.mindformers},<={newest.mindformers}" in required
     first, last = versions.PYTHONS[0], versions.PYTHONS[-1]
     assert options["python_requires"] == f">={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}"
-
-
-@pytest.mark.parametrize("mindformers, mindspore, words", [
-    ("1.9.0", "2.9.0", ()), ("1.8.0", "2.7.2", ()), ("1.9.0", "2.9.0+cann9", ()),
-    ("2.0.0", "2.10.0", ("MindFormers 2.0.0 is not supported, only 1.8.0 to 1.9.0", "hyper_parallel")),
-    ("1.7.0", "2.7.1", ("MindFormers 1.7.0 is not supported",)),
-    ("1.8.0", "2.9.0", ("MindFormers 1.8.0 belongs to MindSpore 2.7.2, but 2.9.0 is installed",)),
-    ("1.9.0", "2.10.0", ("belongs to MindSpore 2.9.0, but 2.10.0",)),
-])
-def test_only_pairs_of_the_table_go_together(mindformers, mindspore, words):
-    problems = list(versions.pair_problems({"mindformers": mindformers, "mindspore": mindspore}))
-    assert len(problems) == bool(words)
-    assert all(word in problems[0] for word in words)

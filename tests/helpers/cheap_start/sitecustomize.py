@@ -2,24 +2,29 @@
 
 MindFormers imports torch where it is installed, for TensorBoard's sake: 6 s of CPU a process; torch is
 hidden. For a metric and a loader that no recipe names it imports NLTK and datasets, which load scikit-learn,
-SciPy's statistics and pandas: 3 of 8 s; empty modules stand in for these two. Collecting garbage again and
-again while libraries load is a seventh of what is left. Bytecode is kept even under
-PYTHONDONTWRITEBYTECODE, where each process would compile the toolkit anew: 1 s.
+SciPy's statistics and pandas: 3 of 8 s; empty modules stand in for these two. Others stand in for what
+MindSpore itself loads for tables of Ascend's AI CPU, data sets in OBS and metrics of images: 1 s of 4.
+Collecting garbage again and again while libraries load is a seventh of what is left. Bytecode is kept even
+under PYTHONDONTWRITEBYTECODE, where each process would compile the toolkit anew: 1 s.
 """
 
 import gc
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 
+EMPTY = ("datasets", "nltk", "mindspore.ops._op_impl.aicpu", "mindspore.dataset.engine.obs.util",
+         "mindspore.train.metrics.hausdorff_distance", "mindspore.train.metrics.mean_surface_distance",
+         "mindspore.train.metrics.root_mean_square_surface_distance")
+
 
 class OnlyWhatIsUsed(PathFinder):
-    """Finds every package but torch, as where the extra [hf] is not installed; NLTK and datasets empty."""
+    """Finds every package but torch, as where the extra [hf] is not installed, and those of EMPTY empty."""
 
     @classmethod
     def find_spec(cls, fullname, path=None, target=None):
         if fullname == "torch":
             return None
-        if fullname.partition(".")[0] in ("datasets", "nltk"):
+        if fullname.startswith(EMPTY) and any(f"{fullname}.".startswith(f"{name}.") for name in EMPTY):
             return ModuleSpec(fullname, Empty, is_package=True)
         return super().find_spec(fullname, path, target)
 
