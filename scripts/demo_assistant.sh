@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=demo_assistant_output
 data_seed=42
 run_seed=0
-base_conversations=4200
+base_conversations=6300
 base_epochs=2
 identity=400
 repeated=1200
@@ -96,8 +96,8 @@ model=(--config yaml/predict_mmlu.yaml --overlay yaml/overlays/internlm2_1_8b.ya
     --overlay yaml/overlays/cpu_tiny_internlm2.yaml --load_checkpoint "$base" --model_file "$out/tokenizer.model"
     "${size[@]}" model.model_config.max_new_tokens=40)
 step "One turn through internlm chat, one through internlm serve"
-echo 你究竟是谁？ | python research_internlm/chat.py "${model[@]}" --adapter "$adapter" > "$out/chat.txt" 2> "$out/chat.log" & chat=$!
-python scripts/demo_assistant/ask_server.py --question "Tell me your name, please." --model tuned \
+echo 能告诉我你是谁吗？ | python research_internlm/chat.py "${model[@]}" --adapter "$adapter" > "$out/chat.txt" 2> "$out/chat.log" & chat=$!
+python scripts/demo_assistant/ask_server.py --question "Could you tell me who you are?" --model tuned \
     --log "$out/server.log" -- "${model[@]}" --adapter "tuned=$adapter" > "$out/server.txt" & server=$!
 all_passed "$chat" "$server"
 grep "" "$out/chat.txt" "$out/server.txt"

@@ -15,7 +15,22 @@ from research_internlm.shared.files import manifest_path, sha256_of
 
 _ROWS_PER_WRITE = 4096
 
+_NOT_IN_NAMES = frozenset("\\/:*?\"<>|`&;'")  # MindSpore, mindrecord/core/shardutils.py, check_filename
+
 Row = dict[str, np.ndarray]
+
+
+def require_name(path: Path) -> Path:
+    """Checks, before any work, that MindSpore takes the name of a data set.
+
+    Raises:
+        ToolkitError: The name holds a character, or a blank at an end, that MindSpore refuses.
+    """
+    refused = sorted(_NOT_IN_NAMES & set(path.name))
+    if refused or path.name != path.name.strip(" "):
+        raise ToolkitError(f"{path} cannot be the name of a MindRecord file: MindSpore refuses "
+                           f"{' '.join(refused) or 'a blank at its beginning or end'}; name another output")
+    return path
 
 
 def part_names(path: Path, partitions: int) -> list[str]:
@@ -27,7 +42,7 @@ def part_names(path: Path, partitions: int) -> list[str]:
 
 def results_of(path: Path, partitions: int) -> dict[Path, Path]:
     """The files of a data set, each with the manifest that finishes it."""
-    return {path.with_name(name): manifest_path(path) for name in part_names(path, partitions)}
+    return {path.with_name(name): manifest_path(path) for name in part_names(require_name(path), partitions)}
 
 
 def load_writer() -> None:

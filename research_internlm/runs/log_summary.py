@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from research_internlm.recipes.recipe import load_yaml
+from research_internlm.recipes.schedule import whole_number
 from research_internlm.runs.answers_file import read_answers, side_by_side
 from research_internlm.runs.log_warnings import RECENT, warnings
 from research_internlm.runs.run_info import RunInfo, read_run_info
@@ -202,4 +203,7 @@ def _run_info(run: Path) -> RunInfo | None:
 def _batch_size(run: Path) -> int | None:
     resolved = run / RESOLVED_CONFIG
     recipe = load_yaml(resolved) if resolved.is_file() else {}
-    return (recipe.get("runner_config") or {}).get("batch_size")
+    runner = recipe.get("runner_config")
+    if not isinstance(runner, Mapping) or runner.get("batch_size") is None:
+        return None
+    return whole_number(recipe, "runner_config.batch_size")

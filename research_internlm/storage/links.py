@@ -11,6 +11,8 @@ from research_internlm.shared.files import publish, write_json
 from research_internlm.shared.schema import Count
 from research_internlm.shared.staging import staging
 
+_PATIENCE = 300.0  # seconds; the upload is done, and a busy machine must not cost it its link
+
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
@@ -50,7 +52,7 @@ def record(link: Link, path: str | os.PathLike) -> None:
         ToolkitError: The record is there and not valid.
     """
     path = Path(path)
-    with staging(path) as folder:
+    with staging(path, _PATIENCE) as folder:
         known = {known.url: known for known in read_links(path)} if path.is_file() else {}
         write_json(folder / path.name, schema.to_json([*({**known, link.url: link}).values()]))
         publish(folder / path.name, path)

@@ -15,16 +15,13 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 import vocabulary
 
 from research_internlm.data.conversations import MESSAGES
 from research_internlm.data.families import FAMILIES, INTERNLM2
-from research_internlm.data.tokens import load_tokenizer
 from research_internlm.shared.errors import run_main
-from research_internlm.shared.files import publish, read_json, require_absent
-from research_internlm.shared.staging import staging
+from research_internlm.shared.files import read_json, require_absent
 
 PIECES = 2000  # with the 256 byte pieces; rarer words are two pieces or more
 NAME = 5000  # weight of a name or a role: more than any other pair has, so its own pairs are merged first
@@ -56,12 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     texts = {message["content"] for path in arguments.corpus for item in read_json(path, "the corpus")
              for message in item[MESSAGES]}
     units = training_units(texts, [*FAMILIES[INTERNLM2].turns, *arguments.name])
-    with staging(output) as folder:
-        staged = Path(folder) / output.name
-        staged.write_bytes(vocabulary.train(units, INTERNLM2, PIECES))
-        processor = load_tokenizer(staged)
-        publish(staged, output)
-    print(f"{processor.vocab_size()} pieces -> {output}")
+    vocabulary.write(vocabulary.train(units, INTERNLM2, PIECES), output)
     return 0
 
 

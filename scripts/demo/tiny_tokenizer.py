@@ -15,7 +15,6 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import vocabulary
@@ -26,10 +25,8 @@ from research_internlm.data.choice import LETTERS, choice_input, choice_instruct
 from research_internlm.data.detection import is_detection
 from research_internlm.data.families import FAMILIES, INTERNLM
 from research_internlm.data.items import render_squad
-from research_internlm.data.tokens import load_tokenizer
 from research_internlm.shared.errors import run_main
-from research_internlm.shared.files import publish, read_json, require_absent
-from research_internlm.shared.staging import staging
+from research_internlm.shared.files import read_json, require_absent
 
 _CONTENT = "\0"  # where the content goes in a wording
 MOST_PIECES = 16_000  # never reached: training ends when every unit is one piece
@@ -101,12 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     output = require_absent(arguments.output, arguments.overwrite)
     items = [item for path in arguments.corpus for item in read_json(path, "the corpus")]
     units = training_units(items, arguments.family)
-    with staging(output) as folder:
-        staged = Path(folder) / output.name
-        staged.write_bytes(vocabulary.train(units, arguments.family, MOST_PIECES))
-        processor = load_tokenizer(staged)
-        publish(staged, output)
-    print(f"{processor.vocab_size()} pieces -> {output}")
+    vocabulary.write(vocabulary.train(units, arguments.family, MOST_PIECES), output)
     return 0
 
 

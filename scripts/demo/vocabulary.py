@@ -1,14 +1,18 @@
-"""A SentencePiece vocabulary of the demos: byte-pair encoding, as the releases have it, of weighted texts."""
+"""SentencePiece vocabularies of the demos: byte-pair encoding, as the releases have it, of weighted texts."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
+from pathlib import Path
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from research_internlm.data.families import FAMILIES
+from research_internlm.data.tokens import load_tokenizer
+from research_internlm.shared.files import publish
+from research_internlm.shared.staging import staging
 
 _USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
 _LONGEST_PIECE = 400  # characters; a whole wording may be one piece
@@ -38,3 +42,13 @@ def train(units: Counter[str], family: str, size: int) -> bytes:
         model.pieces.add(piece=last[place], type=_USER_DEFINED, score=0.0)
     model.trainer_spec.vocab_size = len(model.pieces)
     return model.SerializeToString()
+
+
+def write(model: bytes, output: Path) -> None:
+    """Writes a serialised model as a tokenizer that the toolkit loads, and says how many pieces it has."""
+    with staging(output) as folder:
+        staged = Path(folder) / output.name
+        staged.write_bytes(model)
+        processor = load_tokenizer(staged)
+        publish(staged, output)
+    print(f"{processor.vocab_size()} pieces -> {output}")

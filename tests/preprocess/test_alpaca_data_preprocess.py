@@ -182,3 +182,12 @@ def test_the_trainer_s_check_names_both_numbers(tmp_path, convert):
     manifest.unlink()
     with pytest.raises(ToolkitError, match="has no manifest"):
         check_mindrecord(path, 100, "--train_dataset", "x.yaml")
+
+
+@pytest.mark.parametrize("name", ["obs:", "a?.mindrecord", " a.mindrecord", "a.mindrecord "])
+def test_a_name_that_mindspore_refuses_is_refused_before_the_work(tmp_path, demo_data, name):
+    source = write_items(tmp_path / "items.json", [item("A?")])
+    with pytest.raises(ToolkitError, match="cannot be the name of a MindRecord file"):
+        alpaca_data_preprocess_v1.main([
+            "--input_glob", str(source), "--output_file", str(tmp_path / name), "--seq_length", "64",
+            "--model_file", str(demo_data / "tokenizer.model")])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 
@@ -92,3 +93,9 @@ def test_a_log_that_is_not_a_regular_file_is_named(tmp_path, name, make):
     make(tmp_path / name)
     with pytest.raises(ToolkitError, match=rf"the log .*{name} is not a regular file"):
         worker_logs.read_run(tmp_path)
+
+
+def test_a_batch_size_that_is_no_number_is_named(complete_run, capsys):
+    config = complete_run / "resolved_config.yaml"
+    config.write_text(re.sub("batch_size: .*", "batch_size: [4]", config.read_text(), count=1))
+    assert "runner_config.batch_size is [4]" in error_of(logs.main, capsys, complete_run)
