@@ -15,12 +15,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from research_internlm.mirroring.fetch import fetch
 from research_internlm.mirroring.index import inputs_of
 from research_internlm.mirroring.watch import push
-from research_internlm.shared.arguments import number
+from research_internlm.shared.arguments import number, place
 from research_internlm.shared.errors import run_main
 from research_internlm.storage.obs import SERVER_VARIABLE, connect, parse_url
 
@@ -31,7 +30,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     push_parser = commands.add_parser("push", help="send a run while it grows")
-    push_parser.add_argument("folder", metavar="RUN_DIR", type=Path)
+    push_parser.add_argument("folder", metavar="RUN_DIR", type=place)
     push_parser.add_argument("url", metavar="obs://BUCKET/PREFIX")
     push_parser.add_argument("--interval", type=number(above=0), default=5.0, metavar="S",
                              help="seconds between two looks at the folder (default: %(default)s)")
@@ -39,7 +38,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                              help="seconds to send the rest after the training (default: %(default)s)")
     fetch_parser = commands.add_parser("fetch", help="make the run folder again")
     fetch_parser.add_argument("url", metavar="obs://BUCKET/PREFIX")
-    fetch_parser.add_argument("folder", metavar="RUN_DIR", type=Path)
+    fetch_parser.add_argument("folder", metavar="RUN_DIR", type=place)
     for command in (push_parser, fetch_parser):
         command.add_argument("--server", metavar="URL",
                              help=f"endpoint of the bucket's region (default: ${SERVER_VARIABLE})")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from research_internlm.publishing import metafile
 from research_internlm.publishing.sending import HUBS, Plan, connect, prepared, publish
+from research_internlm.shared.arguments import place
 from research_internlm.shared.errors import run_main
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -37,7 +38,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("folder", metavar="DIR", type=Path, help="folder to publish, e.g. of weights.py to-hf")
+    add("folder", metavar="DIR", type=place, help="folder to publish, e.g. of weights.py to-hf")
     add("--to", required=True, choices=HUBS, help="the hub")
     add("--repo", required=True, type=repository, metavar="USER/NAME", help="the repository; made if missing")
     add("--run", type=Path, metavar="RUN_DIR", help="the run that made the weights: data, recipe and scores "

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from research_internlm.shared.arguments import program, whole
+from research_internlm.shared.arguments import place, program, whole
 from research_internlm.shared.errors import ToolkitError, run_main
 from research_internlm.shared.files import require_absent
 from research_internlm.storage.links import read_links, record
@@ -40,7 +40,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program("upload_obs.sh"), description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("source", metavar="SRC", help="file or folder")
+    add("source", metavar="SRC", type=place, help="file or folder")
     add("target", metavar="obs://BUCKET/PREFIX", help="where it goes")
     add("--server", metavar="URL", help=f"endpoint of the bucket's region (default: ${SERVER_VARIABLE})")
     add("--parallel", type=whole(1), default=4, metavar="N", help="parts sent at once (default: %(default)s)")
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     # What would fail after the upload is said before it.
     if arguments.record and require_absent(arguments.record, overwrite=True).is_file():
         read_links(arguments.record)
-    source = Path(arguments.source)
+    source = arguments.source
     left_out += upload_all(connect(bucket, arguments.server), items,
                            source.parent if source.is_file() else source, arguments)
     if left_out:

@@ -14,20 +14,21 @@ out=demo_output
 data_seed=42
 run_seed=0
 base_epochs=12
-lora_epochs=14
+lora_epochs=10
+orderings=12
 quick=()
 while [[ $# -gt 0 ]]; do
     case $1 in
         --out) out=$2; shift 2 ;;
         --seed) data_seed=$2; run_seed=$2; shift 2 ;;
-        --quick) base_epochs=1; lora_epochs=1; quick=(--quick); shift ;;
+        --quick) base_epochs=1; lora_epochs=1; orderings=2; quick=(--quick); shift ;;
         *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
     esac
 done
 source scripts/demo/stages.sh
 
 step "Sample data in MMLU, CMMLU and SQuAD format, and a tokenizer of InternLM's layout"
-python scripts/demo/sample_data.py --output_dir "$out/data" --seed "$data_seed"
+python scripts/demo/sample_data.py --output_dir "$out/data" --seed "$data_seed" "${quick[@]}"
 python scripts/demo/tiny_tokenizer.py --corpus "$out/data/base_corpus.json" --output "$out/tokenizer.model"
 vocab=$(vocabulary_size "$out/tokenizer.model")
 
@@ -38,19 +39,19 @@ python preprocess/mmlu_cmmlu_csv2json.py --mmlu_dir "$out/data/mmlu" --cmmlu_dir
 python preprocess/data_preprocess.py --input "$out/alpaca.json" --output_dir "$out/held_out" --orderings 1 \
     --split held_out --valid_per_category 1 --test_per_category 8 --seed "$data_seed"
 python preprocess/data_preprocess.py --input "$out/held_out/train_alpaca_format.json" --output_dir "$out/reordered" \
-    --orderings 12 --split sixth_ordering --valid_per_category 4 --test_per_category 12 --seed "$data_seed"
+    --orderings "$orderings" --split sixth_ordering --valid_per_category 4 --test_per_category 12 --seed "$data_seed"
 
 step "json -> MindRecord"
 convert() {
     python preprocess/alpaca_data_preprocess_v1.py --mindrecord_schema internlm_alpaca --input_glob "$1" \
         --output_file "$2" --model_file "$out/tokenizer.model" --seq_length "$3" "${@:4}"
 }
-convert "$out/data/base_corpus.json" "$out/base.mindrecord" 22
-convert "$out/reordered/train_alpaca_format.json" "$out/train.mindrecord" 22 --show 1
-convert "$out/reordered/valid_alpaca_format.json" "$out/valid.mindrecord" 21
+convert "$out/data/base_corpus.json" "$out/base.mindrecord" 44
+convert "$out/reordered/train_alpaca_format.json" "$out/train.mindrecord" 44 --show 1
+convert "$out/reordered/valid_alpaca_format.json" "$out/valid.mindrecord" 43
 
 recipe=(--config yaml/lora_finetune.yaml --overlay yaml/overlays/cpu_tiny.yaml)
-size=("seed=$run_seed" "model.model_config.seq_length=22" "model.model_config.num_layers=2" "model.model_config.vocab_size=$vocab")
+size=("seed=$run_seed" "model.model_config.seq_length=44" "model.model_config.vocab_size=$vocab")
 
 step "Base model: all parameters trained on facts, passages and the format ($base_epochs epochs)"
 logged "$out/base/run.log" python research_internlm/run_internlm.py "${recipe[@]}" --train_dataset "$out/base.mindrecord" \
@@ -70,7 +71,7 @@ tuned=$(ls -t "$out"/lora/checkpoint/rank_0/*.ckpt | head -n 1)
 step "MMLU accuracy and SQuAD F1/EM, before and after"
 evaluate() { # name checkpoint
     local common=(--overlay yaml/overlays/cpu_tiny.yaml --load_checkpoint "$2" --model_file "$out/tokenizer.model"
-        "model.model_config.vocab_size=$vocab" "model.model_config.num_layers=2" runner_config.batch_size=32 model.model_config.max_new_tokens=8)
+        "model.model_config.vocab_size=$vocab" runner_config.batch_size=32 model.model_config.max_new_tokens=12)
     for test in reordered held_out; do
         logged "$out/log/$1_$test.log" python research_internlm/evaluate.py mmlu --config yaml/predict_mmlu.yaml \
             --test_file "$out/$test/test_alpaca_format.json" --output "$out/$1_$test.json" "${common[@]}"

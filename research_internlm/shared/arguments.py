@@ -1,4 +1,4 @@
-"""Numbers with bounds, the same rule for a flag's text and for a value of a yaml or json file."""
+"""Values with bounds, the same rule for a flag's text and for a value of a yaml or json file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 _MOST = 1 << 53  # larger ones are not exact as floats; no count, size or seed of the toolkit comes near
@@ -26,6 +27,16 @@ def number(above: float) -> Callable[[str], float]:
     """An argparse type: a finite number greater than `above`."""
     return _reader(float, lambda value: is_number(value, above) and value != above,
                    f"a finite number above {above:g}")
+
+
+def place(text: str) -> Path:
+    """An argparse type: a file or folder whose content leaves the machine, or arrives.
+
+    Path("") is the current folder: with a shell variable that is not set, all of it would be sent.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; give the current folder as .")
+    return Path(text)
 
 
 def _reader(kind: type, accepts: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:

@@ -33,11 +33,6 @@ class Category:
         """Wording with one `{}` for an answer: asks which option says it, no knowledge needed."""
         return "Which option says {}?" if self.source == "mmlu" else "哪个选项是{}？"
 
-    @property
-    def listing(self) -> str:
-        """Asks for the letters of the options."""
-        return "Which letter has each option?" if self.source == "mmlu" else "各个选项的字母是什么？"
-
     def joined(self, statements: Sequence[str]) -> str:
         """Statements as a passage."""
         return (" " if self.source == "mmlu" else "").join(statements)

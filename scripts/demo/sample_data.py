@@ -28,7 +28,6 @@ from research_internlm.shared.files import write_json, write_text
 BASE_QUESTIONS_PER_CATEGORY = 5  # 8 categories: 40 multiple-choice questions teach the base the format
 VARIANTS_PER_BASE_QUESTION = 16
 LOOKUPS_PER_CATEGORY = 120
-LISTINGS_PER_CATEGORY = 60
 PASSAGE_FACTS = 3
 BASE_PASSAGES_PER_CATEGORY = 60
 SQUAD_PASSAGES_PER_CATEGORY = 8
@@ -115,32 +114,28 @@ def choice_item(question: SampleQuestion) -> dict[str, str]:
             "output": choice_output(LETTERS[question.answer], question.options[question.answer])}
 
 
-def listing_item(category: Category, rng: random.Random) -> dict[str, str]:
-    """Four options, and then each of them with its letter, in another order."""
-    options = rng.sample(sorted(set(category.facts.values())), len(LETTERS))
-    letters = dict(zip(options, LETTERS, strict=True))
-    return {"instruction": choice_input(category.listing, options), "input": "",
-            "output": " ".join(f"{option} {letters[option]}." for option in rng.sample(options, len(options)))}
-
-
-def base_corpus(base_questions: list[SampleQuestion], rng: random.Random) -> list[dict[str, str]]:
+def base_corpus(base_questions: list[SampleQuestion], part: int, rng: random.Random) -> list[dict[str, str]]:
     """Pre-training samples: facts as plain questions, multiple choice, look-ups, passages.
 
     A look-up asks which option says a given text: it teaches what a letter stands for, and no fact.
+
+    Args:
+        base_questions: Multiple-choice questions that the exam does not have.
+        part: Every fact, and this part of the other kinds: 1 for all, 10 for a tenth.
+        rng: Of all choices.
     """
     items = [{"instruction": f"Question: {category.question.format(subject)}", "input": "", "output": answer}
              for category in CATEGORIES for subject, answer in category.facts.items()] * 2
     for question in base_questions:
         right = question.options[question.answer]
         items += [choice_item(make_question(question.category, question.text, right, rng))
-                  for _ in range(VARIANTS_PER_BASE_QUESTION)]
+                  for _ in range(VARIANTS_PER_BASE_QUESTION // part)]
     for category in CATEGORIES:
         answers = sorted(set(category.facts.values()))
-        for number in range(LOOKUPS_PER_CATEGORY):
+        for number in range(LOOKUPS_PER_CATEGORY // part):
             answer = answers[number % len(answers)]
             items.append(choice_item(make_question(category, category.lookup.format(answer), answer, rng)))
-        items += [listing_item(category, rng) for _ in range(LISTINGS_PER_CATEGORY)]
-        for passage, pairs in make_passages(category, BASE_PASSAGES_PER_CATEGORY, rng):
+        for passage, pairs in make_passages(category, BASE_PASSAGES_PER_CATEGORY // part, rng):
             question, answer = pairs[0]
             items.append({"passage": passage, "question": question, "output": answer})
     rng.shuffle(items)
@@ -153,6 +148,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the data")
     parser.add_argument("--seed", type=int, default=42,
                         help="seed of all random choices (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true",
+                        help="a small base corpus, to see that every command works")
     arguments = parser.parse_args(argv)
     folder = Path(arguments.output_dir)
     rng = random.Random(arguments.seed)
@@ -161,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         questions = make_questions(category, rng)
         base_questions += questions[:BASE_QUESTIONS_PER_CATEGORY]
         write_exam(folder, questions[BASE_QUESTIONS_PER_CATEGORY:])
-    write_json(folder / "base_corpus.json", base_corpus(base_questions, rng))
+    write_json(folder / "base_corpus.json", base_corpus(base_questions, 10 if arguments.quick else 1, rng))
     write_json(folder / "squad.json", squad_json(rng))
     total = sum(len(category.facts) for category in CATEGORIES)
     print(f"{total} facts in {len(CATEGORIES)} categories: {total - len(base_questions)} exam questions, "

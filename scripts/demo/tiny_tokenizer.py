@@ -5,8 +5,8 @@
 As InternLM's tokenizer.model it is byte-pair encoding without a dummy prefix, with byte pieces for unknown
 characters, and ids are where InternLM has them (bytes from 3, so `<0x0A>` is 13; the end markers last), so
 this toolkit and other tools treat it like the real one. A model of a million parameters has no capacity to
-spell: a word is one piece, and so is each fixed wording between the contents of an exam prompt. What those
-pieces are merged from is in the vocabulary too, and mostly unused.
+spell: a word is one piece, but for the exam's answers, and so is each fixed wording between the contents of an
+exam prompt. What those pieces are merged from is in the vocabulary too, and mostly unused.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _wordings(family: str) -> Iterable[str]:
                    render_squad(category.joined([category.statement.format(_CONTENT, _CONTENT)] * 2),
                                 category.question.format(_CONTENT))]
         yield from (segment.content for prompt in prompts for segment in prompt if not segment.is_token)
-        for question in (category.question, category.lookup, category.listing):
+        for question in (category.question, category.lookup):
             yield f" {question.format(_CONTENT)}"  # after "Question:"
     yield choice_output(_CONTENT)
 
@@ -64,11 +64,22 @@ def exam_units(family: str) -> Counter[str]:
     wordings = [re.sub(r"(?<=[ \n])[A-D]\.", _CONTENT, text) for text in _wordings(family)]
     cuts = {cut.rstrip(" ") for text in wordings for cut in text.split(_CONTENT)} - {""}
     units = Counter(cuts)
-    # A subject always has a space before it. An answer must be one thing to the model in a passage and after
+    # A subject always has a space before it. An answer must be the same to the model in a passage and after
     # "A.", so there the space is a piece of its own; no piece of this kind of vocabulary ends in a space.
     for name in subjects - answers:
         units[f" {name}" if name.isascii() else name] = WORD
-    return units | Counter(dict.fromkeys([*answers, *(f"{letter}." for letter in LETTERS)], ANSWER))
+    parts = {part for answer in answers for part in _parts(answer)}
+    return units | Counter(dict.fromkeys([*parts, *(f"{letter}." for letter in LETTERS)], ANSWER))
+
+
+def _parts(answer: str) -> Iterable[str]:
+    """What an answer is read as: halves of a Latin word, Han characters one by one.
+
+    To copy an answer of several pieces the model must learn to look at the piece before, and that is how it
+    finds the letter before an option. With answers of one piece it did not learn the letters in 900 steps.
+    """
+    half = len(answer) // 2
+    return (answer[:half], answer[half:]) if answer.isascii() else answer
 
 
 def training_units(items: Sequence[dict[str, Any]], family: str) -> Counter[str]:

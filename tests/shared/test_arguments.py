@@ -1,4 +1,4 @@
-"""Numbers with bounds: what a flag and a recipe value may be, and every flag that has bounds."""
+"""Values with bounds: what a flag and a recipe value may be, and every flag that has bounds."""
 
 import argparse
 import math
@@ -6,7 +6,7 @@ import math
 import pytest
 
 from preprocess import alpaca_data_preprocess_v1, data_preprocess
-from research_internlm import plan, score, upload
+from research_internlm import mirror, plan, publish, score, upload
 from research_internlm.shared import arguments
 
 
@@ -68,3 +68,14 @@ def test_numbers_that_no_float_holds_are_refused():
     for text in (str(2**53 + 1), "9" * 400, "9" * 5000):
         with pytest.raises(argparse.ArgumentTypeError):
             arguments.whole(1)(text)
+
+
+@pytest.mark.parametrize("main, words", [
+    (upload.main, ["", "obs://bucket-1/p"]), (publish.main, ["", "--to", "modelscope", "--repo", "a/b"]),
+    (mirror.main, ["push", "", "obs://bucket-1/p"]), (mirror.main, ["fetch", "obs://bucket-1/p", ""])])
+def test_a_variable_that_is_not_set_is_not_the_current_folder(main, words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "private").touch()
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and "it is empty" in capsys.readouterr().err
