@@ -14,7 +14,7 @@ out=demo_output
 data_seed=42
 run_seed=0
 base_epochs=12
-lora_epochs=10
+lora_epochs=14
 orderings=12
 quick=()
 while [[ $# -gt 0 ]]; do
