@@ -34,7 +34,7 @@ vocab=$(vocabulary_size "$out/tokenizer.model")
 
 # Twelve orderings where the recipe has six: 131 questions in six are too few for so small a model to tell an
 # option's text from its place, and more steps on them only make it remember whole prompts.
-step "csv -> json -> held-out questions set aside -> twelve orderings of the rest"
+step "csv -> json -> held-out questions set aside -> $orderings orderings of the rest"
 python preprocess/mmlu_cmmlu_csv2json.py --mmlu_dir "$out/data/mmlu" --cmmlu_dir "$out/data/cmmlu" --output "$out/alpaca.json"
 python preprocess/data_preprocess.py --input "$out/alpaca.json" --output_dir "$out/held_out" --orderings 1 \
     --split held_out --valid_per_category 1 --test_per_category 8 --seed "$data_seed"

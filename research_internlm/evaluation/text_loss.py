@@ -190,8 +190,8 @@ def mean_loss(units: Sequence[np.ndarray], unit: str) -> dict[str, Any]:
         squares = float(((sums - mean * counts) ** 2).sum())
         error = math.sqrt(number / (number - 1) * squares) / int(counts.sum())
         interval = [mean - Z_95 * error, mean + Z_95 * error]
-    return {"loss": mean, "standard_error": error, "interval_95": interval, "perplexity": math.exp(mean),
-            "perplexity_interval_95": interval and [math.exp(bound) for bound in interval],
+    return {"loss": mean, "standard_error": error, "interval_95": interval, "perplexity": _perplexity(mean),
+            "perplexity_interval_95": interval and [_perplexity(bound) for bound in interval],
             "tokens": int(counts.sum()), "units": number, "unit": unit}
 
 
@@ -218,3 +218,8 @@ def _verdict(difference: Mapping[str, Any]) -> str:
     if high < 0:
         return "the model knows the file better than the reference"
     return "the reference is likelier than the file" if low > 0 else "no difference beyond chance"
+
+
+def _perplexity(loss: float) -> float:
+    """e^loss, or e^700: a float holds no more than e^709, and weights that diverged lose more."""
+    return math.exp(min(loss, 700.0))

@@ -29,17 +29,18 @@ _NEEDED: dict[str, tuple[str, ...]] = {
 }
 _MAPPING, _LIST = "a mapping of settings", "a list of components that each have a type"
 _TEXT, _FLAG, _NULLABLE = "str", "bool", "null"
+_MAPPINGS = ("model", "model.model_config", "model.arch", "runner_config", "context", "parallel", "optimizer",
+             "lr_schedule", "runner_wrapper", "runner_wrapper.scale_sense", "train_dataset",
+             "train_dataset.data_loader", "eval_dataset", "eval_dataset.data_loader", "recompute_config",
+             "parallel_config", "trainer", "train_dataset_task", "eval_dataset_task", "metric")
 _KINDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys((
-        "model", "model.model_config", "model.arch", "runner_config", "context", "parallel", "optimizer",
-        "lr_schedule", "runner_wrapper", "runner_wrapper.scale_sense", "train_dataset",
-        "train_dataset.data_loader", "eval_dataset", "eval_dataset.data_loader", "recompute_config",
-        "parallel_config", "trainer", "train_dataset_task", "eval_dataset_task", "metric"), (_MAPPING,)),
+    **dict.fromkeys(_MAPPINGS, (_MAPPING,)),
+    **dict.fromkeys((f"{path}.type" for path in _MAPPINGS), (_TEXT, _NULLABLE)),
     "runner_wrapper.scale_sense": (_MAPPING, _NULLABLE),
     "recompute_config": (_MAPPING, _NULLABLE),
     "model.model_config.pet_config": (_MAPPING, _NULLABLE),
     **dict.fromkeys(("callbacks", "eval_callbacks"), (_LIST, _NULLABLE)),
-    **dict.fromkeys(("run_mode", "output_dir", "context.device_target", "model.model_config.type",
+    **dict.fromkeys(("run_mode", "output_dir", "context.device_target",
                      "model.model_config.param_init_type", "model.model_config.pet_config.param_init_type",
                      "train_dataset.data_loader.dataset_dir", "eval_dataset.data_loader.dataset_dir",
                      "load_ckpt_format"), (_TEXT, _NULLABLE)),

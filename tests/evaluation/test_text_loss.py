@@ -137,3 +137,9 @@ def test_a_result_in_a_run_folder_is_read_again(codec, tmp_path, items):
 def test_a_file_without_items_is_refused(tmp_path):
     with pytest.raises(ToolkitError, match=r"none\.json is not a list of items"):
         LossTask(write(tmp_path / "text.txt", "words"), write(tmp_path / "none.json", []))
+
+
+def test_weights_that_diverged_have_a_loss_too(codec, tmp_path):
+    task = LossTask(write(tmp_path / "text.txt", "The river runs to the sea."))
+    score = task.score(task.items, runner.ask(task, task.items, codec, ROOMY, Losses(lambda token: 2e4).load))
+    assert score["file"]["all"]["loss"] == 2e4 and 1e300 < score["file"]["all"]["perplexity"] < math.inf

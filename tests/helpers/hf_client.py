@@ -1,14 +1,9 @@
 """Chats with folders of to-hf and to-peft through transformers alone; runs in any Python that has it.
 
-Usage: hf_client.py JOB.json, a mapping with `messages` (conversations), `new_tokens`, and `models`: name to
-`folder` and, where PEFT is to load an adapter and find the base by itself, `adapter`. Prints JSON: the
-version, and for each model the ids of the prompts, those of the greedy answers, and their texts.
+Usage: hf_client.py JOB.json, see client_job.py. PEFT finds the base of an adapter by itself.
 """
 
-import json
-import sys
-from pathlib import Path
-
+import client_job
 import torch
 import transformers
 
@@ -28,17 +23,8 @@ def answers(folder, adapter, conversations, new_tokens):
         with torch.no_grad():
             output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids),
                                     max_new_tokens=new_tokens)
-        answer = output[0, ids.shape[1]:].tolist()
-        chats.append({"prompt": ids[0].tolist(), "answer": answer,
-                      "text": tokenizer.decode(answer, skip_special_tokens=True)})
+        chats.append({"prompt": ids[0].tolist(), "answer": output[0, ids.shape[1]:].tolist()})
     return chats
 
 
-def main(path):
-    job = json.loads(Path(path).read_text())
-    print(json.dumps({"transformers": transformers.__version__, **{
-        name: answers(**model, conversations=job["messages"], new_tokens=job["new_tokens"])
-        for name, model in job["models"].items()}}))
-
-
-main(*sys.argv[1:])
+client_job.run(f"transformers {transformers.__version__}", answers)

@@ -24,11 +24,15 @@ def prepare(monkeypatch, folder, config, count, *options):
     return rehearsal.prepare(str(ROOT / "yaml" / config), 2, options, folder / "rehearsal")
 
 
-@pytest.mark.parametrize("config", ["lora_finetune.yaml", "lora_finetune_packed.yaml",
-                                    "lora_finetune_packed_1card.yaml", "lora_finetune_internlm2.yaml"])
-def test_on_npus_only_size_and_schedule_differ_from_the_recipe(monkeypatch, tmp_path, config):
-    prepared = prepare(monkeypatch, tmp_path, config, 4)
-    asked, tiny = recipes.resolve(ROOT / "yaml" / config), prepared.recipe
+@pytest.mark.parametrize(("config", "overlays"), [
+    ("lora_finetune.yaml", []), ("lora_finetune_packed.yaml", []), ("lora_finetune_packed_1card.yaml", []),
+    ("lora_finetune_internlm2.yaml", []), ("lora_finetune.yaml", ["internlm2_5_7b.yaml"]),
+    ("lora_finetune.yaml", ["internlm3_8b.yaml"]),
+])
+def test_on_npus_only_size_and_schedule_differ_from_the_recipe(monkeypatch, tmp_path, config, overlays):
+    paths = [str(ROOT / "yaml/overlays" / name) for name in overlays]
+    prepared = prepare(monkeypatch, tmp_path, config, 4, *(f"--overlay={path}" for path in paths))
+    asked, tiny = recipes.resolve(ROOT / "yaml" / config, paths), prepared.recipe
     assert prepared.device == "Ascend"
     for section in ("context", "recompute_config", "parallel", "runner_wrapper", "optimizer"):
         assert tiny[section] == asked[section], section
@@ -36,7 +40,8 @@ def test_on_npus_only_size_and_schedule_differ_from_the_recipe(monkeypatch, tmp_
     ours, theirs = recipes.model_config(tiny), recipes.model_config(asked)
     assert {key for key in ours | theirs if ours.get(key) != theirs.get(key)} <= SIZE
     assert (ours["n_kv_heads"] or ours["num_heads"]) in (2, 4)
-    assert (ours["n_kv_heads"] == 2) == ("internlm2" in config)  # grouped-query attention stays
+    is_grouped = "internlm2" in config or bool(overlays)
+    assert (ours["n_kv_heads"] == 2) == is_grouped  # grouped-query attention stays
 
 
 @pytest.mark.parametrize("config", ["lora_finetune.yaml", "lora_finetune_packed.yaml"])

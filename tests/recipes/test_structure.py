@@ -47,6 +47,13 @@ def test_types_of_numbers_are_texts(root, key):
         recipes.resolve(root / "yaml/lora_finetune.yaml", overrides=[f"model.model_config.{key}=[1]"])
 
 
+@pytest.mark.parametrize("part", ["optimizer", "lr_schedule", "runner_wrapper.scale_sense", "model.arch",
+                                  "train_dataset.data_loader", "metric", "trainer"])
+def test_types_of_components_are_texts(root, part):
+    with pytest.raises(ToolkitError, match=rf"{part}\.type must be str or null, found \[1\]"):
+        recipes.resolve(root / "yaml/lora_finetune.yaml", overrides=[f"{part}.type=[1]"])
+
+
 def test_a_run_without_end_is_refused(root):
     recipe = recipes.resolve(root / "yaml/lora_finetune.yaml", overrides=["runner_config.epochs=10000000000"])
     with pytest.raises(ToolkitError, match="10,000,000,000 epochs of 2,500 steps are more than any run"):
