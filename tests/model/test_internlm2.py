@@ -116,11 +116,12 @@ def test_the_main_job_on_a_tiny_internlm2(demo_data, tokenizer, tmp_path, monkey
     done = run_warm(
         "research_internlm/run_internlm.py", "--config", YAML / "lora_finetune_internlm2.yaml", *tiny,
         "--train_dataset", tmp_path / "train.mindrecord", "--output_dir", tmp_path / "run", "--use_parallel",
-        "False", *settings, "do_eval=False", "runner_config.epochs=2", "lr_schedule.learning_rate=5.0e-2",
-        "callbacks.CheckpointMonitor.save_checkpoint_steps=8")
+        "False", *settings, "do_eval=False", "runner_config.epochs=8", "lr_schedule.learning_rate=5.0e-2",
+        "callbacks.CheckpointMonitor.save_checkpoint_steps=32")
     losses = [float(line.split("loss:[")[1].split("/")[0])
               for line in (done.stdout + done.stderr).splitlines() if "loss:[" in line]
-    assert len(losses) == 8 and np.mean(losses[-3:]) < np.mean(losses[:3])
+    # Whole epochs are compared: batches of different items differ by more than a few steps learn.
+    assert len(losses) == 32 and np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.05
     full = next((tmp_path / "run" / "checkpoint" / "rank_0").glob("internlm2_7b_lora*.ckpt"))
     merged = tmp_path / "merged.safetensors"
     run_script("research_internlm/weights.py", "merge", "--base", full, "--adapter", full, "--output", merged)
