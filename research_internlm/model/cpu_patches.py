@@ -8,10 +8,12 @@ alone (flash attention, sink mode, the fused norm) is in yaml/overlays/cpu_tiny.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from research_internlm.shared.errors import ToolkitError
+from research_internlm.shared.process_role import rank, worker_count
 
 # model_config values without which MindFormers' Llama does not compile on a CPU.
 CPU_MODEL_CONFIG = {
@@ -66,10 +68,36 @@ def adapt(device_target: str) -> None:
     """
     if device_target != "CPU":
         return
+    _share_cores()
     _use_finite_check()
     _use_fast_cells()
     _use_numpy_argmax()
     _use_allreduce_barrier()
+
+
+def core_share(cores: Sequence[int], number: int, workers: int) -> Sequence[int]:
+    """The cores of one worker: all have their share, and one core where there are more workers than cores.
+
+    Args:
+        cores: Numbers of the cores that may be used.
+        number: The worker's rank.
+        workers: Workers on these cores.
+    """
+    start = number * len(cores) // workers
+    return cores[start:max(start + 1, (number + 1) * len(cores) // workers)]
+
+
+def _share_cores() -> None:
+    """Keeps the threads of several workers out of each other's way.
+
+    MindSpore's threads wait in loops that take a core. With two workers on two cores they kept each other
+    from computing: a step took twice as long (benchmarks/RESULTS.md, "Two workers on a CPU").
+    """
+    if worker_count() == 1 or not hasattr(os, "sched_setaffinity"):
+        return
+    share = core_share(sorted(os.sched_getaffinity(0)), rank(), worker_count())
+    os.sched_setaffinity(0, share)
+    print(f"worker {rank()} of {worker_count()} computes on core(s) {', '.join(map(str, share))}", flush=True)
 
 
 def _use_finite_check() -> None:

@@ -80,6 +80,13 @@ def test_rank_0_alone_writes_the_five_in_full_and_the_rest_without_the_base(whol
 
 
 @pytest.mark.model
+def test_each_worker_has_cores_of_its_own(whole):
+    found = [(whole / f"msrun_log/attempt-001/worker_{rank}.log").read_text() for rank in range(2)]
+    shares = [set(re.search(r"of 2 computes on core\(s\) ([\d, ]+)", log)[1].split(", ")) for log in found]
+    assert all(shares) and (len(os.sched_getaffinity(0)) < 2 or not shares[0] & shares[1])
+
+
+@pytest.mark.model
 def test_the_scheduler_loads_no_mindformers(whole):
     assert "mindformers" not in (whole / "msrun_log/attempt-001/scheduler.log").read_text()
     assert "mindformers" in (whole / "msrun_log/attempt-001/worker_0.log").read_text()
@@ -98,6 +105,10 @@ def test_two_workers_have_the_loss_of_one_with_the_same_global_batches(whole, on
     assert list(expected) == list(range(1, STEPS + 1))
     for step in range(1, 13):
         assert sum(rank[step][0] for rank in found) / 2 == pytest.approx(expected[step][0], abs=1e-5)
+    # Adam's losses would be the same with sums of gradients in place of means.
+    norms = [[json.loads(line)["global_norm"] for line in (run / TRAIN_LOG).read_text().splitlines()[:12]]
+             for run in (whole, one)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
 @pytest.mark.model

@@ -130,3 +130,13 @@ def test_loss_and_gradients_of_the_whole_model_are_the_stock_ones():
     assert gradient < 1e-5
     assert compared == 16  # 2 layers x 4 LoRA cells x (a, b)
     assert largest > 1e-3
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(2, 2), (8, 3), (5, 5), (2, 4), (1, 2)])
+def test_workers_share_the_cores(cores, workers):
+    from research_internlm.model.cpu_patches import core_share
+
+    shares = [core_share(range(10, 10 + cores), number, workers) for number in range(workers)]
+    assert all(shares) and {core for share in shares for core in share} == {*range(10, 10 + cores)}
+    if workers <= cores:
+        assert sum(map(len, shares)) == cores
