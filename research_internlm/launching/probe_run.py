@@ -39,8 +39,10 @@ from research_internlm.shared.files import manifest_path, publish, read_json, st
 from research_internlm.shared.peak_memory import PEAK_MEMORY, SAVE_TIME, PeakMemory, SaveTime
 from research_internlm.shared.run_layout import TRAIN_LOG
 
-LINES = 8  # loss lines of a run
-_WARM_UP_LINES = 3  # of them: the first step compiles, and in sink mode one more line holds part of it
+# Loss lines of a run that are not timed. The first step compiles, and in sink mode one more line holds part
+# of it. A CPU's kernels try six partitions of their work in their first 30 launches, five each.
+_WARM_UP_LINES, _CPU_WARM_UP_LINES = 3, 32
+TIMED_LINES = 9
 _KEPT_CALLBACKS = ("MFLossMonitor",)
 _ERROR = re.compile(r"^error: (.*)|.*(out of memory|RuntimeError|Exception:).*", re.IGNORECASE)
 
@@ -139,7 +141,7 @@ def with_shape(found: Probe, shape: Shape, folder: Path, runner: Runner) -> Prob
     run = folder / "run"
     code, log = runner(folder, found.recipe, shape, found.workers)
     lines = read_lines(run / TRAIN_LOG).records if (run / TRAIN_LOG).is_file() else {}
-    times = [record.step_ms for record in lines.values()][_WARM_UP_LINES:]
+    times = [record.step_ms for record in lines.values()][warm_up(found.recipe):]
     if code or not times:
         return replace(found, failed={**found.failed, str(shape): _reason(code, log, bool(found.points))})
     peak = schema.read(run / PEAK_MEMORY, PeakMemory, "the peak memory")
@@ -167,6 +169,11 @@ def shaped(recipe: recipes.Recipe, shape: Shape, workers: int) -> recipes.Recipe
     return changed
 
 
+def warm_up(recipe: recipes.Recipe) -> int:
+    """Loss lines of a run before those that are timed."""
+    return _CPU_WARM_UP_LINES if recipe["context"]["device_target"] == "CPU" else _WARM_UP_LINES
+
+
 def _sink_size(recipe: recipes.Recipe) -> int:
     """The recipe's, but no more than a loss line of a short run may hold."""
     runner = recipe["runner_config"]
@@ -181,7 +188,8 @@ def _write_data(path: Path, recipe: recipes.Recipe, shape: Shape, workers: int) 
         groups = synthetic.equal_rows(rows, shape.seq_length, shape.packed, shape.head_places, vocab_size)
         synthetic.write_groups(path, groups, shape.seq_length, vocab_size, shape.packed)
 
-    rows = LINES * _sink_size(recipe) * shape.rows * workers
+    lines = warm_up(recipe) + TIMED_LINES
+    rows = lines * _sink_size(recipe) * shape.rows * workers
     process = multiprocessing.get_context("fork").Process(target=write)
     process.start()
     process.join()

@@ -17,7 +17,7 @@ from research_internlm.shared import schema
 
 _PROBE_AGAIN = "make it again with bash scripts/probe.sh"
 _LEAST_LENGTH = 32
-_FLOOR_SHARE = 4  # the short shape is a fourth of the recipe's row
+_FLOOR_SHARE = 8  # the short rows are an eighth of the recipe's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +69,18 @@ def recipe_sha256(recipe: Mapping[str, Any], workers: int) -> str:
 def shapes(recipe: Mapping[str, Any]) -> list[Shape]:
     """Five shapes around the recipe's own that separate what a step's time is made of.
 
-    The short row lies on the floor where there is one, with and without recomputing; the rows of the recipe,
-    four or more of them, tell the time of a token; the same number of positions in fewer and longer rows
-    tells attention's; one row lies between. The order is that of the memory they need.
+    The short rows lie on the floor where there is one, with and without recomputing; the rows of the recipe,
+    four or more of them, tell the time of a token; the same number of positions in a fourth of the rows tells
+    attention's, with twice the difference that half of the rows would have; one shape lies between. Short
+    rows come in pairs, because a single one leaves cores of a CPU idle. The order is that of the memory they
+    need.
     """
     config = recipes.model_config(recipe)
-    length, rows = config["seq_length"], max(4, recipe["runner_config"]["batch_size"])
+    length, rows = config["seq_length"], max(4, recipe["runner_config"]["batch_size"] // 4 * 4)
     short = max(_LEAST_LENGTH, length // _FLOOR_SHARE)
-    return [_shape(config, 1, short, True), _shape(config, 1, short, False), _shape(config, 1, length, False),
-            _shape(config, rows, length, False), _shape(config, rows // 2, 2 * length, False)]
+    return [_shape(config, 2, short, True), _shape(config, 2, short, False),
+            _shape(config, 2, max(short, length // 2), False), _shape(config, rows, length, False),
+            _shape(config, rows // 4, 4 * length, False)]
 
 
 def _shape(config: Mapping[str, Any], rows: int, length: int, recompute: bool) -> Shape:

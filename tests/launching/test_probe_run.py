@@ -38,8 +38,8 @@ class Workers:
             return 1, "Traceback ...\nRuntimeError: Out of memory\nmore\n"
         run = folder / "run"
         run.mkdir()
-        # The first steps compile; then 10 ms a row.
-        for step, ms in enumerate((9_000, 900, 90, 11, 10, 9, 10, 10), 1):
+        # The first step compiles, then the kernels try partitions; then 10 ms a row.
+        for step, ms in enumerate((9_000, *[90] * 31, 11, 10, 9, 10, 10), 1):
             append(run / "train_log.jsonl", TrainLogLine(
                 step, 8, 1, 1.0, ms * shape.rows, 5e-5, False, 1.0, 1.0, datetime(2026, 11, 25), 0, None,
                 None, 1.0))
@@ -51,7 +51,7 @@ class Workers:
 def test_the_shapes_separate_floor_slope_attention_and_recomputing(recipe):
     shapes = probe.shapes(recipe)
     assert [(one.rows, one.seq_length, one.recompute) for one in shapes] == [
-        (1, 32, True), (1, 32, False), (1, 128, False), (4, 128, False), (2, 256, False)]
+        (2, 32, True), (2, 32, False), (2, 64, False), (4, 128, False), (1, 512, False)]
     assert shapes[3].tokens == shapes[4].tokens  # only attention tells these apart
     assert all(one.packed for one in shapes)
 
@@ -70,21 +70,21 @@ def test_a_shape_is_run_without_saves_evaluation_or_weights(recipe):
 
 def test_points_are_medians_without_the_compiled_steps(recipe, tmp_path):
     found = probe_run.measure(recipe, 1, tmp_path / "probe.json", [].append, Workers())
-    assert [point.step_ms for point in found.points] == [10, 10, 10, 40, 20]
+    assert [point.step_ms for point in found.points] == [20, 20, 20, 40, 10]
     assert found.memory == "resident" and found.points[0].peak_bytes == 10**9
-    assert found.save_bytes_per_second == pytest.approx(2e9 / 9)  # of the first shape, one row
+    assert found.save_bytes_per_second == pytest.approx(2e9 / 10)  # of the first shape, two rows
     assert probe.read_probe(tmp_path / "probe.json") == found
     assert [path.name for path in tmp_path.iterdir()] == ["probe.json"]
 
 
 def test_a_shape_that_fails_is_listed_and_the_others_stay(recipe, tmp_path):
     said = []
-    found = probe_run.measure(recipe, 1, tmp_path / "probe.json", said.append, Workers([(2, 256, False)]))
+    found = probe_run.measure(recipe, 1, tmp_path / "probe.json", said.append, Workers([(1, 512, False)]))
     assert len(found.points) == 4
-    assert found.failed == {"2 x 256 packed": "exit code 1: RuntimeError: Out of memory"}
+    assert found.failed == {"1 x 512 packed": "exit code 1: RuntimeError: Out of memory"}
     assert any("Out of memory" in line for line in said)
     everything = Workers([(one.rows, one.seq_length, one.recompute) for one in probe.shapes(recipe)])
-    with pytest.raises(ToolkitError, match="no shape could be run: 1 x 32 packed, recompute: "):
+    with pytest.raises(ToolkitError, match="no shape could be run: 2 x 32 packed, recompute: "):
         probe_run.measure(recipe, 1, tmp_path / "none.json", said.append, everything)
     assert not (tmp_path / "none.json").exists()
 
