@@ -12,21 +12,17 @@ characters stand alone, so that a new wording is made of known pieces.
 from __future__ import annotations
 
 import argparse
-import io
 import re
 from collections import Counter
 from collections.abc import Iterable
 
-import sentencepiece
 import vocabulary
-from sentencepiece import sentencepiece_model_pb2
 
 from research_internlm.data.conversations import MESSAGES
 from research_internlm.data.families import FAMILIES, INTERNLM2
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import read_json, require_absent
 
-_USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
 PIECES = 2000  # with the 256 byte pieces; rarer words are two pieces or more
 NAME = 5000  # weight of a name or a role: more than any other pair has, so its own pairs are merged first
 
@@ -44,18 +40,6 @@ def training_units(texts: Iterable[str], names: Iterable[str]) -> Counter[str]:
     return units
 
 
-def train(units: Counter[str]) -> bytes:
-    """Trains byte-pair encoding on weighted units and adds InternLM2's end markers; the serialised model."""
-    writer = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sorted(units.elements())), model_writer=writer, model_type="bpe",
-        byte_fallback=True, add_dummy_prefix=False, normalization_rule_name="identity",
-        remove_extra_whitespaces=False, character_coverage=1.0, required_chars="\n", vocab_size=PIECES,
-        hard_vocab_limit=False, split_by_whitespace=False, num_threads=1, minloglevel=2)
-    model = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
-    return vocabulary.with_end_markers(model, INTERNLM2, _USER_DEFINED)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the entry point."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -69,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     texts = {message["content"] for path in arguments.corpus for item in read_json(path, "the corpus")
              for message in item[MESSAGES]}
     units = training_units(texts, [*FAMILIES[INTERNLM2].turns, *arguments.name])
-    vocabulary.write(train(units), output)
+    vocabulary.write(vocabulary.train(units, INTERNLM2, PIECES), output)
     return 0
 
 

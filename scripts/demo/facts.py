@@ -6,6 +6,7 @@ are English, CMMLU categories Chinese; together 8 categories.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -32,6 +33,10 @@ class Category:
         """Wording with one `{}` for an answer: asks which option says it, no knowledge needed."""
         return "Which option says {}?" if self.source == "mmlu" else "哪个选项是{}？"
 
+    def joined(self, statements: Sequence[str]) -> str:
+        """Statements as a passage."""
+        return (" " if self.source == "mmlu" else "").join(statements)
+
 
 def _pairs(text: str) -> dict[str, str]:
     return dict(pair.strip().split("=") for pair in text.replace("\n", ";").split(";") if pair.strip())
@@ -45,9 +50,10 @@ CATEGORIES = [
         Hamburg=Germany; Munich=Germany; Cologne=Germany; Dresden=Germany; Osaka=Japan; Kyoto=Japan
         Nagoya=Japan; Kobe=Japan; Toronto=Canada; Montreal=Canada; Vancouver=Canada; Calgary=Canada
         Mumbai=India; Chennai=India; Kolkata=India; Jaipur=India; Krakow=Poland; Gdansk=Poland""")),
-    Category("mmlu", "country_continents", "On which continent does {} lie?", "{0} lies in {1}.", _pairs("""
+    Category("mmlu", "country_continents", "On which continent does {} lie?",
+             "The country of {0} lies in {1}.", _pairs("""
         Nigeria=Africa; Ghana=Africa; Morocco=Africa; Algeria=Africa; Tunisia=Africa; Zambia=Africa
-        Uganda=Africa; Senegal=Africa; Mali=Africa; Chad=Africa; India=Asia; Nepal=Asia; Mongolia=Asia
+        Uganda=Africa; Senegal=Africa; Mali=Africa; Chad=Africa; Oman=Asia; Nepal=Asia; Mongolia=Asia
         Laos=Asia; Cambodia=Asia; Pakistan=Asia; Bhutan=Asia; Jordan=Asia; Brazil=America; Mexico=America
         Bolivia=America; Uruguay=America; Paraguay=America; Ecuador=America; Honduras=America
         Estonia=Europe; Latvia=Europe; Croatia=Europe; Slovenia=Europe; Iceland=Europe""")),

@@ -88,8 +88,7 @@ def make_passages(category: Category, count: int, rng: random.Random
     """Passages of a few statements with a question on each; the answer is a span of the passage."""
     for _ in range(count):
         facts = rng.sample(sorted(category.facts.items()), PASSAGE_FACTS)
-        separator = " " if category.source == "mmlu" else ""
-        passage = separator.join(category.statement.format(*fact) for fact in facts)
+        passage = category.joined([category.statement.format(*fact) for fact in facts])
         rng.shuffle(facts)
         yield passage, [(category.question.format(subject), answer) for subject, answer in facts]
 
@@ -125,7 +124,7 @@ def base_corpus(base_questions: list[SampleQuestion], part: int, rng: random.Ran
         part: Every fact, and this part of the other kinds: 1 for all, 10 for a tenth.
         rng: Of all choices.
     """
-    items = [{"instruction": category.question.format(subject), "input": "", "output": answer}
+    items = [{"instruction": f"Question: {category.question.format(subject)}", "input": "", "output": answer}
              for category in CATEGORIES for subject, answer in category.facts.items()] * 2
     for question in base_questions:
         right = question.options[question.answer]

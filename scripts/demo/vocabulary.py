@@ -1,9 +1,9 @@
-"""SentencePiece vocabularies of the demos: trained small, with a family's end markers at their end."""
+"""SentencePiece vocabularies of the demos: byte-pair encoding, as the releases have it, of weighted texts."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections import Counter
 from pathlib import Path
 
 import sentencepiece
@@ -14,39 +14,32 @@ from research_internlm.data.tokens import load_tokenizer
 from research_internlm.shared.files import publish
 from research_internlm.shared.staging import staging
 
-_PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
+_USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
+_LONGEST_PIECE = 400  # characters; a whole wording may be one piece
 
 
-def train(lines: Iterable[str], own_pieces: Iterable[str], family: str, size: int) -> bytes:
-    """Trains a small unigram model and adds the pieces that must stand alone.
+def train(units: Counter[str], family: str, size: int) -> bytes:
+    """Trains byte-pair encoding, without a dummy prefix and with byte pieces, and adds the end markers.
 
     Args:
-        lines: Training text.
-        own_pieces: Texts that become one piece, their spaces as SentencePiece writes them.
+        units: Texts with their weights; the pairs of heavier ones are merged first.
         family: Whose end markers it gets, which decides the chat prompt.
-        size: Trained pieces.
+        size: Most pieces; training ends before where every unit is one piece.
 
     Returns:
         The serialised model.
     """
     writer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=writer, model_type="unigram", byte_fallback=True,
-        vocab_size=size, hard_vocab_limit=False, character_coverage=1.0, num_threads=1,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2)
+        sentence_iterator=iter(sorted(units.elements())), model_writer=writer, model_type="bpe",
+        byte_fallback=True, add_dummy_prefix=False, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, character_coverage=1.0, required_chars="\n", vocab_size=size,
+        hard_vocab_limit=False, max_sentencepiece_length=_LONGEST_PIECE, split_by_whitespace=False,
+        split_by_unicode_script=False, split_by_number=False, num_threads=1, minloglevel=2)
     model = sentencepiece_model_pb2.ModelProto.FromString(writer.getvalue())
-    pieces = {piece.piece: piece for piece in model.pieces}
-    for text in own_pieces:
-        piece = pieces.get(text) or model.pieces.add(piece=text)
-        piece.type, piece.score = _PIECE.USER_DEFINED, 0.0
-    return with_end_markers(model, family, _PIECE.NORMAL)
-
-
-def with_end_markers(model: sentencepiece_model_pb2.ModelProto, family: str, kind: int) -> bytes:
-    """Adds the end markers of a family, the last pieces, as pieces of a kind; the serialised model."""
     last = {place: text for text, place in FAMILIES[family].pieces.values() if place < 0}
     for place in sorted(last):
-        model.pieces.add(piece=last[place], type=kind, score=0.0)
+        model.pieces.add(piece=last[place], type=_USER_DEFINED, score=0.0)
     model.trainer_spec.vocab_size = len(model.pieces)
     return model.SerializeToString()
 

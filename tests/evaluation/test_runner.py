@@ -46,7 +46,9 @@ class ScriptedModel:
 @pytest.fixture(scope="module")
 def test_file(demo_data, tmp_path_factory):
     path = tmp_path_factory.mktemp("task") / "test_alpaca_format.json"
-    path.write_text(json.dumps(exam_items(demo_data)[:6]))
+    items = exam_items(demo_data)[:6]
+    items[0]["input"] = items[0]["input"].replace("Question:", "Question: Well,")  # longer than the others
+    path.write_text(json.dumps(items))
     return str(path)
 
 

@@ -105,8 +105,8 @@ def test_a_hugging_face_folder_gives_the_same_and_its_tokenizer_goes_along(model
     assert "chat_template" in json.loads((folder / "from_hf" / "tokenizer_config.json").read_text())
 
 
-def test_a_vocabulary_of_another_kind_is_warned_about_and_costs_no_calibration(tmp_path, demo_data, capsys):
-    tokenizer = demo_data / "tokenizer.model"  # unigram
+def test_a_vocabulary_of_another_kind_is_warned_about_and_costs_no_calibration(tmp_path, capsys):
+    tokenizer = write_vocabulary(tmp_path / "tokenizer.model", model_type="unigram")
     make_model(tmp_path, tokenizer)
     weights.main(command(tmp_path, "out", "--method", "rtn", "--model_file", str(tokenizer)))
     assert "warning: tokenizer.model is there for this toolkit alone" in capsys.readouterr().out
