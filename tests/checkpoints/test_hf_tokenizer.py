@@ -41,6 +41,12 @@ def test_tokenizer_json_gives_the_ids_of_sentencepiece(model_file):
     assert_same_ids(model_file, [*TEXTS, *(line for line in lines if "<" not in line)])
 
 
+def test_the_demo_s_vocabulary_is_of_the_kind_that_is_exported(demo_data):
+    items = json.loads((demo_data / "base_corpus.json").read_text())
+    assert_same_ids(demo_data / "tokenizer.model", [*TEXTS, *sorted({text for item in items
+                                                                     for text in item.values()})])
+
+
 @pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("family", ["internlm", "internlm2"])
