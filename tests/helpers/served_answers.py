@@ -136,7 +136,10 @@ def reference(engine, tuned, codec, prompts):
         scored.append({"own": own.tolist(), "most": values.max(-1).tolist()})
     full = [logprobs(engine, [*prompt, *answer])[len(prompt) - 1:-1]
             for prompt, answer in zip(prompts, answers, strict=True)]
-    return {"answers": list(map(codec.decode, answers)), "scored": scored,
+    # An end marker that is no end of an answer may be written by a random model; it is no text.
+    hidden = {token for role, token in codec.special.all_ids() if role not in ("unk", "newline")}
+    texts = [codec.decode([token for token in answer if token not in hidden]) for answer in answers]
+    return {"answers": texts, "scored": scored,
             "logprobs": [values[np.arange(len(answer)), answer].tolist()
                          for values, answer in zip(full, answers, strict=True)],
             "sampled": [codec.decode(sampled(engine, prompt, sampling)) for prompt in prompts[:2]],

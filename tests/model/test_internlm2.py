@@ -121,7 +121,7 @@ def test_the_main_job_on_a_tiny_internlm2(demo_data, tokenizer, tmp_path, monkey
     losses = [float(line.split("loss:[")[1].split("/")[0])
               for line in (done.stdout + done.stderr).splitlines() if "loss:[" in line]
     # Whole epochs are compared: batches of different items differ by more than a few steps learn.
-    assert len(losses) == 32 and np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.05
+    assert len(losses) == 32 and np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.02
     full = next((tmp_path / "run" / "checkpoint" / "rank_0").glob("internlm2_7b_lora*.ckpt"))
     merged = tmp_path / "merged.safetensors"
     run_script("research_internlm/weights.py", "merge", "--base", full, "--adapter", full, "--output", merged)

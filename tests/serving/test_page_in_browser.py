@@ -219,7 +219,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab_only(opened):
 
 
 def test_a_full_context_leaves_the_oldest_exchanges_out(opened):
-    page = opened({"base": "word " * 20}, seq_length=96, expected_errors=("400",))
+    page = opened({"base": "word " * 10}, seq_length=96, expected_errors=("400",))
     page.type("[name=max_tokens]", "40")
     for _ in range(3):
         page.ask("Go on.")
