@@ -5,8 +5,8 @@
 As InternLM's tokenizer.model it is byte-pair encoding without a dummy prefix, with byte pieces for unknown
 characters, and ids are where InternLM has them (bytes from 3, so `<0x0A>` is 13; the end markers last), so
 this toolkit and other tools treat it like the real one. A model of a million parameters has no capacity to
-spell: a word is one piece, but for the exam's answers, and so is each fixed wording between the contents of an
-exam prompt. What those pieces are merged from is in the vocabulary too, and mostly unused.
+spell: a word is one piece, but for the exam's answers, and so is each fixed wording between the contents of
+an exam prompt. What those pieces are merged from is in the vocabulary too, and mostly unused.
 """
 
 from __future__ import annotations
