@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from research_internlm.shared.errors import ToolkitError
-from research_internlm.shared.process_role import rank, worker_count
+from research_internlm.shared.process_role import is_started_by_msrun, rank, worker_count
 
 # model_config values without which MindFormers' Llama does not compile on a CPU.
 CPU_MODEL_CONFIG = {
@@ -93,7 +93,7 @@ def _share_cores() -> None:
     MindSpore's threads wait in loops that take a core. With two workers on two cores they kept each other
     from computing: a step took twice as long (benchmarks/RESULTS.md, "Two workers on a CPU").
     """
-    if worker_count() == 1 or not hasattr(os, "sched_setaffinity"):
+    if not is_started_by_msrun() or worker_count() == 1:
         return
     share = core_share(sorted(os.sched_getaffinity(0)), rank(), worker_count())
     os.sched_setaffinity(0, share)

@@ -1,5 +1,7 @@
 """The CPU's faster cells against the formulas they replace, and inside the whole model."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -140,3 +142,13 @@ def test_workers_share_the_cores(cores, workers):
     assert all(shares) and {core for share in shares for core in share} == {*range(10, 10 + cores)}
     if workers <= cores:
         assert sum(map(len, shares)) == cores
+
+
+def test_a_process_of_its_own_keeps_all_cores(monkeypatch):
+    from research_internlm.model import cpu_patches
+
+    for name, value in {"MS_WORKER_NUM": "2", "RANK_ID": "1"}.items():  # of another system's job
+        monkeypatch.setenv(name, value)
+    before = os.sched_getaffinity(0)
+    cpu_patches._share_cores()
+    assert os.sched_getaffinity(0) == before
