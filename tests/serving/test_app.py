@@ -267,7 +267,7 @@ def test_a_client_that_leaves_in_the_middle_of_an_answer_frees_its_row(codec, ga
             gate.release()
             steps += 1
             assert steps < 150  # of 200 tokens
-            time.sleep(0.05)
+            time.sleep(0.1)
 
 
 def test_a_server_that_ends_answers_what_runs(codec, gate):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -153,6 +154,21 @@ def test_many_processes_that_add_to_one_file_lose_nothing(tmp_path):
             os._exit(code)
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 6
     assert len(read_links(tmp_path / "l.json")) == 30 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_is_made_again(tmp_path, monkeypatch):
+    """mkdir finds it, then looks whether it is a folder; between the two its owner may remove it."""
+    made, gone = Path.mkdir, []
+
+    def mkdir(self, *arguments, **named):
+        if self.name.startswith(".partial") and not gone:
+            gone.append(self)
+            raise FileExistsError(str(self))
+        made(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with staging.staging(tmp_path / "l.json") as folder:
+        assert folder.is_dir() and gone
 
 
 def test_a_file_without_a_manifest_is_made_again_and_kept(tmp_path, capsys):
