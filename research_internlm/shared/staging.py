@@ -170,14 +170,11 @@ def _take(output: Path, patience: float) -> tuple[Path, int | None]:
     while True:
         if folder.is_symlink():
             raise ToolkitError(f"{folder} is a link, but unfinished outputs are made there: remove it")
+        with contextlib.suppress(FileExistsError):  # exist_ok looks twice; its owner may remove it in between
+            folder.mkdir(parents=True)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except FileNotFoundError:  # its owner has just removed it
-            continue
-        except FileExistsError:  # the same, between mkdir's two looks at it
-            if folder.is_file():
-                raise
             continue
         _held.add(lock)
         try:
