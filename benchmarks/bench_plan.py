@@ -32,7 +32,6 @@ from research_internlm.planning.cost_table import run_shape
 from research_internlm.planning.flops import Shape
 from research_internlm.planning.points import GIB, Point
 from research_internlm.planning.probe import Probe
-from research_internlm.shared import versions
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.run_layout import TRAIN_LOG
 
@@ -91,13 +90,11 @@ def measured(recipe: recipes.Recipe, shapes: Sequence[Shape], rounds: int, folde
         SystemExit: A run failed.
     """
     turn = probe_run.TIMED_LINES
-    probe_run.TIMED_LINES = turn * rounds  # so that the rows of all turns are written
-    runs = [Run(recipe, shape, folder / str(number)) for number, shape in enumerate(shapes)]
+    runs = [Run(recipe, shape, folder / str(number), turn * rounds) for number, shape in enumerate(shapes)]
     for lines in range(turn, turn * rounds + 1, turn):
         for run in runs:
             run.go_on(probe_run.warm_up(recipe) + lines)
-    found = Probe(recipe=recipe, recipe_sha256=probe.recipe_sha256(recipe, 1), workers=1, device="CPU",
-                  memory="resident", versions=versions.installed_versions(), date="", points=[])
+    found = probe_run.empty_probe(recipe, 1)
     for number, run in enumerate(runs):
         found = probe_run.with_shape(found, run.shape, folder / f"result{number}", run.end)
     if found.failed:
@@ -108,10 +105,10 @@ def measured(recipe: recipes.Recipe, shapes: Sequence[Shape], rounds: int, folde
 class Run:
     """One shape's run in a process of its own, stopped but for its turns."""
 
-    def __init__(self, recipe: recipes.Recipe, shape: Shape, folder: Path) -> None:
+    def __init__(self, recipe: recipes.Recipe, shape: Shape, folder: Path, timed: int) -> None:
         folder.mkdir()
         self.shape, self.output = shape, folder / "run"
-        options = probe_run.prepare(folder, recipe, shape, 1)
+        options = probe_run.prepare(folder, recipe, shape, 1, timed)
         self.log = folder / "log"
         with open(self.log, "w", encoding="utf-8") as file:
             self.process = subprocess.Popen([sys.executable, "research_internlm/run_internlm.py", *options],

@@ -79,9 +79,7 @@ def measure(recipe: recipes.Recipe, workers: int, output: Path, say: Callable[[s
     Raises:
         ToolkitError: The recipe is wrong, or no shape ran.
     """
-    found = Probe(recipe=recipe, recipe_sha256=probe.recipe_sha256(recipe, workers), workers=workers,
-                  device=_device(recipe), memory="device", versions=versions.installed_versions(),
-                  date=time.strftime("%Y-%m-%d"), points=[], failed={})
+    found = empty_probe(recipe, workers)
     partial = output.with_name(output.name + ".partial")
     found = _taken_up(found, partial)
     with staging(output.parent) as folder:
@@ -101,6 +99,13 @@ def measure(recipe: recipes.Recipe, workers: int, output: Path, say: Callable[[s
         publish(staged, output)
     partial.unlink(missing_ok=True)
     return found
+
+
+def empty_probe(recipe: recipes.Recipe, workers: int) -> Probe:
+    """A probe of this machine that has measured nothing yet; see with_shape."""
+    return Probe(recipe=recipe, recipe_sha256=probe.recipe_sha256(recipe, workers), workers=workers,
+                 device=_device(recipe), memory="device", versions=versions.installed_versions(),
+                 date=time.strftime("%Y-%m-%d"), points=[], failed={})
 
 
 def _taken_up(found: Probe, partial: Path) -> Probe:
@@ -181,14 +186,14 @@ def _sink_size(recipe: recipes.Recipe) -> int:
     return size if 1 <= size <= 4 else 2
 
 
-def _write_data(path: Path, recipe: recipes.Recipe, shape: Shape, workers: int) -> None:
+def _write_data(path: Path, recipe: recipes.Recipe, shape: Shape, workers: int, timed: int) -> None:
     """Writes the rows in a process of its own: MindSpore, once imported, would stay in this one."""
     def write() -> None:
         vocab_size = recipes.model_config(recipe)["vocab_size"]
         groups = synthetic.equal_rows(rows, shape.seq_length, shape.packed, shape.head_places, vocab_size)
         synthetic.write_groups(path, groups, shape.seq_length, vocab_size, shape.packed)
 
-    lines = warm_up(recipe) + TIMED_LINES
+    lines = warm_up(recipe) + timed
     rows = lines * _sink_size(recipe) * shape.rows * workers
     process = multiprocessing.get_context("fork").Process(target=write)
     process.start()
@@ -228,15 +233,16 @@ def run_workers(folder: Path, recipe: recipes.Recipe, shape: Shape, workers: int
     return code, "\n".join(texts)
 
 
-def prepare(folder: Path, recipe: recipes.Recipe, shape: Shape, workers: int) -> list[str]:
-    """Writes a shape's rows and recipe.
+def prepare(folder: Path, recipe: recipes.Recipe, shape: Shape, workers: int, timed: int = TIMED_LINES
+            ) -> list[str]:
+    """Writes a shape's rows and recipe; the rows are for the warm-up and so many loss lines.
 
     Returns:
         Options of run_internlm.py.
     """
     config, data = folder / "recipe.yaml", folder / "train.mindrecord"
     recipes.write_resolved(shaped(recipe, shape, workers), config)
-    _write_data(data, recipe, shape, workers)
+    _write_data(data, recipe, shape, workers, timed)
     return ["--config", str(config), "--train_dataset", str(data), "--output_dir", str(folder / "run"),
             "--use_parallel", str(workers > 1)]
 
