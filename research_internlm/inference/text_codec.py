@@ -58,6 +58,11 @@ class TextCodec:
         return self.processor.decode(list(ids))
 
     @functools.cached_property
+    def hidden(self) -> frozenset[int]:
+        """Special tokens that are no text."""
+        return frozenset(id_ for role, id_ in self.special.all_ids() if role not in ("unk", "newline"))
+
+    @functools.cached_property
     def plain_piece(self) -> int:
         """A piece that is always the same text: neither byte, control nor unknown, and without a space."""
         model = self.processor

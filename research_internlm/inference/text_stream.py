@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from research_internlm.inference.text_codec import TextCodec
 
 _LONGEST = 4  # bytes of a UTF-8 character
-_SHOWN_SPECIAL = ("unk", "newline")  # special tokens that are text too
 
 
 class TextStream:
@@ -23,7 +22,7 @@ class TextStream:
 
     def __init__(self, codec: TextCodec) -> None:
         self._processor = codec.processor
-        self._hidden = {id_ for role, id_ in codec.special.all_ids() if role not in _SHOWN_SPECIAL}
+        self._hidden = codec.hidden
         self._anchor = codec.plain_piece
         self._started = False  # SentencePiece drops the space before the first word only
         self._pending: list[int] = []

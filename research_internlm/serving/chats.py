@@ -180,5 +180,4 @@ def _call(call: ToolCall) -> Call:
 
 
 def _text_of(codec: TextCodec, ids: Sequence[int]) -> str:
-    hidden = {id_ for role, id_ in codec.special.all_ids() if role not in ("unk", "newline")}
-    return codec.decode([id_ for id_ in ids if id_ not in hidden])
+    return codec.decode([id_ for id_ in ids if id_ not in codec.hidden])

@@ -137,8 +137,7 @@ def reference(engine, tuned, codec, prompts):
     full = [logprobs(engine, [*prompt, *answer])[len(prompt) - 1:-1]
             for prompt, answer in zip(prompts, answers, strict=True)]
     # An end marker that is no end of an answer may be written by a random model; it is no text.
-    hidden = {token for role, token in codec.special.all_ids() if role not in ("unk", "newline")}
-    texts = [codec.decode([token for token in answer if token not in hidden]) for answer in answers]
+    texts = [codec.decode([token for token in answer if token not in codec.hidden]) for answer in answers]
     return {"answers": texts, "scored": scored,
             "logprobs": [values[np.arange(len(answer)), answer].tolist()
                          for values, answer in zip(full, answers, strict=True)],
