@@ -45,6 +45,12 @@ def test_null_takes_a_component_out(root):
         recipes.resolve(config, overrides=["callbacks.AnswersMonitor=null"])
 
 
+def test_an_empty_answer_scores_nothing_so_squad_asks_for_a_token(root):
+    """The engine's own tests hold that no answer is shorter; whether that token prints is free."""
+    recipe = recipes.resolve(root / "yaml/predict_eval_squad.yaml")
+    assert recipe["model"]["model_config"]["min_new_tokens"] == 1
+
+
 @pytest.mark.parametrize(("override", "message"), [
     ("model.model_confg.seq_length=1", r"no 'model_confg' there; it has model_config, arch"),
     ("callbacks.LossMonitor.x=1", "it has MFLossMonitor, UsefulTokensMonitor, CheckpointMonitor"),
