@@ -31,16 +31,17 @@ BATCH = 32
 
 def load(demo: Path, long: int) -> tuple[Any, list[Any], list[list[int]]]:
     """The demo's tuned weights, its questions and their prompts of about `long` tokens."""
-    from research_internlm.data.tokens import load_tokenizer
+    from research_internlm import recipes
     from research_internlm.evaluation.mmlu import MmluTask
     from research_internlm.training import registered  # noqa: F401 (what the recipe check looks up)
 
     model_file = demo / "tokenizer.model"
     checkpoint = max((demo / "lora/checkpoint/rank_0").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    size = recipes.model_config(recipes.load_yaml(demo / "lora/resolved_config.yaml"))
     evaluated = runner.EvaluatedModel(
         str(ROOT / "yaml/predict_mmlu.yaml"), str(checkpoint), str(model_file),
         [str(ROOT / "yaml/overlays/cpu_tiny.yaml")],
-        [f"model.model_config.vocab_size={load_tokenizer(model_file).vocab_size()}",
+        [*(f"model.model_config.{key}={size[key]}" for key in ("vocab_size", "num_layers", "num_heads")),
          f"runner_config.batch_size={BATCH}", "model.model_config.seq_length=512",
          f"output_dir={tempfile.mkdtemp()}"])
     tasks = [MmluTask(str(demo / test / "test_alpaca_format.json")) for test in ("reordered", "held_out")]

@@ -2,10 +2,10 @@
 
     python scripts/demo/sample_data.py --output_dir DIR
 
-DIR/mmlu and DIR/cmmlu hold about 200 multiple-choice questions; DIR/squad.json short passages with questions;
+DIR/mmlu and DIR/cmmlu hold a multiple-choice question on each fact; DIR/squad.json passages with questions;
 DIR/base_corpus.json what the tiny base model is pre-trained on: every fact as a plain question, passages
-to read, and 40 multiple-choice questions that are in none of the csv files. So the base knows the facts
-and has seen the format; choosing the letter of a question is left for LoRA to learn.
+to read, and look-ups in the exam's format, which ask which option says a given text. So the base knows the
+facts and what a letter stands for, and no exam; choosing the option by a fact is left for LoRA to learn.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from research_internlm.data.choice import LETTERS, choice_input, choice_instruct
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import write_json, write_text
 
-BASE_QUESTIONS_PER_CATEGORY = 5  # 8 categories: 40 multiple-choice questions teach the base the format
-VARIANTS_PER_BASE_QUESTION = 16
-LOOKUPS_PER_CATEGORY = 120
+LOOKUPS_PER_CATEGORY = 200
 PASSAGE_FACTS = 3
 BASE_PASSAGES_PER_CATEGORY = 60
 SQUAD_PASSAGES_PER_CATEGORY = 8
@@ -114,22 +112,17 @@ def choice_item(question: SampleQuestion) -> dict[str, str]:
             "output": choice_output(LETTERS[question.answer], question.options[question.answer])}
 
 
-def base_corpus(base_questions: list[SampleQuestion], part: int, rng: random.Random) -> list[dict[str, str]]:
-    """Pre-training samples: facts as plain questions, multiple choice, look-ups, passages.
+def base_corpus(part: int, rng: random.Random) -> list[dict[str, str]]:
+    """Pre-training samples: facts as plain questions, look-ups, passages.
 
     A look-up asks which option says a given text: it teaches what a letter stands for, and no fact.
 
     Args:
-        base_questions: Multiple-choice questions that the exam does not have.
         part: Every fact, and this part of the other kinds: 1 for all, 10 for a tenth.
         rng: Of all choices.
     """
     items = [{"instruction": f"Question: {category.question.format(subject)}", "input": "", "output": answer}
              for category in CATEGORIES for subject, answer in category.facts.items()] * 2
-    for question in base_questions:
-        right = question.options[question.answer]
-        items += [choice_item(make_question(question.category, question.text, right, rng))
-                  for _ in range(VARIANTS_PER_BASE_QUESTION // part)]
     for category in CATEGORIES:
         answers = sorted(set(category.facts.values()))
         for number in range(LOOKUPS_PER_CATEGORY // part):
@@ -153,16 +146,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     folder = Path(arguments.output_dir)
     rng = random.Random(arguments.seed)
-    base_questions = []
     for category in CATEGORIES:
-        questions = make_questions(category, rng)
-        base_questions += questions[:BASE_QUESTIONS_PER_CATEGORY]
-        write_exam(folder, questions[BASE_QUESTIONS_PER_CATEGORY:])
-    write_json(folder / "base_corpus.json", base_corpus(base_questions, 10 if arguments.quick else 1, rng))
+        write_exam(folder, make_questions(category, rng))
+    write_json(folder / "base_corpus.json", base_corpus(10 if arguments.quick else 1, rng))
     write_json(folder / "squad.json", squad_json(rng))
     total = sum(len(category.facts) for category in CATEGORIES)
-    print(f"{total} facts in {len(CATEGORIES)} categories: {total - len(base_questions)} exam questions, "
-          f"{len(base_questions)} for the base, seed {arguments.seed} -> {folder}")
+    print(f"{total} facts in {len(CATEGORIES)} categories, an exam question on each, seed {arguments.seed} "
+          f"-> {folder}")
     return 0
 
 

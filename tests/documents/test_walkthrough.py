@@ -43,7 +43,7 @@ def test_it_runs_and_draws(tmp_path, monkeypatch):
     assert [output for output in outputs if output.output_type == "error"] == []
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     printed = "".join(output.get("text", "") for output in outputs)
-    assert "203 rows in = 203 items + 0 dropped" in printed and "The right option is" in printed
+    assert "243 rows in = 243 items + 0 dropped" in printed and "The right option is" in printed
     assert printed.count("MMLU accuracy") == 2
     assert str(ROOT) not in printed and str(tmp_path) not in printed
     assert not list((ROOT / "docs").glob("output*")), os.listdir(ROOT / "docs")
