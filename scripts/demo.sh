@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=demo_output
 data_seed=42
 run_seed=0
-base_epochs=10
+base_epochs=13
 lora_epochs=7
 orderings=12
 quick=()

@@ -70,7 +70,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str], folder: Pa
             os.killpg(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             break
-        time.sleep(0.002)
+        time.sleep(0.005)
     return Outcome(os.waitstatus_to_exitcode(status), _log_of(folder).read_text("utf-8", "replace"), hung)
 
 

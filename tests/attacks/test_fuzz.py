@@ -10,7 +10,7 @@ import gc
 import json
 import os
 import random
-import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,8 +54,8 @@ def contents(folder: Path) -> dict[Path, str]:
 
 
 def link_files(valid: Path, folder: Path) -> None:
-    """As copytree, in a tenth of the time."""
-    shutil.copytree(valid, folder, symlinks=True, copy_function=os.link)
+    """A copy by links, by a program: with removing it, half of an input's time was Python's own."""
+    subprocess.run(["cp", "-al", valid, folder], check=True)
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_malformed_inputs(valid, tmp_path):
             failures.append(f"seed {seed}: {failure}")
             print(failures[-1], flush=True)  # shown at once by pytest -s
         elif not ONLY:
-            shutil.rmtree(folder)
+            subprocess.run(["rm", "-rf", folder], check=True)
     assert not failures, f"{len(failures)} of {len(seeds)}:\n" + "\n".join(failures[:40])
 
 
