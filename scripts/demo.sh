@@ -13,8 +13,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=demo_output
 data_seed=42
 run_seed=0
-base_epochs=13
-lora_epochs=9
+base_epochs=10
+lora_epochs=7
 orderings=12
 quick=()
 while [[ $# -gt 0 ]]; do
@@ -84,7 +84,7 @@ step "LoRA rank 16 on wq, wk, wv, wo by msrun with 2 workers ($lora_epochs epoch
 bash scripts/train_msrun.sh yaml/lora_finetune.yaml 2 -- "${recipe[@]:2}" --train_dataset "$out/train.mindrecord" \
     --eval_dataset "$out/valid.mindrecord" --load_checkpoint "$base" --output_dir "$out/lora" "${training[@]}" \
     runner_config.epochs="$lora_epochs" runner_config.batch_size=8 lr_schedule.learning_rate=2.0e-3 \
-    eval_step_interval=211 callbacks.CheckpointMonitor.save_checkpoint_steps=211 > /dev/null
+    eval_step_interval=164 callbacks.CheckpointMonitor.save_checkpoint_steps=164 > /dev/null
 tuned=$(ls -t "$out"/lora/checkpoint/rank_0/*.ckpt | head -n 1)
 
 step "MMLU accuracy and SQuAD F1/EM after LoRA"
