@@ -23,10 +23,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (
     str(Path(sitecustomize.__file__).parent), os.environ.get("PYTHONPATH"))))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Puts first what forks this process hundreds of times: later it is large, and a fork takes five times
-    as long."""
+    as long. Marks as slow what loads MindFormers, eight seconds in each process with such a test."""
     items.sort(key=lambda item: item.path.name != "test_result_set.py")
+    for item in items:
+        if "start_one" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -221,6 +221,7 @@ def test_real_files_lose_nothing(real_data, real_items):
     assert sum(item["split"] == "dev" for item in items) == 285 + 335
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_files_match_the_official_converter_byte_for_byte(real_data, tmp_path):
     import pandas

@@ -298,6 +298,7 @@ def category_sizes(items):
     return Counter((entry["source"], entry["subject"]) for entry in items)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_counts_of_the_sixth_ordering(real_items, tmp_path):
     items = json.loads(real_items.read_text("utf-8"))
@@ -308,6 +309,7 @@ def test_real_counts_of_the_sixth_ordering(real_items, tmp_path):
     assert 450 < manifests[0]["kept_in_original_order"]["count"] < 520
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_counts_of_held_out_questions(real_items, real_held_out):
     sizes = category_sizes(json.loads(real_items.read_text("utf-8")))

@@ -101,6 +101,7 @@ def test_small_caches_change_nothing(monkeypatch, demo_data):
         assert (ids.tolist(), flags.tolist()) == encode(render_item(source), processor, special)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_ids_equal_upstream_s_on_all_real_questions(real_data):
     processor = load_tokenizer(real_data / "tokenizers" / "internlm.model")

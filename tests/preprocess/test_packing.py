@@ -103,6 +103,7 @@ def test_a_packed_file_holds_what_the_unpacked_one_holds(tmp_path, demo_data):
     assert facts["samples_per_row"]["max"] == max((ids == BOS).sum() for ids, _ in read_rows(packed))
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_rows_of_the_real_questions_are_full_and_mixed(real_data, real_held_out):
     """In six orderings each, of about equal lengths: the first one's are taken for all six."""
