@@ -53,6 +53,7 @@ def run(capsys, *words):
     return code, capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_file_of_the_converter_is_right(tmp_path, capsys, model_file):
     items = write_items(tmp_path / "items.json", [item(f"Question {number}?") for number in range(6)])
     for name, more in (("padded", []), ("packed", ["--pack"])):

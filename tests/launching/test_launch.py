@@ -237,6 +237,7 @@ def test_a_state_continues_on_the_base_weights_of_its_start_only(work, start_one
         start_one("state", *flags)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("more", "expected"), [((), "five"), (("--load_checkpoint", ""), "all"), (
     ("model.model_config.pet_config=null",), "all")])
 def test_without_base_or_adapter_every_save_is_full(work, more, expected):
@@ -246,6 +247,7 @@ def test_without_base_or_adapter_every_save_is_full(work, more, expected):
     assert recipes.callback(recipe, "CheckpointMonitor")["full_checkpoints"] == expected
 
 
+@pytest.mark.slow
 def test_workers_whose_scheduler_has_ended_are_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(msrun, "_GRACE_SECONDS", 0.3)
     started = time.time()

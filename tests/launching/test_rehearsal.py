@@ -24,6 +24,7 @@ def prepare(monkeypatch, folder, config, count, *options):
     return rehearsal.prepare(str(ROOT / "yaml" / config), 2, options, folder / "rehearsal")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "overlays"), [
     ("lora_finetune.yaml", []), ("lora_finetune_packed.yaml", []), ("lora_finetune_packed_1card.yaml", []),
     ("lora_finetune_internlm2.yaml", []), ("lora_finetune.yaml", ["internlm2_5_7b.yaml"]),

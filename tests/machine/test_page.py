@@ -57,6 +57,7 @@ def test_the_report_is_what_its_dataclass_says(tmp_path):
     assert any(line["topic"] == "npu" and "NPU" in line["text"] for line in written["lines"])
 
 
+@pytest.mark.slow
 def test_a_program_that_hangs_is_left_behind(tmp_path):
     program = tmp_path / "hangs"
     program.write_text("#!/bin/sh\nsleep 60 &\necho $!\nsleep 60\n")

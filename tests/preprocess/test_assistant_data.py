@@ -107,6 +107,7 @@ def test_the_ratio_the_counts_and_the_seed_hold(tmp_path):
     assert other != items
 
 
+@pytest.mark.slow
 def test_sampling_draws_every_conversation_alike(tmp_path):
     general = write(tmp_path / "g.json", [(f"{n}?", "x") for n in range(20)])
     drawn = [int(messages[0]["content"][:-1]) for seed in range(100)

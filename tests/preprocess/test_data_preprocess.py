@@ -282,6 +282,7 @@ def test_command_line_fails_in_one_line_and_keeps_existing_files(tmp_path, root)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_questions_read_alike_with_and_without_structured_fields(real_items):
     items = json.loads(real_items.read_text("utf-8"))
