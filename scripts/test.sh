@@ -2,7 +2,7 @@
 # Set-up, then ruff and the tests.
 #
 #   bash scripts/test.sh                 # everything
-#   bash scripts/test.sh --quick         # what needs no model, a few minutes on 2 cores
+#   bash scripts/test.sh --quick         # what needs no model, two minutes on 2 cores
 #   bash scripts/test.sh --pair 1.8.0    # the model tests with another MindFormers, in .venv-1.8.0
 #   bash scripts/test.sh -k prompts      # arguments go to pytest
 set -euo pipefail
@@ -18,7 +18,7 @@ fi
 bash scripts/setup.sh "${pair[@]}"
 source scripts/environment.sh
 if [[ ${1:-} == --quick ]]; then
-    selection=(-m "not model and not slow" -n 2 --dist loadfile)
+    selection=(-m "not model and not slow" -n 2 --dist worksteal)
     shift
 fi
 ruff check .
