@@ -66,6 +66,7 @@ logged "$out/base/run.log" python research_internlm/run_internlm.py "${recipe[@]
     callbacks.CheckpointMonitor.save_checkpoint_steps=1000000 callbacks.CheckpointMonitor.save_trainable_params=False
 base=$(ls "$out"/base/checkpoint/rank_0/*.ckpt)
 
+tests=(reordered held_out squad)
 evaluate() { # name checkpoint test
     local task=(mmlu --config yaml/predict_mmlu.yaml --test_file "$out/$3/test_alpaca_format.json")
     [[ $3 != squad ]] || task=(squad --config yaml/predict_eval_squad.yaml --squad_file "$out/data/squad.json")
@@ -79,7 +80,7 @@ step "LoRA rank 16 on wq, wk, wv, wo by msrun with 2 workers ($lora_epochs epoch
 # Starting and ending a job of several workers leaves cores idle; the base's evaluations take what is left.
 {
     renice -n 19 "$BASHPID" > /dev/null
-    for test in reordered held_out squad; do evaluate base "$base" "$test"; done
+    for test in "${tests[@]}"; do evaluate base "$base" "$test"; done
 } & before=$!
 bash scripts/train_msrun.sh yaml/lora_finetune.yaml 2 -- "${recipe[@]:2}" --train_dataset "$out/train.mindrecord" \
     --eval_dataset "$out/valid.mindrecord" --load_checkpoint "$base" --output_dir "$out/lora" "${training[@]}" \
@@ -89,7 +90,7 @@ tuned=$(ls -t "$out"/lora/checkpoint/rank_0/*.ckpt | head -n 1)
 
 step "MMLU accuracy and SQuAD F1/EM after LoRA"
 evaluations=("$before")
-for test in reordered held_out squad; do evaluate tuned "$tuned" "$test" & evaluations+=($!); done
+for test in "${tests[@]}"; do evaluate tuned "$tuned" "$test" & evaluations+=($!); done
 all_passed "${evaluations[@]}"
 
 step "Report"

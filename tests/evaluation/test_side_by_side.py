@@ -139,7 +139,7 @@ def test_the_command_compares_losses(tiny, demo_data, tmp_path):
     rows = json.loads((tmp_path / "loss.json").read_text())["quantised"]
     losses = {title: row["metrics"]["loss"]["value"] for title, row in rows.items()}
     plain = losses.pop("32-bit weights")
-    assert len(losses) == 3 and all(0 < abs(loss - plain) < 0.1 * plain for loss in losses.values())
+    assert len(losses) == 3 and all(0 < abs(loss - plain) < 0.5 for loss in losses.values())
     assert "bytes of cache a token" in done.stdout
 
 

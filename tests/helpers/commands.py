@@ -32,7 +32,7 @@ def assert_user_error(done: subprocess.CompletedProcess, *words: str) -> None:
 
 
 def exam_items(demo_data: Path) -> list[dict[str, str]]:
-    """The demo's multiple-choice and look-up items."""
+    """The demo's look-ups, which are asked as exam questions are."""
     return [item for item in json.loads((demo_data / "base_corpus.json").read_text()) if item.get("input")]
 
 

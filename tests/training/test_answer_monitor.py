@@ -9,6 +9,7 @@ import pytest
 from research_internlm.data.identity import mentions
 from research_internlm.runs.answers_file import read_answers
 from research_internlm.shared.run_layout import ANSWERS, TRAIN_LOG
+from tests.helpers.commands import convert_items, exam_items
 from tests.helpers.warm import run_warm
 
 pytestmark = pytest.mark.model
@@ -33,11 +34,7 @@ callbacks:
 @pytest.fixture(scope="module")
 def work(demo_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
-    items = json.loads((demo_data / "base_corpus.json").read_text())
-    (folder / "items.json").write_text(json.dumps([item for item in items if item.get("input")][:24]))
-    run_warm("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
-             "--output_file", folder / "train.mindrecord", "--model_file", demo_data / "tokenizer.model",
-             "--seq_length", "96")
+    convert_items(folder, demo_data / "tokenizer.model", exam_items(demo_data)[:24], "--seq_length", 96)
     (folder / "asks.yaml").write_text(OVERLAY_TEXT)
     return folder
 

@@ -16,7 +16,7 @@ from research_internlm.runs.loss_lines import Record, events
 from research_internlm.runs.train_log_file import read_lines
 from research_internlm.shared.processes import RUN_MARK
 from research_internlm.shared.run_layout import TRAIN_LOG
-from tests.helpers.commands import ROOT, assert_user_error, run_script
+from tests.helpers.commands import ROOT, assert_user_error, exam_items, run_script
 from tests.helpers.warm import run_warm
 from tests.helpers.weight_files import hf_release
 
@@ -32,9 +32,7 @@ SEQ_LENGTH = 96
 def work(demo_data, codec, tmp_path_factory):
     """Two small data sets and the settings of a model that compiles in seconds."""
     folder = tmp_path_factory.mktemp("work")
-    items = json.loads((demo_data / "base_corpus.json").read_text())
-    choices = [item for item in items
-               if item.get("input") and len(codec.encode_text(item["output"])) == 5][:24]
+    choices = [item for item in exam_items(demo_data) if len(codec.encode_text(item["output"])) == 5][:24]
     (folder / "items.json").write_text(json.dumps(choices))
     for name, seq_length in (("train", SEQ_LENGTH), ("valid", SEQ_LENGTH - 1)):
         run_warm("preprocess/alpaca_data_preprocess_v1.py", "--input_glob", folder / "items.json",
