@@ -57,9 +57,11 @@ def codec(demo_data):
 
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory) -> Path:
-    """The demo's sample data, and its tokenizer as tokenizer.model."""
+    """The demo's sample data, its exam as alpaca.json, and its tokenizer as tokenizer.model."""
     folder = tmp_path_factory.mktemp("demo")
     run_script("scripts/demo/sample_data.py", "--output_dir", folder)
+    run_script("preprocess/mmlu_cmmlu_csv2json.py", "--mmlu_dir", folder / "mmlu",
+               "--cmmlu_dir", folder / "cmmlu", "--output", folder / "alpaca.json")
     run_script("scripts/demo/tiny_tokenizer.py", "--corpus", folder / "base_corpus.json",
                "--output", folder / "tokenizer.model")
     return folder

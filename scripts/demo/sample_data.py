@@ -4,8 +4,9 @@
 
 DIR/mmlu and DIR/cmmlu hold a multiple-choice question on each fact; DIR/squad.json passages with questions;
 DIR/base_corpus.json what the tiny base model is pre-trained on: every fact as a plain question, passages
-to read, and look-ups in the exam's format, which ask which option says a given text. So the base knows the
-facts and what a letter stands for, and no exam; choosing the option by a fact is left for LoRA to learn.
+to read, and look-ups, which ask in the exam's format, without its instruction, which option says a given
+text. So the base knows the facts and what a letter stands for, and no exam; choosing the option by a fact is
+left for LoRA to learn.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from facts import CATEGORIES, Category
 
-from research_internlm.data.choice import LETTERS, choice_input, choice_instruction, choice_output
+from research_internlm.data.choice import LETTERS, choice_input, choice_output
 from research_internlm.shared.errors import run_main
 from research_internlm.shared.files import write_json, write_text
 
@@ -105,11 +106,11 @@ def squad_json(rng: random.Random) -> dict[str, Any]:
     return {"version": "1.1", "data": articles}
 
 
-def choice_item(question: SampleQuestion) -> dict[str, str]:
-    """A multiple-choice training item in the recipe's wording."""
-    return {"instruction": choice_instruction(question.category.name.replace("_", " ")),
-            "input": choice_input(question.text, question.options),
-            "output": choice_output(LETTERS[question.answer], question.options[question.answer])}
+def look_up(category: Category, answer: str, rng: random.Random) -> dict[str, str]:
+    """A base item that asks which option says `answer`: as an exam question, but without its instruction."""
+    question = make_question(category, category.lookup.format(answer), answer, rng)
+    return {"instruction": choice_input(question.text, question.options), "input": "",
+            "output": choice_output(LETTERS[question.answer], answer)}
 
 
 def base_corpus(part: int, rng: random.Random) -> list[dict[str, str]]:
@@ -126,8 +127,7 @@ def base_corpus(part: int, rng: random.Random) -> list[dict[str, str]]:
     for category in CATEGORIES:
         answers = sorted(set(category.facts.values()))
         for number in range(LOOKUPS_PER_CATEGORY // part):
-            answer = answers[number % len(answers)]
-            items.append(choice_item(make_question(category, category.lookup.format(answer), answer, rng)))
+            items.append(look_up(category, answers[number % len(answers)], rng))
         for passage, pairs in make_passages(category, BASE_PASSAGES_PER_CATEGORY // part, rng):
             question, answer = pairs[0]
             items.append({"passage": passage, "question": question, "output": answer})

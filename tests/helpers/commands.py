@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
+from research_internlm.data.choice import ALPACA_KEYS
 from tests.helpers.warm import ROOT, run_warm
 
 
@@ -32,8 +34,11 @@ def assert_user_error(done: subprocess.CompletedProcess, *words: str) -> None:
 
 
 def exam_items(demo_data: Path) -> list[dict[str, str]]:
-    """The demo's look-ups, which are asked as exam questions are."""
-    return [item for item in json.loads((demo_data / "base_corpus.json").read_text()) if item.get("input")]
+    """The demo's exam questions, all categories mixed, in the three alpaca texts alone."""
+    items = [{key: item[key] for key in ALPACA_KEYS}
+             for item in json.loads((demo_data / "alpaca.json").read_text())]
+    random.Random(0).shuffle(items)
+    return items
 
 
 def convert_items(folder: Path, tokenizer: Path, items: list[dict[str, str]], *options: object) -> Path:
