@@ -40,13 +40,14 @@ python preprocess/data_preprocess.py --input "$out/alpaca.json" --output_dir "$o
 python preprocess/data_preprocess.py --input "$out/held_out/train_alpaca_format.json" --output_dir "$out/reordered" \
     --orderings "$orderings" --split sixth_ordering --valid_per_category 4 --test_per_category 16 --seed "$data_seed"
 
-step "json -> MindRecord"
+step "json -> MindRecord, with passages to read among the exam questions: they keep up what SQuAD measures"
+cp "$out/data/reading.json" "$out/reordered/train_reading.json"
 convert() {
     python preprocess/alpaca_data_preprocess_v1.py --mindrecord_schema internlm_alpaca --input_glob "$1" \
         --output_file "$2" --model_file "$out/tokenizer.model" --seq_length "$3" "${@:4}"
 }
 logged "$out/log/base_data.log" convert "$out/data/base_corpus.json" "$out/base.mindrecord" 47 & base_data=$!
-convert "$out/reordered/train_alpaca_format.json" "$out/train.mindrecord" 44 --show 1
+convert "$out/reordered/train_*.json" "$out/train.mindrecord" 44 --show 1
 convert "$out/reordered/valid_alpaca_format.json" "$out/valid.mindrecord" 43
 all_passed "$base_data"
 cat "$out/log/base_data.log"

@@ -3,10 +3,11 @@
     python scripts/demo/sample_data.py --output_dir DIR
 
 DIR/mmlu and DIR/cmmlu hold a multiple-choice question on each fact; DIR/squad.json passages with questions;
-DIR/base_corpus.json what the tiny base model is pre-trained on: every fact as a plain question, passages
-to read, and look-ups, which ask in the exam's format, without its instruction, which option says a given
-text, whatever question stands before. So the base knows the facts and what a letter stands for, and no exam;
-choosing the option by a fact is left for LoRA to learn.
+DIR/reading.json more of them, to train on beside the exam. DIR/base_corpus.json is what the tiny base model
+is pre-trained on: every fact as a plain question, passages to read, and look-ups, which ask in the exam's
+format, without its instruction, which option says a given text, whatever question stands before. So the base
+knows the facts and what a letter stands for, and no exam; choosing the option by a fact is left for LoRA to
+learn.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ LOOKUPS_PER_CATEGORY = 200
 PASSAGE_FACTS = 3
 BASE_PASSAGES_PER_CATEGORY = 60
 SQUAD_PASSAGES_PER_CATEGORY = 8
+TUNING_PASSAGES_PER_CATEGORY = 20
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,13 @@ def squad_json(rng: random.Random) -> dict[str, Any]:
     return {"version": "1.1", "data": articles}
 
 
+def reading_items(category: Category, count: int, rng: random.Random) -> Iterator[dict[str, str]]:
+    """Passages as training items, with one question each."""
+    for passage, pairs in make_passages(category, count, rng):
+        question, answer = pairs[0]
+        yield {"passage": passage, "question": question, "output": answer}
+
+
 def look_up(category: Category, answer: str, rng: random.Random) -> dict[str, str]:
     """A base item that asks which option says `answer`.
 
@@ -134,9 +143,7 @@ def base_corpus(part: int, rng: random.Random) -> list[dict[str, str]]:
         answers = sorted(set(category.facts.values()))
         for number in range(LOOKUPS_PER_CATEGORY // part):
             items.append(look_up(category, answers[number % len(answers)], rng))
-        for passage, pairs in make_passages(category, BASE_PASSAGES_PER_CATEGORY // part, rng):
-            question, answer = pairs[0]
-            items.append({"passage": passage, "question": question, "output": answer})
+        items += reading_items(category, BASE_PASSAGES_PER_CATEGORY // part, rng)
     rng.shuffle(items)
     return items
 
@@ -148,14 +155,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=42,
                         help="seed of all random choices (default: %(default)s)")
     parser.add_argument("--quick", action="store_true",
-                        help="a small base corpus, to see that every command works")
+                        help="little to train on, to see that every command works")
     arguments = parser.parse_args(argv)
     folder = Path(arguments.output_dir)
     rng = random.Random(arguments.seed)
     for category in CATEGORIES:
         write_exam(folder, make_questions(category, rng))
-    write_json(folder / "base_corpus.json", base_corpus(10 if arguments.quick else 1, rng))
+    part = 10 if arguments.quick else 1
+    write_json(folder / "base_corpus.json", base_corpus(part, rng))
     write_json(folder / "squad.json", squad_json(rng))
+    write_json(folder / "reading.json", [item for category in CATEGORIES for item in reading_items(
+        category, TUNING_PASSAGES_PER_CATEGORY // part, rng)])
     total = sum(len(category.facts) for category in CATEGORIES)
     print(f"{total} facts in {len(CATEGORIES)} categories, an exam question on each, seed {arguments.seed} "
           f"-> {folder}")
