@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from research_internlm.data.choice import ALPACA_KEYS
+from research_internlm.data.choice import LETTERS, choice_output
 from tests.helpers.warm import ROOT, run_warm
 
 
@@ -34,8 +34,9 @@ def assert_user_error(done: subprocess.CompletedProcess, *words: str) -> None:
 
 
 def exam_items(demo_data: Path) -> list[dict[str, str]]:
-    """The demo's exam questions, all categories mixed, in the three alpaca texts alone."""
-    items = [{key: item[key] for key in ALPACA_KEYS}
+    """The demo's exam questions with completed answers, all categories mixed, as alpaca items."""
+    items = [{"instruction": item["instruction"], "input": item["input"],
+              "output": choice_output(item["answer"], item["options"][LETTERS.index(item["answer"])])}
              for item in json.loads((demo_data / "alpaca.json").read_text())]
     random.Random(0).shuffle(items)
     return items
