@@ -63,8 +63,8 @@ training=("seed=$run_seed" "${size[@]}")
 step "Base model: all parameters trained on facts, passages and the format ($base_epochs epochs)"
 logged "$out/base/run.log" python research_internlm/run_internlm.py "${recipe[@]}" --train_dataset "$out/base.mindrecord" \
     --output_dir "$out/base" --use_parallel False "${training[@]}" do_eval=False model.model_config.pet_config=null \
-    model.model_config.seq_length=47 model.model_config.init_method_std=0.05 runner_config.epochs="$base_epochs" \
-    runner_config.batch_size=32 lr_schedule.learning_rate=2.0e-3 'optimizer.betas=[0.9, 0.95]' \
+    model.model_config.seq_length=47 model.model_config.init_method_std=0.05 model.model_config.head_init_std=0.05 \
+    runner_config.epochs="$base_epochs" runner_config.batch_size=32 lr_schedule.learning_rate=2.0e-3 'optimizer.betas=[0.9, 0.95]' \
     callbacks.CheckpointMonitor.prefix=base callbacks.CheckpointMonitor.save_checkpoint_steps=1000000 \
     callbacks.CheckpointMonitor.save_trainable_params=False
 base=$(ls "$out"/base/checkpoint/rank_0/*.ckpt)

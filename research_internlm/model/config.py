@@ -24,6 +24,8 @@ class InternLMConfig(LlamaConfig):
         packed: Rows hold several samples that must not see each other (packed_mask.py).
         labels_per_row: Most labels in a training row, so that head and loss are computed at no more
             positions; 0 computes them everywhere, as MindFormers does.
+        head_init_std: Standard deviation that the head of a new model is drawn with; None leaves MindFormers'
+            0.01, whatever `init_method_std` says of all other matrices.
         rope_scaling: The releases' "dynamic" scaling of the rotary angles. It acts only beyond
             max_position_embedding, which no row may exceed (recipes/positions.py), so nothing here computes
             it; exports pass it on.
@@ -39,6 +41,7 @@ class InternLMConfig(LlamaConfig):
         multiple_of: int = 256,
         packed: bool = False,
         labels_per_row: int = 0,
+        head_init_std: float | None = None,
         rope_scaling: dict | None = None,
         **kwargs: Any,
     ) -> None:
@@ -49,6 +52,7 @@ class InternLMConfig(LlamaConfig):
         self.has_bias = has_bias
         self.packed = packed
         self.labels_per_row = labels_per_row
+        self.head_init_std = head_init_std
         self.rope_scaling = rope_scaling
 
 

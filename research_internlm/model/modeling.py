@@ -18,11 +18,6 @@ from mindspore.common.initializer import Normal, initializer
 from research_internlm.model.config import InternLM2Config, InternLM3Config, InternLMConfig
 from research_internlm.model.packed_mask import PackedCausalMask
 
-# The standard deviation that MindFormers draws a new model's head with, whatever init_method_std says of all
-# other matrices. Transformers' Llama takes one number for both (initializer_range); with a head of a fifth of
-# it, the demo's base needed about twice the steps to learn which letter stands for an option.
-_HEAD_STD = 0.01
-
 
 class _InternLMForCausalLM(LlamaForCausalLM):
     """Llama with packed rows and a head at the labels, where the config asks for them.
@@ -41,9 +36,9 @@ class _InternLMForCausalLM(LlamaForCausalLM):
         # By keyword: MindFormers reads disable_lazy_inline from a keyword only, and a CPU cannot run the call
         # that lazy inline leaves in data-parallel mode.
         super().__init__(config=config)
-        if config.init_method_std != _HEAD_STD and not config.checkpoint_name_or_path:
+        if config.head_init_std and not config.checkpoint_name_or_path:  # else its weights are loaded by now
             head = self.lm_head.weight
-            head.set_data(initializer(Normal(config.init_method_std), head.shape, head.dtype))
+            head.set_data(initializer(Normal(config.head_init_std), head.shape, head.dtype))
         if config.packed:
             self.model.casual_mask = PackedCausalMask(config.seq_length, config.bos_token_id,
                                                       config.pad_token_id, config.compute_dtype,
