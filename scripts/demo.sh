@@ -42,13 +42,16 @@ python preprocess/data_preprocess.py --input "$out/held_out/train_alpaca_format.
 
 step "json -> MindRecord, with passages to read among the exam questions: they keep up what SQuAD measures"
 cp "$out/data/reading.json" "$out/reordered/train_reading.json"
+# Just long enough for every text; a look-up is longer than an exam question by the question before it.
+base_length=47
+length=44
 convert() {
     python preprocess/alpaca_data_preprocess_v1.py --mindrecord_schema internlm_alpaca --input_glob "$1" \
         --output_file "$2" --model_file "$out/tokenizer.model" --seq_length "$3" "${@:4}"
 }
-logged "$out/log/base_data.log" convert "$out/data/base_corpus.json" "$out/base.mindrecord" 47 & base_data=$!
-convert "$out/reordered/train_*.json" "$out/train.mindrecord" 44 --show 1
-convert "$out/reordered/valid_alpaca_format.json" "$out/valid.mindrecord" 43
+logged "$out/log/base_data.log" convert "$out/data/base_corpus.json" "$out/base.mindrecord" "$base_length" & base_data=$!
+convert "$out/reordered/train_*.json" "$out/train.mindrecord" "$length" --show 1
+convert "$out/reordered/valid_alpaca_format.json" "$out/valid.mindrecord" $((length - 1))
 all_passed "$base_data"
 cat "$out/log/base_data.log"
 
@@ -63,7 +66,7 @@ training=("seed=$run_seed" "${size[@]}")
 step "Base model: all parameters trained on facts, passages and the format ($base_epochs epochs)"
 logged "$out/base/run.log" python research_internlm/run_internlm.py "${recipe[@]}" --train_dataset "$out/base.mindrecord" \
     --output_dir "$out/base" --use_parallel False "${training[@]}" do_eval=False model.model_config.pet_config=null \
-    model.model_config.seq_length=47 model.model_config.init_method_std=0.05 model.model_config.head_init_std=0.05 \
+    model.model_config.seq_length="$base_length" model.model_config.init_method_std=0.05 model.model_config.head_init_std=0.05 \
     runner_config.epochs="$base_epochs" runner_config.batch_size=32 lr_schedule.learning_rate=2.0e-3 'optimizer.betas=[0.9, 0.95]' \
     callbacks.CheckpointMonitor.prefix=base callbacks.CheckpointMonitor.save_checkpoint_steps=1000000 \
     callbacks.CheckpointMonitor.save_trainable_params=False
@@ -87,7 +90,7 @@ step "LoRA rank 16 on wq, wk, wv, wo by msrun with 2 workers ($lora_epochs epoch
 } & before=$!
 bash scripts/train_msrun.sh yaml/lora_finetune.yaml 2 -- "${recipe[@]:2}" --train_dataset "$out/train.mindrecord" \
     --eval_dataset "$out/valid.mindrecord" --load_checkpoint "$base" --output_dir "$out/lora" "${training[@]}" \
-    model.model_config.seq_length=44 runner_config.epochs="$lora_epochs" runner_config.batch_size=8 \
+    model.model_config.seq_length="$length" runner_config.epochs="$lora_epochs" runner_config.batch_size=8 \
     lr_schedule.learning_rate=2.0e-3 eval_step_interval=164 callbacks.CheckpointMonitor.save_checkpoint_steps=164 > /dev/null
 tuned=$(ls -t "$out"/lora/checkpoint/rank_0/*.ckpt | head -n 1)
 

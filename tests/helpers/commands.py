@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from research_internlm.data.choice import LETTERS, choice_output
+from research_internlm.data.choice import ALPACA_KEYS, read_choice
 from tests.helpers.warm import ROOT, run_warm
 
 
@@ -35,11 +35,10 @@ def assert_user_error(done: subprocess.CompletedProcess, *words: str) -> None:
 
 def exam_items(demo_data: Path) -> list[dict[str, str]]:
     """The demo's exam questions with completed answers, all categories mixed, as alpaca items."""
-    items = [{"instruction": item["instruction"], "input": item["input"],
-              "output": choice_output(item["answer"], item["options"][LETTERS.index(item["answer"])])}
+    items = [read_choice(item, "the exam").item(completed=True)
              for item in json.loads((demo_data / "alpaca.json").read_text())]
     random.Random(0).shuffle(items)
-    return items
+    return [{key: item[key] for key in ALPACA_KEYS} for item in items]
 
 
 def convert_items(folder: Path, tokenizer: Path, items: list[dict[str, str]], *options: object) -> Path:
